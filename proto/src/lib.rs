@@ -1,1 +1,24 @@
-//! The wire contract.
+//! The wire contract: the Durable Task services as the public SDKs speak them, and our own peer protocol.
+//!
+//! What a server must do behind these messages stands in `CONTRACT.md`, rule by rule. The code is
+//! generated from the `.proto` files beside it (see `build.rs`); nothing here decides anything.
+//!
+//! Two choices shape every user of this package:
+//! - a payload is a [`Text`]: bytes checked to be UTF-8 and shared, never copied, never parsed;
+//! - a list of history events is a list of encoded events, since the server stores and forwards them
+//!   as they are. Decode one with `wire::HistoryEvent::decode` where its content matters.
+
+mod text;
+
+/// The Durable Task services: messages, client and server of `TaskHubSidecarService`.
+pub mod wire {
+    #![allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
+    include!(concat!(env!("OUT_DIR"), "/sdk/mod.rs"));
+}
+
+pub use text::Text;
+pub use wire::durabletask::protos::backend::v1 as backend;
+pub use wire::microsoft::durabletask::sandboxes as sandbox;
+
+/// The descriptors of the SDK services, encoded, as the `.proto` files state them.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/durabletask.bin"));
