@@ -1,1 +1,3 @@
-//! Durahub.
+//! Durahub: a self-hosted, Raft-replicated scheduler for durable orchestrations.
+
+pub mod engine;
