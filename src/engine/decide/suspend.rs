@@ -47,9 +47,9 @@ pub(crate) fn resume(plan: &mut Plan<'_>, command: Resume) -> Answer {
     };
     let Some(suspension) = record.suspension.take() else { return Ok(Reply::Done) };
 
-    let has_run = record.history_events > 0;
     record.status =
-        if has_run { OrchestrationStatus::Running } else { OrchestrationStatus::Pending }.into();
+        if record.has_run { OrchestrationStatus::Running } else { OrchestrationStatus::Pending }
+            .into();
     record.updated = plan.stamp.now;
     if !suspension.recorded {
         plan.receive_at(&at, &record, suspension.place(), suspension.event.clone());

@@ -17,7 +17,7 @@ use crate::engine::event::{
 };
 use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::{
-    Address, FORMAT, InstanceRecord, Item, Place, TaskRecord, TimerKind, TimerRecord,
+    Address, FORMAT, InstanceRecord, Item, Place, Suspension, TaskRecord, TimerKind, TimerRecord,
 };
 use crate::engine::time::nanos;
 use crate::engine::{Effect, Event, effect::Class, read};
@@ -90,6 +90,7 @@ impl Turn {
         let mut turn = Turn { at, record, appended, armed: Vec::new(), now };
         turn.record.clock = id.clock;
         turn.record.updated = now;
+        turn.record.has_run = true;
         Ok(turn)
     }
 
@@ -256,6 +257,7 @@ impl Turn {
             parent_trace: old.parent_trace,
             suspension: old.suspension,
             clock: old.clock,
+            has_run: true,
             ..Default::default()
         };
         if record.suspension.is_some() {
@@ -279,7 +281,7 @@ impl Turn {
         for event in carried {
             plan.receive(&at, &record, event);
         }
-        self::carry_over(plan, &at, &mut record, left);
+        carry_over(plan, &at, &mut record, left);
         plan.write(&at, record);
     }
 }
@@ -292,39 +294,43 @@ fn carry_over(
     record: &mut InstanceRecord,
     left: Vec<(Place, Bytes)>,
 ) {
-    let slot =
-        record.suspension.as_ref().filter(|suspension| !suspension.recorded).map(|s| s.place());
-    let mut slot_kept = slot.is_none();
+    let mut slot = record.suspension.as_ref().map(Suspension::place);
     for (place, event) in left {
-        if !slot_kept && slot.is_some_and(|slot| slot < place) {
-            keep_slot(plan, record);
-            slot_kept = true;
-        }
-        let Some(kind) = actions::event_type(&event) else { continue };
-        match kind {
-            EventType::TaskCompleted(_)
-            | EventType::TaskFailed(_)
-            | EventType::TimerFired(_)
-            | EventType::SubOrchestrationInstanceCompleted(_)
-            | EventType::SubOrchestrationInstanceFailed(_) => {}
-            EventType::ExecutionTerminated(_) => {
-                record.terminating = true;
-                plan.receive(at, record, event);
+        if let Some(old) = slot.filter(|slot| *slot <= place) {
+            slot = None;
+            let new = keep_slot(plan, record, old == place);
+            if old == place {
+                plan.receive_at(at, record, new, event);
+                continue;
             }
-            _ => plan.receive(at, record, event),
         }
+        match actions::event_type(&event) {
+            None
+            | Some(
+                EventType::TaskCompleted(_)
+                | EventType::TaskFailed(_)
+                | EventType::TimerFired(_)
+                | EventType::SubOrchestrationInstanceCompleted(_)
+                | EventType::SubOrchestrationInstanceFailed(_),
+            ) => continue,
+            Some(EventType::ExecutionTerminated(_)) => record.terminating = true,
+            Some(_) => {}
+        }
+        plan.receive(at, record, event);
     }
-    if !slot_kept {
-        keep_slot(plan, record);
+    if slot.is_some() {
+        keep_slot(plan, record, false);
     }
 }
 
 /// Gives a suspension its two places in a rewritten inbox.
-fn keep_slot(plan: &mut Plan<'_>, record: &mut InstanceRecord) {
-    let (place, _resume) = (plan.next_place(), plan.next_place());
+fn keep_slot(plan: &mut Plan<'_>, record: &mut InstanceRecord, recorded: bool) -> Place {
+    let (place, _for_the_resumption) = (plan.next_place(), plan.next_place());
     if let Some(suspension) = &mut record.suspension {
         (suspension.sequence, suspension.sub) = (place.sequence, place.sub);
+        suspension.recorded = recorded;
     }
+    place
 }
 
 impl Plan<'_> {
