@@ -3,7 +3,7 @@
 //! Followers drop them, and a new leader computes them again from the rows (`read::open_work`), so a lost
 //! effect loses nothing and a repeated one does no harm.
 
-use super::state::{Address, Item, is_terminal};
+use super::state::{Address, Item};
 use durahub_proto::wire::OrchestrationStatus;
 
 /// Something that a leader may act on.
@@ -35,15 +35,6 @@ pub enum Effect {
         /// Its status now.
         status: OrchestrationStatus,
     },
-    /// The set of task hubs changed.
-    HubsChanged,
-}
-
-impl Effect {
-    /// Whether this says that an instance has ended.
-    pub fn is_end(&self) -> bool {
-        matches!(self, Effect::InstanceChanged { status, .. } if is_terminal(*status))
-    }
 }
 
 /// What worker filters compare (R3.8, R3.10): a name and a version.

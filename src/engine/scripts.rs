@@ -421,7 +421,6 @@ fn show_effect(effect: &Effect) -> String {
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))
         }
-        Effect::HubsChanged => "hubs changed".into(),
     }
 }
 

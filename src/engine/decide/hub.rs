@@ -4,7 +4,7 @@ use super::Plan;
 use crate::engine::command::CreateHub;
 use crate::engine::reply::{Answer, Reply};
 use crate::engine::state::{FORMAT, HubRecord};
-use crate::engine::{Effect, Event, read};
+use crate::engine::{Event, read};
 
 pub(crate) fn create_hub(plan: &mut Plan<'_>, command: CreateHub) -> Answer {
     if let Some(hub) = read::hub(plan.view, &command.name) {
@@ -13,6 +13,5 @@ pub(crate) fn create_hub(plan: &mut Plan<'_>, command: CreateHub) -> Answer {
     let id = read::last_hub(plan.view) + 1;
     let hub = HubRecord { format: FORMAT, id, created: plan.stamp.now };
     plan.push(Event::HubCreated { name: command.name, hub });
-    plan.tell(Effect::HubsChanged);
     Ok(Reply::Hub { id })
 }
