@@ -1,0 +1,77 @@
+//! Signals: the first asks the node to drain, the second ends it at once.
+//!
+//! SIGTERM and Ctrl-C mean the same. Draining is the server's affair and bounded by `limits.drain_timeout`;
+//! whoever does not want to wait signals again and gets the exit code that a shell gives for the signal.
+//! Unix only: the server is built for Linux and, for development, macOS.
+
+use std::io;
+
+use tokio::signal::unix::{self, SignalKind};
+
+/// A signal that asks the process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Ctrl-C, SIGINT.
+    Interrupt,
+    /// SIGTERM, as sent by Kubernetes, systemd and `docker stop`.
+    Terminate,
+}
+
+impl Signal {
+    /// Exit code of a process that this signal ended: 128 plus the signal's number.
+    #[must_use]
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Signal::Interrupt => 130,
+            Signal::Terminate => 143,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+        }
+    }
+}
+
+/// The signals of this process, caught from [`Signals::listen`] on.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Signals {
+    /// Starts to catch signals; before this they end the process, as is their default.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn listen() -> io::Result<Signals> {
+        let interrupt = unix::signal(SignalKind::interrupt())?;
+        let terminate = unix::signal(SignalKind::terminate())?;
+        Ok(Signals { interrupt, terminate })
+    }
+
+    /// Waits for the next signal.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.terminate.recv() => Signal::Terminate,
+        }
+    }
+
+    /// Ends with the first signal, and leaves a task behind that exits the process at the second.
+    pub async fn first_then_exit_on_second(mut self) {
+        let signal = self.next().await;
+        tracing::info!(
+            signal = signal.name(),
+            "draining; a second signal ends the process at once"
+        );
+        tokio::spawn(async move {
+            let signal = self.next().await;
+            tracing::warn!(signal = signal.name(), "second signal: exit without draining");
+            std::process::exit(signal.exit_code());
+        });
+    }
+}
