@@ -141,8 +141,9 @@ mod tests {
     fn a_manual_clock_repeats_itself_and_moves_only_by_hand() {
         let (a, b) = (Clock::manual(5), Clock::manual(5));
         assert_eq!([a.entropy(), a.entropy()], [b.entropy(), b.entropy()]);
-        assert_eq!(a.clone().now(), 5);
-        a.clone().advance(Duration::from_nanos(2));
+        let twin = a.clone();
+        assert_eq!(twin.now(), 5);
+        twin.advance(Duration::from_nanos(2));
         assert_eq!((a.now(), b.now()), (7, 5));
     }
 

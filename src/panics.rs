@@ -45,3 +45,47 @@ fn tell(info: &PanicHookInfo<'_>) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "DURAHUB_TEST_PANIC";
+
+    /// The hook belongs to a whole process, so this test runs itself again as one of its own.
+    #[test]
+    fn a_panic_unwinds_during_start_up_and_aborts_after_it() {
+        let panics = || std::thread::spawn(|| panic!("sample")).join().is_err();
+        match std::env::var(CHILD).as_deref() {
+            Ok("after") => {
+                install();
+                abort_from_now_on();
+                panics();
+            }
+            Ok(_) => {
+                install();
+                assert!(panics());
+            }
+            Err(_) => {
+                let run = |when: &str| {
+                    let mut child = Command::new(std::env::current_exe().unwrap());
+                    let name = "panics::tests::a_panic_unwinds_during_start_up_and_aborts_after_it";
+                    child.args(["--exact", "--nocapture", name]).env(CHILD, when).output().unwrap()
+                };
+                let (during, after) = (run("during"), run("after"));
+                assert!(during.status.success(), "{during:?}");
+                assert_eq!(after.status.signal(), Some(6), "{after:?}");
+                for output in [during, after] {
+                    let text = String::from_utf8(output.stderr).unwrap();
+                    assert!(
+                        text.contains("panic in thread") && text.contains(": sample"),
+                        "{text}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -75,3 +75,49 @@ impl Signals {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    const CHILD: &str = "DURAHUB_TEST_SIGNALS";
+
+    /// Exiting takes the whole process, so this test runs itself again as one of its own.
+    #[test]
+    fn the_first_signal_drains_and_the_second_exits_with_its_code() {
+        if std::env::var(CHILD).is_ok() {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let signals = Signals::listen().unwrap();
+                writeln!(std::io::stderr(), "ready").unwrap();
+                signals.first_then_exit_on_second().await;
+                writeln!(std::io::stderr(), "draining").unwrap();
+                tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+            });
+            return;
+        }
+        for (first, second, code) in [("INT", "TERM", 143), ("TERM", "INT", 130)] {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let name =
+                "shutdown::tests::the_first_signal_drains_and_the_second_exits_with_its_code";
+            child.args(["--exact", "--nocapture", name]).env(CHILD, "1");
+            let mut child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut lines =
+                BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+            let mut signal = |child: &Child, after: &str, name: &str| {
+                assert!(lines.any(|line| line.ends_with(after)));
+                Command::new("sh")
+                    .args(["-c", &format!("kill -s {name} {}", child.id())])
+                    .status()
+                    .unwrap();
+            };
+            signal(&child, "ready", first);
+            signal(&child, "draining", second);
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+        }
+    }
+}

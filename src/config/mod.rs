@@ -223,7 +223,7 @@ impl File {
 fn winner(
     setting: &Setting,
     flags: &Flags,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: &dyn Fn(&str) -> Option<String>,
     file: Option<&File>,
 ) -> Option<(Value, String)> {
     if let Some(text) = flags.values.get(setting.key) {

@@ -65,7 +65,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Folder that holds the log and the state of this node. Created when missing; one process at a time.",
         allowed: "the path of a folder",
         emulator: None,
-        set: |c, v| v.text().filter(|dir| !dir.is_empty()).map(|dir| c.data_dir = dir.into()),
+        set: |c, v| put(&mut c.data_dir, v.text().filter(|dir| !dir.is_empty()).map(Into::into)),
         show: |c| quoted(&c.data_dir.display().to_string()),
     },
     Setting {
@@ -74,7 +74,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Keep everything in memory and nothing on disk: all data is gone when the process ends.",
         allowed: "true or false",
         emulator: None,
-        set: |c, v| values::flag(v).map(|on| c.ephemeral = on),
+        set: |c, v| put(&mut c.ephemeral, values::flag(v)),
         show: |c| c.ephemeral.to_string(),
     },
     Setting {
@@ -83,7 +83,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Address for SDK clients and workers (gRPC). Port 0 picks a free port.",
         allowed: "IP:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080",
         emulator: None,
-        set: |c, v| values::address(v).map(|addr| c.grpc_addr = addr),
+        set: |c, v| put(&mut c.grpc_addr, values::address(v)),
         show: |c| quoted(&c.grpc_addr.to_string()),
     },
     Setting {
@@ -92,7 +92,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Address for people and probes (HTTP): dashboard, /metrics, /livez, /readyz, /health. Port 0 picks a free port.",
         allowed: "IP:PORT, such as 127.0.0.1:8082 or 0.0.0.0:8082",
         emulator: None,
-        set: |c, v| values::address(v).map(|addr| c.http_addr = addr),
+        set: |c, v| put(&mut c.http_addr, values::address(v)),
         show: |c| quoted(&c.http_addr.to_string()),
     },
     Setting {
@@ -101,7 +101,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Address for the other nodes of the cluster. Port 0 picks a free port.",
         allowed: "IP:PORT, such as 127.0.0.1:8083 or 0.0.0.0:8083",
         emulator: None,
-        set: |c, v| values::address(v).map(|addr| c.peer_addr = addr),
+        set: |c, v| put(&mut c.peer_addr, values::address(v)),
         show: |c| quoted(&c.peer_addr.to_string()),
     },
     Setting {
@@ -110,9 +110,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Address under which the other nodes reach this one. Empty: the peer address itself.",
         allowed: "HOST:PORT with a port from 1 to 65535, or empty",
         emulator: None,
-        set: |c, v| match v.text()? {
-            "" => Some(c.advertise_peer = None),
-            _ => values::host_and_port(v).map(|addr| c.advertise_peer = Some(addr)),
+        set: |c, v| {
+            let none = v.text() == Some("");
+            put(
+                &mut c.advertise_peer,
+                if none { Some(None) } else { values::host_and_port(v).map(Some) },
+            )
         },
         show: |c| quoted(c.advertise_peer.as_deref().unwrap_or_default()),
     },
@@ -123,7 +126,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         allowed: "a whole number from 1 to 9007199254740991",
         emulator: None,
         // Numbers above 2^53 would be rounded by every JSON reader that looks at a status page.
-        set: |c, v| values::whole(v, 1..=(1 << 53) - 1).map(|id| c.node_id = id),
+        set: |c, v| put(&mut c.node_id, values::whole(v, 1..=(1 << 53) - 1)),
         show: |c| c.node_id.to_string(),
     },
     Setting {
@@ -132,7 +135,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Number of partitions, each a Raft group of its own. Fixed when a data folder is first used.",
         allowed: "a whole number from 1 to 128",
         emulator: None,
-        set: |c, v| values::whole(v, 1..=128).map(|n| c.partitions = n as u32),
+        set: |c, v| put(&mut c.partitions, values::whole(v, 1..=128).map(|n| n as u32)),
         show: |c| c.partitions.to_string(),
     },
     Setting {
@@ -141,7 +144,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Task hubs to create at start, comma separated. Hubs that exist stay, whether listed or not.",
         allowed: "a list of different names of 1 to 64 characters A-Z a-z 0-9 - _",
         emulator: Some("DTS_TASK_HUB_NAMES"),
-        set: |c, v| values::hub_names(v).map(|names| c.task_hubs = names),
+        set: |c, v| put(&mut c.task_hubs, values::hub_names(v)),
         show: |c| {
             format!(
                 "[{}]",
@@ -155,7 +158,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Create a task hub when its name is first used, instead of answering NOT_FOUND.",
         allowed: "true or false",
         emulator: Some("DTS_USE_DYNAMIC_TASK_HUBS"),
-        set: |c, v| values::flag(v).map(|on| c.dynamic_task_hubs = on),
+        set: |c, v| put(&mut c.dynamic_task_hubs, values::flag(v)),
         show: |c| c.dynamic_task_hubs.to_string(),
     },
     Setting {
@@ -164,7 +167,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "What is logged: off, error, warn, info, debug or trace, or a list such as info,durahub::dispatch=debug.",
         allowed: "off, error, warn, info, debug, trace, or a comma-separated list of these and target=level",
         emulator: Some("DTS_EMULATOR_LOG_LEVEL"),
-        set: |c, v| values::log_filter(v).map(|filter| c.log_level = filter),
+        set: |c, v| put(&mut c.log_level, values::log_filter(v)),
         show: |c| quoted(&c.log_level),
     },
     Setting {
@@ -173,11 +176,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "How a log line looks: text, json (one object per line), or auto (text on a terminal, otherwise json).",
         allowed: "auto, text or json",
         emulator: None,
-        set: |c, v| match v.text()? {
-            "auto" => Some(c.log_format = LogFormat::Auto),
-            "text" => Some(c.log_format = LogFormat::Text),
-            "json" => Some(c.log_format = LogFormat::Json),
-            _ => None,
+        set: |c, v| {
+            let format = match v.text()? {
+                "auto" => LogFormat::Auto,
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return None,
+            };
+            put(&mut c.log_format, Some(format))
         },
         show: |c| {
             quoted(match c.log_format {
@@ -193,7 +199,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Memory for the storage cache of this node, in MiB. The process needs more than this in total.",
         allowed: "a whole number from 16 to 65536",
         emulator: None,
-        set: |c, v| values::whole(v, 16..=65_536).map(|mb| c.cache_mb = mb),
+        set: |c, v| put(&mut c.cache_mb, values::whole(v, 16..=65_536)),
         show: |c| c.cache_mb.to_string(),
     },
     Setting {
@@ -202,7 +208,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Largest gRPC message that is taken, payloads included. Plain bytes or with KiB, MiB, GiB.",
         allowed: "a size from 64KiB to 1GiB",
         emulator: None,
-        set: |c, v| values::bytes(v, 64 << 10..=1 << 30).map(|n| c.limits.max_message_bytes = n),
+        set: |c, v| put(&mut c.limits.max_message_bytes, values::bytes(v, 64 << 10..=1 << 30)),
         show: |c| quoted(&values::show_bytes(c.limits.max_message_bytes)),
     },
     Setting {
@@ -212,7 +218,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         allowed: "a whole number from 1 to 1000",
         emulator: None,
         set: |c, v| {
-            values::whole(v, 1..=1000).map(|n| c.limits.max_instance_id_length = n as usize)
+            put(
+                &mut c.limits.max_instance_id_length,
+                values::whole(v, 1..=1000).map(|n| n as usize),
+            )
         },
         show: |c| c.limits.max_instance_id_length.to_string(),
     },
@@ -222,7 +231,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Time a connected worker has for one orchestrator turn, before it is handed out again.",
         allowed: "a time from 1s to 7d",
         emulator: None,
-        set: |c, v| values::duration(v, SECOND..=WEEK).map(|t| c.limits.orchestrator_lease = t),
+        set: |c, v| put(&mut c.limits.orchestrator_lease, values::duration(v, SECOND..=WEEK)),
         show: |c| time(c.limits.orchestrator_lease),
     },
     Setting {
@@ -231,7 +240,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Time a connected worker has for one entity batch, before it is handed out again.",
         allowed: "a time from 1s to 7d",
         emulator: None,
-        set: |c, v| values::duration(v, SECOND..=WEEK).map(|t| c.limits.entity_lease = t),
+        set: |c, v| put(&mut c.limits.entity_lease, values::duration(v, SECOND..=WEEK)),
         show: |c| time(c.limits.entity_lease),
     },
     Setting {
@@ -240,9 +249,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Time a connected worker has for one activity. none: as long as the worker stays connected.",
         allowed: "none, or a time from 1s to 7d",
         emulator: None,
-        set: |c, v| match v.text()? {
-            "none" => Some(c.limits.activity_lease = None),
-            _ => values::duration(v, SECOND..=WEEK).map(|t| c.limits.activity_lease = Some(t)),
+        set: |c, v| {
+            let none = v.text() == Some("none");
+            let lease =
+                if none { Some(None) } else { values::duration(v, SECOND..=WEEK).map(Some) };
+            put(&mut c.limits.activity_lease, lease)
         },
         show: |c| c.limits.activity_lease.map_or_else(|| quoted("none"), time),
     },
@@ -252,9 +263,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Time after a worker's stream broke before its work goes to others: its answers may still arrive.",
         allowed: "a time from 0s to 1h",
         emulator: None,
-        set: |c, v| {
-            values::duration(v, Duration::ZERO..=HOUR).map(|t| c.limits.redelivery_grace = t)
-        },
+        set: |c, v| put(&mut c.limits.redelivery_grace, values::duration(v, Duration::ZERO..=HOUR)),
         show: |c| time(c.limits.redelivery_grace),
     },
     Setting {
@@ -263,7 +272,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Silence after which a worker stream gets a health ping. SDKs reconnect when none comes for long.",
         allowed: "a time from 1s to 1h",
         emulator: None,
-        set: |c, v| values::duration(v, SECOND..=HOUR).map(|t| c.limits.health_ping = t),
+        set: |c, v| put(&mut c.limits.health_ping, values::duration(v, SECOND..=HOUR)),
         show: |c| time(c.limits.health_ping),
     },
     Setting {
@@ -272,10 +281,16 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Longest time for running calls and work items to finish after SIGTERM or Ctrl-C.",
         allowed: "a time from 0s to 1h",
         emulator: None,
-        set: |c, v| values::duration(v, Duration::ZERO..=HOUR).map(|t| c.limits.drain_timeout = t),
+        set: |c, v| put(&mut c.limits.drain_timeout, values::duration(v, Duration::ZERO..=HOUR)),
         show: |c| time(c.limits.drain_timeout),
     },
 ];
+
+/// Fills a field, when there is a value that is allowed.
+fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
+    *field = value?;
+    Some(())
+}
 
 /// The text as a TOML string.
 fn quoted(text: &str) -> String {
