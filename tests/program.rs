@@ -69,22 +69,23 @@ struct Node {
 impl Node {
     fn start(command: &mut Command) -> Node {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut node = Node { child, log, addresses: BTreeMap::new() };
         let mut all = String::new();
-        loop {
+        while node.addresses.is_empty() {
             let mut line = String::new();
             assert!(
-                log.read_line(&mut line).unwrap() > 0,
+                node.log.read_line(&mut line).unwrap() > 0,
                 "the node ended before it listened:\n{all}"
             );
             all += &line;
-            let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+            let event = serde_json::from_str(&line).unwrap_or(serde_json::Value::Null);
             if event["message"] == "listening" {
-                let addresses = ["grpc", "http", "peer"]
-                    .map(|name| (name, event[name].as_str().unwrap().to_owned()));
-                return Node { child, log, addresses: addresses.into() };
+                let address = |name: &'static str| (name, event[name].as_str().unwrap().to_owned());
+                node.addresses = ["grpc", "http", "peer"].map(address).into();
             }
         }
+        node
     }
 
     fn signal(&self, name: &str) {
