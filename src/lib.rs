@@ -1,1 +1,3 @@
 //! Durahub.
+
+pub mod bench;
