@@ -25,7 +25,7 @@ use wire::work_item::Request as Work;
 /// What the server does wrong.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Mischief {
-    /// Breaks the stream each time it has carried this many items.
+    /// Breaks the stream each time this many of its items have been completed.
     pub(crate) break_stream_after: Option<u32>,
     /// Records a wrong result for the activity completion with this number (from 1).
     pub(crate) lie_at: Option<u32>,
@@ -101,8 +101,8 @@ struct State {
     /// By completion token.
     leases: BTreeMap<String, Lease>,
     stream: Option<mpsc::UnboundedSender<Result<wire::WorkItem, Status>>>,
-    /// Items that the current stream has carried.
-    carried: u32,
+    /// Items of the current stream that have been completed.
+    answered: u32,
     streams: u32,
     tokens: u32,
     completions: u32,
@@ -151,7 +151,7 @@ impl State {
     /// Sends what is ready while there is a stream.
     fn pump(&mut self) {
         while let Some(stream) = self.stream.clone() {
-            if self.mischief.break_stream_after.is_some_and(|limit| self.carried >= limit) {
+            if self.mischief.break_stream_after.is_some_and(|limit| self.answered >= limit) {
                 // The receiver may be gone already; then the stream is broken as asked.
                 let _ = stream.send(Err(Status::unavailable("broken on purpose")));
                 return self.lose_stream();
@@ -165,7 +165,6 @@ impl State {
             if stream.send(Ok(item)).is_err() {
                 return self.lose_stream();
             }
-            self.carried += 1;
         }
     }
 
@@ -192,7 +191,7 @@ impl State {
     /// Takes everything back that the stream had in hand.
     fn lose_stream(&mut self) {
         self.stream = None;
-        self.carried = 0;
+        self.answered = 0;
         for Lease { item, events } in std::mem::take(&mut self.leases).into_values() {
             self.take_back(item, events);
         }
@@ -210,6 +209,7 @@ impl State {
     fn complete_turn(&mut self, mut response: wire::OrchestratorResponse) {
         let Some(lease) = self.leases.remove(&response.completion_token) else { return };
         let Item::Turn(id) = lease.item else { return };
+        self.answered += 1;
         let instance = self.instances.get_mut(&id).expect("a turn has an instance");
         instance.history.extend(lease.events);
         instance.state.set_orchestration_status(Phase::Running);
@@ -242,6 +242,7 @@ impl State {
     fn complete_activity(&mut self, response: wire::ActivityResponse) {
         let Some(lease) = self.leases.remove(&response.completion_token) else { return };
         let Item::Activity(request) = lease.item else { return };
+        self.answered += 1;
         self.completions += 1;
         let lies = self.mischief.lie_at == Some(self.completions);
         let id = request.orchestration_instance.expect("set above").instance_id;
