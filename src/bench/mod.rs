@@ -166,10 +166,17 @@ async fn drive(args: BenchArgs) -> anyhow::Result<Report> {
     }
     let tally = load::run(&target, plan, &args).await?;
     drop(workers);
+    let cpu = (args.threads == 1).then(thread_cpu).flatten();
 
     let folder = args.data_dir.clone().unwrap_or_else(std::env::temp_dir);
     let probe = tokio::task::spawn_blocking(move || disk::probe(&folder)).await?;
-    Ok(Report::new(&args, plan, &tally, &counters, probe))
+    Ok(Report::new(&args, plan, &tally, &counters, cpu, probe))
+}
+
+/// What this thread has used of the CPU so far; `None` where the system does not tell.
+fn thread_cpu() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
 /// How long to pause before attempt number `attempt` (from 1): 50 ms, doubling to 2 s.

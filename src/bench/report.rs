@@ -39,6 +39,10 @@ pub struct Report {
     pub workers: u32,
     /// Threads of the generator.
     pub threads: u32,
+    /// CPU that the generator and its worker used for each completed instance, in microseconds. Close to
+    /// a million divided by the rate, the generator is the limit: give it more `--threads`.
+    /// Absent with more than one thread, and where the system does not tell.
+    pub generator_cpu_us: Option<f64>,
     /// Whether Ctrl-C ended the run early.
     pub interrupted: bool,
     /// From the first start to the last outcome.
@@ -108,6 +112,7 @@ impl Report {
         plan: Plan,
         tally: &Tally,
         counters: &Counters,
+        cpu: Option<Duration>,
         probe: anyhow::Result<Probe>,
     ) -> Self {
         let seconds = tally.elapsed.as_secs_f64();
@@ -123,6 +128,9 @@ impl Report {
             payload_bytes: plan.payload,
             workers: if args.no_worker { 0 } else { args.workers },
             threads: args.threads,
+            generator_cpu_us: cpu
+                .filter(|_| tally.completed > 0)
+                .map(|cpu| round(cpu.as_secs_f64() * 1e6 / tally.completed as f64)),
             interrupted: tally.interrupted,
             seconds: round(seconds),
             completed: tally.completed,
@@ -184,13 +192,11 @@ impl Report {
             ),
         );
         table.line("server", format!("{}, task hub {}", self.endpoint, self.task_hub));
-        table.line(
-            "generator",
-            match self.workers {
-                0 => format!("{} threads, no worker", self.threads),
-                n => format!("{} threads, {n} worker streams", self.threads),
-            },
-        );
+        let mut generator = format!("{} threads, {} worker streams", self.threads, self.workers);
+        if let Some(us) = self.generator_cpu_us {
+            generator.push_str(&format!(", {us:.0} us of CPU per instance"));
+        }
+        table.line("generator", generator);
         let cut = if self.interrupted { ", interrupted" } else { "" };
         table.line(
             "instances",

@@ -1,7 +1,5 @@
 //! The benchmark against the fake: that it counts what happens, and that it notices what goes wrong.
 
-use std::sync::Arc;
-
 use clap::Parser;
 use durahub_proto::wire;
 use wire::orchestrator_action::OrchestratorActionType;
@@ -117,7 +115,7 @@ fn the_json_report_keeps_its_field_names() {
     assert_eq!(
         names.join(" "),
         "actions_per_second activities activities_run completed completions_refused concurrency endpoint \
-         errors failed fdatasync_us instances interrupted latency_ms lost orchestrations_per_second \
+         errors failed fdatasync_us generator_cpu_us instances interrupted latency_ms lost orchestrations_per_second \
          payload_bytes reconnects retries seconds task_hub threads turns unfinished version workers workload"
     );
     assert_eq!(json["workload"], "events");
@@ -174,11 +172,16 @@ fn a_second_result_for_a_task_fails_the_instance() {
     assert_eq!(details.error_message, "a task got two results");
 }
 
-/// What the generator itself costs, with a server that costs next to nothing. Run in release by hand.
+/// What the generator itself costs, with a server that costs next to nothing:
+/// `cargo test --release --lib how_fast -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "a measurement, not a check"]
 async fn how_fast_is_the_generator_alone() {
-    let (report, fake) = bench("sequence --instances 20000", Mischief::default()).await;
-    println!("{}", serde_json::to_string_pretty(&report).expect("plain data"));
-    drop(Arc::new(fake));
+    for line in
+        ["sequence --instances 20000", "fanout --instances 5000", "events --instances 20000"]
+    {
+        let (report, _) = bench(line, Mischief::default()).await;
+        report.verdict().expect("all is well");
+        report.print(super::Output::Table).expect("printed");
+    }
 }

@@ -1,6 +1,6 @@
 //! Tests of the support folder itself, against the benchmark's fake server: `cargo test --test support`.
 
-#[path = "../../src/bench/fake.rs"]
+#[path = "../../src/bench/fake/mod.rs"]
 #[allow(dead_code, clippy::unwrap_used)]
 mod fake;
 #[path = "mod.rs"]
