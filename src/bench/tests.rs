@@ -96,6 +96,19 @@ async fn an_instance_that_nobody_works_on_is_lost() {
     report.verdict().expect_err("lost instances are errors");
 }
 
+#[test]
+fn the_command_line_is_sound() {
+    use clap::CommandFactory;
+    Line::command().debug_assert();
+    let args = Line::parse_from(["bench", "fanout"]).args;
+    assert_eq!((args.instances, args.concurrency, args.payload, args.workers), (2000, 100, 100, 1));
+    assert_eq!((args.activities, args.workload.default_count()), (None, 20));
+    let help = Line::command().render_long_help().to_string();
+    for promise in ["--concurrency 1", "--no-worker", "--data-dir", "temporary files"] {
+        assert!(help.contains(promise), "{promise} is missing in:\n{help}");
+    }
+}
+
 #[tokio::test]
 async fn no_server_is_one_clear_error() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");

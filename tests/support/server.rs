@@ -1,7 +1,7 @@
 //! The real binary in a process of its own, on a folder of its own and on free ports.
 //!
 //! Its logs go to files in the folder; when a test fails, the end of the last one is shown. The process
-//! dies with the [`TestServer`].
+//! dies with the [`TestServer`]. `DURAHUB_TEST_BINARY` names another binary to test, a release build for example.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -162,7 +162,8 @@ impl TestServer {
     }
 
     fn command_on(&self, at: Addresses) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_durahub"));
+        let other = std::env::var_os("DURAHUB_TEST_BINARY");
+        let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_durahub").into()));
         command
             .arg("serve")
             .arg("--data-dir")

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use durahub_proto::wire;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use wire::OrchestrationStatus as Phase;
 use wire::history_event::EventType;
@@ -48,11 +49,11 @@ impl Fake {
         fake.state().mischief = mischief;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("bound");
+        // Without it each answer may wait 40 ms for the other side's delayed acknowledgement.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let service = TaskHubSidecarServiceServer::new(fake.clone());
         tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener)),
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming),
         );
         (fake, address)
     }
