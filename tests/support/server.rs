@@ -163,7 +163,8 @@ impl TestServer {
 
     fn command_on(&self, at: Addresses) -> Command {
         let other = std::env::var_os("DURAHUB_TEST_BINARY");
-        let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_durahub").into()));
+        let mut command =
+            Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_durahub").into()));
         command
             .arg("serve")
             .arg("--data-dir")
