@@ -43,6 +43,8 @@ impl Directory {
 
     /// Every group with its leader, in order of groups.
     pub fn leaders(&self) -> Vec<(GroupId, Option<u64>)> {
-        (0..self.groups.len() as u32).map(|group| (GroupId(group), self.leader(GroupId(group)))).collect()
+        (0..self.groups.len() as u32)
+            .map(|group| (GroupId(group), self.leader(GroupId(group))))
+            .collect()
     }
 }

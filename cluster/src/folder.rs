@@ -37,7 +37,8 @@ pub struct Identity {
 impl Identity {
     /// The cluster id as bytes.
     pub(crate) fn cluster_bytes(&self) -> Option<[u8; 16]> {
-        Some(u128::from_str_radix(&self.cluster, 16).ok()?.to_be_bytes()).filter(|_| self.cluster.len() == 32)
+        Some(u128::from_str_radix(&self.cluster, 16).ok()?.to_be_bytes())
+            .filter(|_| self.cluster.len() == 32)
     }
 }
 
@@ -60,7 +61,11 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// Opens the folder, or makes it. `invent` gives the cluster id of a new folder.
-    pub(crate) fn open(path: &Path, expected: &Expected, invent: impl FnOnce() -> String) -> Result<Self, StartError> {
+    pub(crate) fn open(
+        path: &Path,
+        expected: &Expected,
+        invent: impl FnOnce() -> String,
+    ) -> Result<Self, StartError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source: io::Error| StartError::Folder { path, source }
@@ -71,8 +76,12 @@ impl Folder {
         let lock = lock.map_err(failed(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StartError::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(StartError::Folder { path: lock_path, source }),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StartError::InUse { path: path.to_owned() });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(StartError::Folder { path: lock_path, source });
+            }
         }
         let identity_path = path.join("node");
         let identity = match fs::read(&identity_path) {
@@ -124,12 +133,14 @@ fn read_identity(path: &Path, bytes: &[u8]) -> Result<Identity, StartError> {
     }
     let broken = |reason: String| StartError::Identity { path: path.to_owned(), reason };
     // The format is read first: the rest of a newer file may look different.
-    let Format { format } = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+    let Format { format } =
+        serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
     if format > FORMAT {
         let path = path.parent().unwrap_or(path).to_owned();
         return Err(StartError::NewerFormat { path, found: format, known: FORMAT });
     }
-    let identity: Identity = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+    let identity: Identity =
+        serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
     if identity.cluster_bytes().is_none() {
         return Err(broken(format!("{:?} is not a cluster id", identity.cluster)));
     }
@@ -145,7 +156,11 @@ fn check(path: &Path, found: &Identity, expected: &Expected) -> Result<(), Start
         return Err(StartError::OtherCluster { path, found: found.cluster.clone(), wanted });
     }
     if found.partitions != expected.partitions {
-        return Err(StartError::OtherPartitions { path, found: found.partitions, wanted: expected.partitions });
+        return Err(StartError::OtherPartitions {
+            path,
+            found: found.partitions,
+            wanted: expected.partitions,
+        });
     }
     Ok(())
 }

@@ -26,7 +26,8 @@ pub(crate) fn check_members(node: u64, members: &BTreeMap<u64, String>) -> Resul
 
 /// The id of a cluster that starts with these members: all of them must come to the same one by themselves.
 pub(crate) fn cluster_of_members(members: &BTreeMap<u64, String>) -> String {
-    let text = members.iter().map(|(id, address)| format!("{id}={address}")).collect::<Vec<_>>().join(",");
+    let text =
+        members.iter().map(|(id, address)| format!("{id}={address}")).collect::<Vec<_>>().join(",");
     let mut halves = [0x6475_7261_6875_6231_u64, 0x6475_7261_6875_6232];
     for byte in text.bytes() {
         for half in &mut halves {

@@ -69,7 +69,14 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// A node alone, with defaults for everything else.
     pub fn new(node_id: u64, storage: Storage, partitions: u32, stamp: StampSource) -> Self {
-        Self { node_id, storage, partitions, cache_bytes: 128 << 20, stamp, options: Options::default() }
+        Self {
+            node_id,
+            storage,
+            partitions,
+            cache_bytes: 128 << 20,
+            stamp,
+            options: Options::default(),
+        }
     }
 }
 
@@ -149,15 +156,17 @@ impl<M: Machine> Node<M> {
         let data = folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
         let broken = |source: io::Error| StartError::Broken { path: data.clone(), source };
         let engine = open_engine(&config, folder.as_ref()).await.map_err(broken)?;
-        let flusher =
-            Arc::new(Flusher::start(Arc::clone(&engine), config.options.fault.clone()).map_err(broken)?);
+        let flusher = Arc::new(
+            Flusher::start(Arc::clone(&engine), config.options.fault.clone()).map_err(broken)?,
+        );
         let cluster = identity.cluster_bytes().unwrap_or_default();
         let count = config.partitions + 1;
         let tail_limit = (config.cache_bytes as usize / 8 / count as usize).clamp(1 << 20, 8 << 20);
         let limits = limits(&config.options);
 
         let starts = (0..count).map(|id| {
-            let rows = Arc::new(StateRows::new(Arc::clone(&engine), id, config.options.fault.clone()));
+            let rows =
+                Arc::new(StateRows::new(Arc::clone(&engine), id, config.options.fault.clone()));
             let files = folder.as_ref().map(|folder| folder.snapshots(id));
             let id = GroupId(id);
             let setup = Setup {
@@ -170,7 +179,13 @@ impl<M: Machine> Node<M> {
                 rows: Arc::clone(&rows),
                 engine: Arc::clone(&engine),
                 flusher: Arc::clone(&flusher),
-                snapshots: Arc::new(Snapshots::new(cluster, id, files, Arc::clone(&engine), Arc::clone(&flusher))),
+                snapshots: Arc::new(Snapshots::new(
+                    cluster,
+                    id,
+                    files,
+                    Arc::clone(&engine),
+                    Arc::clone(&flusher),
+                )),
                 transport: Arc::clone(&config.options.transport),
                 tail_limit,
                 snapshot_every: config.options.snapshot_every,
@@ -187,14 +202,17 @@ impl<M: Machine> Node<M> {
         let mut groups = Vec::with_capacity(count as usize);
         for (id, started) in started.enumerate() {
             match started {
-                Ok((id, group, rows, limits, stamp)) => groups.push(Partition::start(id, group, rows, limits, stamp)),
+                Ok((id, group, rows, limits, stamp)) => {
+                    groups.push(Partition::start(id, group, rows, limits, stamp))
+                }
                 Err(error) => {
                     join_all(groups.iter().map(Partition::stop)).await;
                     return Err(StartError::Group { group: id as u32, reason: error.to_string() });
                 }
             }
         }
-        let directory = Directory::new(config.node_id, groups.iter().map(Partition::leadership).collect());
+        let directory =
+            Directory::new(config.node_id, groups.iter().map(Partition::leadership).collect());
         let meter = tokio::spawn(measure(Arc::clone(&engine), groups.clone()));
         let inner = Arc::new(Inner {
             node_id: config.node_id,
@@ -288,7 +306,11 @@ fn check(config: &NodeConfig) -> Result<(), StartError> {
     }
     // An entry must fit into one message between nodes, with room to spare.
     if config.options.command_bytes > 32 << 20 || config.options.entry_bytes > 32 << 20 {
-        return refuse("command_bytes", config.options.command_bytes.to_string(), "at most 33554432");
+        return refuse(
+            "command_bytes",
+            config.options.command_bytes.to_string(),
+            "at most 33554432",
+        );
     }
     membership::check_members(config.node_id, &config.options.initial_members)
 }
@@ -314,8 +336,12 @@ async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), 
             Ok((None, identity))
         }
         Storage::Folder(path) => {
-            let expected = Expected { node: config.node_id, partitions: config.partitions, cluster };
-            let failed = StartError::Folder { path: path.clone(), source: io::Error::other("the opener panicked") };
+            let expected =
+                Expected { node: config.node_id, partitions: config.partitions, cluster };
+            let failed = StartError::Folder {
+                path: path.clone(),
+                source: io::Error::other("the opener panicked"),
+            };
             let open = tokio::task::spawn_blocking(move || Folder::open(&path, &expected, invent));
             let folder = open.await.unwrap_or(Err(failed))?;
             let identity = folder.identity().clone();
@@ -349,7 +375,10 @@ async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>)
         tokio::time::sleep(Duration::from_secs(10)).await;
         for (group, lag) in groups.iter().zip(&lags) {
             let progress = group.progress();
-            lag.set(progress.last_index.unwrap_or(0).saturating_sub(progress.applied_index.unwrap_or(0)) as f64);
+            lag.set(
+                progress.last_index.unwrap_or(0).saturating_sub(progress.applied_index.unwrap_or(0))
+                    as f64,
+            );
         }
         let engine = Arc::clone(&engine);
         if let Ok(bytes) = tokio::task::spawn_blocking(move || engine.size_on_disk()).await {
@@ -362,9 +391,14 @@ impl<M: Machine> Inner<M> {
     fn find(&self, cluster: &str, group: GroupId) -> Result<&Partition<M>, PeerError> {
         let failed = |reason: String| PeerError::Failed { peer: self.node_id, reason };
         if cluster != self.identity.cluster {
-            return Err(failed(format!("this node is of cluster {}, not {cluster}", self.identity.cluster)));
+            return Err(failed(format!(
+                "this node is of cluster {}, not {cluster}",
+                self.identity.cluster
+            )));
         }
-        self.groups.get(group.0 as usize).ok_or_else(|| failed(format!("there is no partition {group}")))
+        self.groups
+            .get(group.0 as usize)
+            .ok_or_else(|| failed(format!("there is no partition {group}")))
     }
 
     fn failed(&self, error: io::Error) -> PeerError {
@@ -388,13 +422,23 @@ impl<M: Machine> PeerService for Inner<M> {
     fn snapshot(&self, call: SnapshotCall) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let partition = self.find(&call.cluster, call.group)?;
-            partition.group().receive(&call.payload, call.body).await.map_err(|error| self.failed(error))
+            partition
+                .group()
+                .receive(&call.payload, call.body)
+                .await
+                .map_err(|error| self.failed(error))
         })
     }
 
-    fn propose<'a>(&'a self, cluster: &'a str, group: GroupId, command: Bytes) -> BoxFuture<'a, Result<Bytes, Error>> {
+    fn propose<'a>(
+        &'a self,
+        cluster: &'a str,
+        group: GroupId,
+        command: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Error>> {
         Box::pin(async move {
-            let partition = self.find(cluster, group).map_err(|error| Error::Unavailable(error.to_string()))?;
+            let partition =
+                self.find(cluster, group).map_err(|error| Error::Unavailable(error.to_string()))?;
             partition.propose(command).await
         })
     }

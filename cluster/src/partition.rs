@@ -105,7 +105,10 @@ impl<M: Machine> Partition<M> {
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, Error> {
         let inner = &*self.inner;
         if command.len() > inner.limits.command_bytes {
-            return Err(Error::TooLarge { bytes: command.len(), limit: inner.limits.command_bytes });
+            return Err(Error::TooLarge {
+                bytes: command.len(),
+                limit: inner.limits.command_bytes,
+            });
         }
         if inner.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
@@ -115,9 +118,9 @@ impl<M: Machine> Partition<M> {
             inner.proposals.send(Waiting { command, reply }).await.map_err(|_| Error::Stopping)?;
             answer.await.unwrap_or_else(|_| Err(self.lost()))
         };
-        tokio::time::timeout(inner.limits.timeout, propose)
-            .await
-            .unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {:?}", inner.limits.timeout))))
+        tokio::time::timeout(inner.limits.timeout, propose).await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!("no answer within {:?}", inner.limits.timeout)))
+        })
     }
 
     /// Reads after everything that was committed before the call. `f` must be quick and must not read again:
@@ -202,7 +205,9 @@ impl<M: Machine> Batcher<M> {
                 tokio::time::sleep(NOT_YET_PAUSE).await;
                 (again.commands, again.since)
             } else {
-                while let Some(room) = entry_commands.checked_sub(self.waiting.len()).filter(|room| *room > 0) {
+                while let Some(room) =
+                    entry_commands.checked_sub(self.waiting.len()).filter(|room| *room > 0)
+                {
                     match proposals.try_recv() {
                         Ok(waiting) => self.waiting.push_back(waiting),
                         Err(mpsc::error::TryRecvError::Disconnected) => return,
@@ -255,7 +260,9 @@ impl<M: Machine> Batcher<M> {
         let mut bytes = 0;
         while let Some(waiting) = self.waiting.pop_front() {
             bytes += waiting.command.len();
-            if !commands.is_empty() && (bytes > self.limits.entry_bytes || commands.len() >= self.limits.entry_commands) {
+            if !commands.is_empty()
+                && (bytes > self.limits.entry_bytes || commands.len() >= self.limits.entry_commands)
+            {
                 self.waiting.push_front(waiting);
                 break;
             }
@@ -265,7 +272,12 @@ impl<M: Machine> Batcher<M> {
     }
 }
 
-fn settle(outcome: Outcome, commands: Vec<Waiting>, since: Instant, give_back: &mpsc::UnboundedSender<Returned>) {
+fn settle(
+    outcome: Outcome,
+    commands: Vec<Waiting>,
+    since: Instant,
+    give_back: &mpsc::UnboundedSender<Returned>,
+) {
     let error = match outcome {
         Outcome::Applied(replies) => {
             for (waiting, reply) in commands.into_iter().zip(replies) {

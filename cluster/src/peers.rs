@@ -105,7 +105,12 @@ pub enum PeerError {
 /// Carries calls to peers. Clones of the `Arc` are shared by all groups of a node.
 pub trait Transport: Send + Sync + 'static {
     /// Sends a consensus call and waits for its answer, at most `timeout`.
-    fn call<'a>(&'a self, to: &'a Peer, call: Call, timeout: Duration) -> BoxFuture<'a, Result<Bytes, PeerError>>;
+    fn call<'a>(
+        &'a self,
+        to: &'a Peer,
+        call: Call,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>>;
 
     /// Sends a snapshot and waits until the peer has installed it.
     fn snapshot<'a>(
@@ -137,7 +142,12 @@ pub trait PeerService: Send + Sync + 'static {
     fn snapshot(&self, call: SnapshotCall) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
     /// Proposes a forwarded command.
-    fn propose<'a>(&'a self, cluster: &'a str, group: GroupId, command: Bytes) -> BoxFuture<'a, Result<Bytes, Error>>;
+    fn propose<'a>(
+        &'a self,
+        cluster: &'a str,
+        group: GroupId,
+        command: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Error>>;
 }
 
 /// The transport of a node without peers.
@@ -145,12 +155,26 @@ pub trait PeerService: Send + Sync + 'static {
 pub struct NoPeers;
 
 impl Transport for NoPeers {
-    fn call<'a>(&'a self, to: &'a Peer, _: Call, _: Duration) -> BoxFuture<'a, Result<Bytes, PeerError>> {
-        Box::pin(async move { Err(PeerError::Unreachable { peer: to.id, reason: "this node has no transport".into() }) })
+    fn call<'a>(
+        &'a self,
+        to: &'a Peer,
+        _: Call,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        Box::pin(async move {
+            Err(PeerError::Unreachable { peer: to.id, reason: "this node has no transport".into() })
+        })
     }
 
-    fn snapshot<'a>(&'a self, to: &'a Peer, _: SnapshotCall, _: Duration) -> BoxFuture<'a, Result<Bytes, PeerError>> {
-        Box::pin(async move { Err(PeerError::Unreachable { peer: to.id, reason: "this node has no transport".into() }) })
+    fn snapshot<'a>(
+        &'a self,
+        to: &'a Peer,
+        _: SnapshotCall,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        Box::pin(async move {
+            Err(PeerError::Unreachable { peer: to.id, reason: "this node has no transport".into() })
+        })
     }
 
     fn propose<'a>(
@@ -204,7 +228,11 @@ impl LocalNetwork {
                 return Err(unreachable("cut off"));
             }
         }
-        self.services.read().get(&to).and_then(Weak::upgrade).ok_or_else(|| unreachable("not running"))
+        self.services
+            .read()
+            .get(&to)
+            .and_then(Weak::upgrade)
+            .ok_or_else(|| unreachable("not running"))
     }
 }
 
@@ -214,7 +242,12 @@ struct LocalTransport {
 }
 
 impl Transport for LocalTransport {
-    fn call<'a>(&'a self, to: &'a Peer, call: Call, timeout: Duration) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+    fn call<'a>(
+        &'a self,
+        to: &'a Peer,
+        call: Call,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let service = self.network.find(self.from, to.id)?;
             tokio::time::timeout(timeout, service.call(call))
@@ -231,7 +264,10 @@ impl Transport for LocalTransport {
     ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let service = self.network.find(self.from, to.id)?;
-            let failed = |error: std::io::Error| PeerError::Failed { peer: to.id, reason: error.to_string() };
+            let failed = |error: std::io::Error| PeerError::Failed {
+                peer: to.id,
+                reason: error.to_string(),
+            };
             let body = match (service.incoming_snapshot(call.group)?, &call.body) {
                 (Some(path), SnapshotBody::File(source)) => {
                     std::fs::copy(source, &path).map_err(failed)?;
@@ -258,8 +294,10 @@ impl Transport for LocalTransport {
         command: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, Error>> {
         Box::pin(async move {
-            let service =
-                self.network.find(self.from, to.id).map_err(|error| Error::Unavailable(error.to_string()))?;
+            let service = self
+                .network
+                .find(self.from, to.id)
+                .map_err(|error| Error::Unavailable(error.to_string()))?;
             service.propose(cluster, group, command).await
         })
     }

@@ -85,9 +85,15 @@ async fn concurrent_proposals_share_entries() {
 async fn scans_see_earlier_commands_of_their_batch() {
     let (node, _) = start(Storage::Memory, 1).await;
     let group = node.group(P1).clone();
-    let commands = (0..100).flat_map(|n| [format!("add k{n} 1"), "count".to_owned(), format!("del k{n}"), "count".to_owned()]);
+    let commands = (0..100).flat_map(|n| {
+        [format!("add k{n} 1"), "count".to_owned(), format!("del k{n}"), "count".to_owned()]
+    });
     let commands: Vec<String> = commands.collect();
-    let replies = join_all(commands.iter().map(|command| propose(&group, command))).await;
+    let mut replies = Vec::new();
+    // Up to 30 futures are polled, and so proposed, in order.
+    for together in commands.chunks(20) {
+        replies.extend(join_all(together.iter().map(|command| propose(&group, command))).await);
+    }
     for (command, reply) in commands.iter().zip(&replies).skip(1).step_by(4) {
         assert_eq!((command.as_str(), reply.as_str()), ("count", "1"));
     }
@@ -105,9 +111,15 @@ async fn large_rows_and_commands_survive() {
     let long = format!("add {} 1 {}", "k".repeat(200), "p".repeat(2_000_000));
     assert_eq!(propose(node.group(P1), &long).await, "1");
     let error = node.group(P1).propose(Bytes::from(vec![b'x'; 9 << 20])).await.unwrap_err();
-    assert!(matches!(error, Error::TooLarge { bytes, limit } if bytes == 9 << 20 && limit == 8 << 20));
+    assert!(
+        matches!(error, Error::TooLarge { bytes, limit } if bytes == 9 << 20 && limit == 8 << 20)
+    );
     node.stop().await;
-    assert_eq!(std::fs::read_dir(dir.path().join("data/sled/blobs")).unwrap().count(), 0, "sled wrote blob files");
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("data/sled/blobs")).unwrap().count(),
+        0,
+        "sled wrote blob files"
+    );
 
     let (node, _) = start(folder(dir.path()), 1).await;
     let found = rows(node.group(P1));
@@ -124,7 +136,10 @@ async fn time_never_runs_backwards_and_stamps_differ() {
     let mut seeds = BTreeSet::new();
     for now in [5_000, 3_000, 9_000, 1_000] {
         clock.store(now, Ordering::Relaxed);
-        let config = NodeConfig { cache_bytes: 16 << 20, ..NodeConfig::new(1, folder(dir.path()), 1, Arc::clone(&stamp)) };
+        let config = NodeConfig {
+            cache_bytes: 16 << 20,
+            ..NodeConfig::new(1, folder(dir.path()), 1, Arc::clone(&stamp))
+        };
         let node = Node::start(config, Arc::new(support::Counters::default())).await.unwrap();
         let stamps = join_all((0..50).map(|_| propose(node.group(P1), "stamp"))).await;
         for text in stamps {

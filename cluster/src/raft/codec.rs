@@ -16,7 +16,8 @@ const VERSION: u8 = 1;
 /// Longest value that is decoded, in bytes: an append message of the peer protocol is the largest.
 const LIMIT: usize = 64 << 20;
 
-const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> = bincode::config::legacy().with_limit::<LIMIT>();
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
+    bincode::config::legacy().with_limit::<LIMIT>();
 
 /// Encodes a value.
 pub(crate) fn encode(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -27,7 +28,8 @@ pub(crate) fn encode(value: &impl Serialize) -> io::Result<Vec<u8>> {
 
 /// Decodes a value; `what` names it in the error.
 pub(crate) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> io::Result<T> {
-    let broken = |detail: String| io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {detail}"));
+    let broken =
+        |detail: String| io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {detail}"));
     match bytes.split_first() {
         Some((&VERSION, rest)) => match bincode::serde::decode_from_slice(rest, CONFIG) {
             Ok((value, read)) if read == rest.len() => Ok(value),
@@ -66,7 +68,8 @@ mod tests {
         let vote = Vote { leader_id: RaftLeaderId::new(2, 3), committed: true };
         assert_eq!(encode(&vote).unwrap(), b"\x01\x02\0\0\0\0\0\0\0\x01\x03\0\0\0\0\0\0\0\x01");
         assert_eq!(encode(&log_id(4, 5)).unwrap(), b"\x01\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0");
-        let applied = Applied { last: Some(log_id(1, 2)), membership: StoredMembership::default(), time: 7 };
+        let applied =
+            Applied { last: Some(log_id(1, 2)), membership: StoredMembership::default(), time: 7 };
         let bytes = encode(&applied).unwrap();
         assert_eq!(
             bytes,

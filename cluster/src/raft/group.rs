@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
+};
 use openraft::raft::ClientWriteResponse;
 use openraft::{BasicNode, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
@@ -81,10 +83,20 @@ impl<M: Machine> Group<M> {
         let id = setup.id;
         let log = LogStore::open(id.0, setup.engine, Arc::clone(&setup.flusher), setup.tail_limit)?;
         let snapshots = Arc::clone(&setup.snapshots);
-        let state = State::open(id, setup.machine, setup.rows, Arc::clone(&snapshots), setup.fault).await?;
-        let network = Network { node: setup.node, cluster: setup.cluster, group: id, transport: setup.transport };
-        let config = config(id, setup.snapshot_every, setup.keep_entries).validate().map_err(io::Error::other)?;
-        let raft = Raft::new(setup.node, Arc::new(config), network, log, state).await.map_err(io::Error::other)?;
+        let state =
+            State::open(id, setup.machine, setup.rows, Arc::clone(&snapshots), setup.fault).await?;
+        let network = Network {
+            node: setup.node,
+            cluster: setup.cluster,
+            group: id,
+            transport: setup.transport,
+        };
+        let config = config(id, setup.snapshot_every, setup.keep_entries)
+            .validate()
+            .map_err(io::Error::other)?;
+        let raft = Raft::new(setup.node, Arc::new(config), network, log, state)
+            .await
+            .map_err(io::Error::other)?;
         snapshots.set_live();
 
         let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
@@ -95,7 +107,12 @@ impl<M: Machine> Group<M> {
     }
 
     /// First start: writes the first membership. Later starts: a lone voter need not wait for its own silence.
-    async fn bootstrap(&self, node: u64, address: String, members: BTreeMap<u64, String>) -> io::Result<()> {
+    async fn bootstrap(
+        &self,
+        node: u64,
+        address: String,
+        members: BTreeMap<u64, String>,
+    ) -> io::Result<()> {
         if self.raft.is_initialized().await.map_err(io::Error::other)? {
             if self.raft.voter_ids().collect::<Vec<_>>() == [node] {
                 self.raft.trigger().elect(false).await.map_err(io::Error::other)?;
@@ -118,7 +135,11 @@ impl<M: Machine> Group<M> {
     }
 
     /// Appends an encoded batch; `done` is called from the task that applied it, or refused it.
-    pub(crate) async fn submit(&self, entry: Bytes, done: impl FnOnce(Outcome) + Send + 'static) -> Result<(), Error> {
+    pub(crate) async fn submit(
+        &self,
+        entry: Bytes,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<(), Error> {
         let done = OnDone::new(move |result| done(outcome(result)));
         self.raft.client_write_ff(Proposal(entry), Some(done)).await.map_err(fatal)
     }
@@ -132,7 +153,9 @@ impl<M: Machine> Group<M> {
                 Err(Error::NotLeader { leader: forward.leader_id })
             }
             // The lease is stale: only now is a round to the quorum worth its time.
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => self.confirm_leadership().await,
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                self.confirm_leadership().await
+            }
         }
     }
 
@@ -232,10 +255,13 @@ fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
 fn outcome(result: Result<ClientWriteResponse<Types>, ClientWriteError<Types>>) -> Outcome {
     match result {
         Ok(response) => Outcome::Applied(response.data.0),
-        Err(ClientWriteError::ForwardToLeader(ForwardToLeader { reason: ForwardReason::LeaseExpired, .. })) => {
-            Outcome::NotYet
+        Err(ClientWriteError::ForwardToLeader(ForwardToLeader {
+            reason: ForwardReason::LeaseExpired,
+            ..
+        })) => Outcome::NotYet,
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
+            Outcome::NotLeader { leader: forward.leader_id }
         }
-        Err(ClientWriteError::ForwardToLeader(forward)) => Outcome::NotLeader { leader: forward.leader_id },
         Err(error) => Outcome::Unknown(error.to_string()),
     }
 }
@@ -247,7 +273,11 @@ fn fatal(error: Fatal<Types>) -> Error {
     }
 }
 
-async fn watch_leadership<M: Machine>(id: GroupId, raft: Raft<Types, State<M>>, sender: watch::Sender<Leadership>) {
+async fn watch_leadership<M: Machine>(
+    id: GroupId,
+    raft: Raft<Types, State<M>>,
+    sender: watch::Sender<Leadership>,
+) {
     let mut server = raft.server_metrics();
     let gauge = metrics::leader_term(id.0);
     let report = |leadership: Leadership| {

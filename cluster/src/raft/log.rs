@@ -72,8 +72,15 @@ fn from_stored(entry: LogEntry) -> io::Result<Entry> {
     let payload = match entry.kind {
         BLANK => EntryPayload::Blank,
         NORMAL => EntryPayload::Normal(Proposal(entry.body)),
-        MEMBERSHIP => EntryPayload::Membership(codec::decode::<Membership>("membership", &entry.body)?),
-        kind => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("log entry of unknown kind {kind}"))),
+        MEMBERSHIP => {
+            EntryPayload::Membership(codec::decode::<Membership>("membership", &entry.body)?)
+        }
+        kind => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("log entry of unknown kind {kind}"),
+            ));
+        }
     };
     Ok(Entry { log_id: log_id(Position { term: entry.term, index: entry.index }), payload })
 }
@@ -140,14 +147,19 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         // A hint: it rides on the next flush and is never synced for its own sake.
         if let Some(committed) = committed {
-            self.flusher.put_lazily(keys::pointer(keys::COMMITTED, self.group), position(&committed).encode());
+            self.flusher.put_lazily(
+                keys::pointer(keys::COMMITTED, self.group),
+                position(&committed).encode(),
+            );
         }
         Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
         let committed = self.engine.get(Space::Log, &keys::pointer(keys::COMMITTED, self.group))?;
-        let Some(committed) = committed.map(|bytes| Position::decode(&bytes)).transpose()? else { return Ok(None) };
+        let Some(committed) = committed.map(|bytes| Position::decode(&bytes)).transpose()? else {
+            return Ok(None);
+        };
         // It may have become durable before the entries it speaks of were lost with a truncation.
         let last = self.log.bounds().1;
         Ok(last.filter(|last| last.index >= committed.index).map(|_| log_id(committed)))

@@ -5,11 +5,13 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::{RPCOption, RPCTypes};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend, Raft, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
@@ -48,8 +50,14 @@ pub(crate) struct Connection {
 type Rpc<T> = Result<T, RPCError<Types>>;
 
 impl Connection {
-    async fn send<Q: Serialize, A: DeserializeOwned>(&self, kind: CallKind, request: &Q, option: &RPCOption) -> Rpc<A> {
-        let payload = codec::encode(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+    async fn send<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        kind: CallKind,
+        request: &Q,
+        option: &RPCOption,
+    ) -> Rpc<A> {
+        let payload =
+            codec::encode(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let call = Call {
             cluster: self.network.cluster.clone(),
             group: self.network.group,
@@ -58,7 +66,8 @@ impl Connection {
         };
         let answer = self.network.transport.call(&self.peer, call, option.hard_ttl()).await;
         let answer = answer.map_err(|error| self.rpc_error(error, kind))?;
-        codec::decode("peer answer", &answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+        codec::decode("peer answer", &answer)
+            .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
     fn rpc_error(&self, error: PeerError, kind: CallKind) -> RPCError<Types> {
@@ -90,11 +99,19 @@ impl RaftNetworkV2<Types> for Connection {
         self.send(CallKind::Append, &rpc, &option).await
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<Types>> {
         self.send(CallKind::Vote, &rpc, &option).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<Types>> {
         self.send(CallKind::PreVote, &rpc, &option).await
     }
 
@@ -137,19 +154,29 @@ impl RaftNetworkV2<Types> for Connection {
 }
 
 /// Answers a peer's call to a group of this node.
-pub(crate) async fn answer<M: Machine>(raft: &Raft<Types, State<M>>, call: &Call) -> io::Result<Bytes> {
+pub(crate) async fn answer<M: Machine>(
+    raft: &Raft<Types, State<M>>,
+    call: &Call,
+) -> io::Result<Bytes> {
     let what = "peer call";
     let bytes = match call.kind {
         CallKind::Append => {
-            let answer = raft.append_entries(codec::decode(what, &call.payload)?).await.map_err(io::Error::other)?;
+            let answer = raft
+                .append_entries(codec::decode(what, &call.payload)?)
+                .await
+                .map_err(io::Error::other)?;
             codec::encode(&answer)
         }
         CallKind::Vote => {
-            let answer = raft.vote(codec::decode(what, &call.payload)?).await.map_err(io::Error::other)?;
+            let answer =
+                raft.vote(codec::decode(what, &call.payload)?).await.map_err(io::Error::other)?;
             codec::encode(&answer)
         }
         CallKind::PreVote => {
-            let answer = raft.pre_vote(codec::decode(what, &call.payload)?).await.map_err(io::Error::other)?;
+            let answer = raft
+                .pre_vote(codec::decode(what, &call.payload)?)
+                .await
+                .map_err(io::Error::other)?;
             codec::encode(&answer)
         }
         CallKind::TransferLeader => {
@@ -172,6 +199,9 @@ pub(crate) async fn receive<M: Machine>(
         SnapshotBody::File(path) => Body::File(path),
         SnapshotBody::Memory(bytes) => Body::Memory(bytes),
     };
-    let answer = raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(io::Error::other)?;
+    let answer = raft
+        .install_full_snapshot(vote, Snapshot { meta, snapshot })
+        .await
+        .map_err(io::Error::other)?;
     codec::encode(&answer).map(Bytes::from)
 }

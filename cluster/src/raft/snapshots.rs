@@ -95,8 +95,11 @@ impl Snapshots {
         {
             return Ok(Some(Snapshot { meta, snapshot: body }));
         }
-        let header =
-            Header { cluster: self.cluster, group: self.group.0, applied: Bytes::from(codec::encode(applied)?) };
+        let header = Header {
+            cluster: self.cluster,
+            group: self.group.0,
+            applied: Bytes::from(codec::encode(applied)?),
+        };
         let (path, source) = (self.path(&last), Arc::clone(rows));
         let write = tokio::task::spawn_blocking(move || match path {
             Some(path) => {
@@ -141,8 +144,9 @@ impl Snapshots {
         let path = folder.join(String::from_utf8_lossy(&name).as_ref());
         tracing::warn!(partition = self.group.0, path = %path.display(), "repeating a snapshot install");
         let body = Body::File(path.clone());
-        let header = snapshot::verify(&body)
-            .map_err(|error| io::Error::new(error.kind(), format!("reading {}: {error}", path.display())))?;
+        let header = snapshot::verify(&body).map_err(|error| {
+            io::Error::new(error.kind(), format!("reading {}: {error}", path.display()))
+        })?;
         let applied = codec::decode("applied record", &header.applied)?;
         self.load(rows, &applied, &body).await
     }
@@ -151,7 +155,9 @@ impl Snapshots {
     pub(crate) fn incoming(&self) -> io::Result<Option<PathBuf>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         fs::create_dir_all(folder)?;
-        Ok(Some(folder.join(format!("incoming-{}.part", self.received.fetch_add(1, Ordering::Relaxed)))))
+        Ok(Some(
+            folder.join(format!("incoming-{}.part", self.received.fetch_add(1, Ordering::Relaxed))),
+        ))
     }
 
     /// Verifies what was received and gives it its final name.
@@ -248,7 +254,10 @@ fn meta_of(applied: &Applied) -> SnapshotMeta {
 }
 
 fn file_name(path: &Path) -> io::Result<Vec<u8>> {
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| invalid("the snapshot has no name"))?;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| invalid("the snapshot has no name"))?;
     Ok(name.as_bytes().to_vec())
 }
 

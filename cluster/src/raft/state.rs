@@ -102,7 +102,10 @@ impl<M: Machine> State<M> {
         let result = catch_unwind(AssertUnwindSafe(|| self.apply_chunk(chunk)))
             .unwrap_or_else(|_| Err(io::Error::other("the machine panicked")));
         if let Err(error) = &result {
-            self.fault.report(&format!("applying entries from {first} on in partition {}: {error}", self.group));
+            self.fault.report(&format!(
+                "applying entries from {first} on in partition {}: {error}",
+                self.group
+            ));
         }
         result
     }

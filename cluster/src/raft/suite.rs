@@ -36,8 +36,11 @@ struct Builder {
 
 async fn build(sled: bool) -> io::Result<(tempfile::TempDir, LogStore, State<Idle>)> {
     let dir = tempfile::tempdir()?;
-    let engine: Arc<dyn Engine> =
-        if sled { Arc::new(SledEngine::open(&dir.path().join("sled"), 2, 8 << 20)?) } else { Arc::<MemoryEngine>::default() };
+    let engine: Arc<dyn Engine> = if sled {
+        Arc::new(SledEngine::open(&dir.path().join("sled"), 2, 8 << 20)?)
+    } else {
+        Arc::<MemoryEngine>::default()
+    };
     let fault = FaultHook::new(|message| panic!("{message}"));
     let flusher = Arc::new(Flusher::start(Arc::clone(&engine), fault.clone())?);
     // So small that most reads of the suite come from stored records.
@@ -51,9 +54,15 @@ async fn build(sled: bool) -> io::Result<(tempfile::TempDir, LogStore, State<Idl
 }
 
 impl StoreBuilder<Types, LogStore, State<Idle>, tempfile::TempDir> for Builder {
-    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, State<Idle>), StorageError<Types>> {
+    async fn build(
+        &self,
+    ) -> Result<(tempfile::TempDir, LogStore, State<Idle>), StorageError<Types>> {
         build(self.sled).await.map_err(|error| {
-            StorageError::from_io_error(openraft::ErrorSubject::Store, openraft::ErrorVerb::Write, error)
+            StorageError::from_io_error(
+                openraft::ErrorSubject::Store,
+                openraft::ErrorVerb::Write,
+                error,
+            )
         })
     }
 }

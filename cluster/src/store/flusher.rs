@@ -98,7 +98,11 @@ impl Flusher {
         Self::start_with(engine, fault, STUCK_AFTER)
     }
 
-    fn start_with(engine: Arc<dyn Engine>, fault: FaultHook, stuck_after: Duration) -> io::Result<Self> {
+    fn start_with(
+        engine: Arc<dyn Engine>,
+        fault: FaultHook,
+        stuck_after: Duration,
+    ) -> io::Result<Self> {
         let volatile = engine.volatile();
         let shared = Arc::new(Shared {
             engine,
@@ -113,10 +117,15 @@ impl Flusher {
         let mut threads = Vec::new();
         if !volatile {
             let flusher = Arc::clone(&shared);
-            threads.push(std::thread::Builder::new().name("flusher".into()).spawn(move || flusher.run())?);
+            threads.push(
+                std::thread::Builder::new().name("flusher".into()).spawn(move || flusher.run())?,
+            );
             let watchdog = Arc::clone(&shared);
-            threads
-                .push(std::thread::Builder::new().name("flusher-watch".into()).spawn(move || watchdog.watch(stuck_after))?);
+            threads.push(
+                std::thread::Builder::new()
+                    .name("flusher-watch".into())
+                    .spawn(move || watchdog.watch(stuck_after))?,
+            );
         }
         Ok(Self { shared, threads: Mutex::new(threads) })
     }
@@ -185,7 +194,10 @@ impl Shared {
             let (jobs, lazy) = {
                 let mut queue = self.queue.lock();
                 loop {
-                    if !queue.jobs.is_empty() || queue.closed || !self.round.lock().deletions.is_empty() {
+                    if !queue.jobs.is_empty()
+                        || queue.closed
+                        || !self.round.lock().deletions.is_empty()
+                    {
                         break;
                     }
                     self.wake.wait(&mut queue);
@@ -222,7 +234,12 @@ impl Shared {
     }
 
     /// Runs one round and returns the completions to call.
-    fn write(&self, round: &mut Round, jobs: Vec<Job>, batch: WriteBatch) -> Vec<(Done, Option<String>)> {
+    fn write(
+        &self,
+        round: &mut Round,
+        jobs: Vec<Job>,
+        batch: WriteBatch,
+    ) -> Vec<(Done, Option<String>)> {
         let mut dones = Vec::with_capacity(jobs.len());
         let result = self.write_jobs(round, jobs, batch, &mut dones);
         let failure = result.err().map(|error| format!("writing the log: {error}"));
@@ -258,7 +275,9 @@ impl Shared {
                 }
                 Job::Truncate { log, after } => failed = writer.truncate(&log, after),
                 Job::Purge { log, upto } => {
-                    writer.batch.push((keys::pointer(keys::PURGED, log.group()), Some(upto.encode())));
+                    writer
+                        .batch
+                        .push((keys::pointer(keys::PURGED, log.group()), Some(upto.encode())));
                     // Entries of this very round may lie below the position.
                     failed = writer.flush().map(drop);
                     round.deletions.extend(log.purge_records(upto.index));
@@ -300,7 +319,10 @@ impl Shared {
             let since = self.busy_since.load(Ordering::Acquire);
             if since != 0 && self.now_millis() + 1 > since + stuck_after.as_millis() as u64 {
                 drop(queue);
-                self.fault.report(&format!("a log flush is stuck for more than {} s", stuck_after.as_secs()));
+                self.fault.report(&format!(
+                    "a log flush is stuck for more than {} s",
+                    stuck_after.as_secs()
+                ));
                 return;
             }
         }
@@ -321,7 +343,8 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn append(&mut self, log: Arc<LogIndex>, epoch: u64, entries: Vec<LogEntry>) {
         let group = log.group();
-        let (_, known, collected) = self.appends.entry(group).or_insert_with(|| (log, epoch, Vec::new()));
+        let (_, known, collected) =
+            self.appends.entry(group).or_insert_with(|| (log, epoch, Vec::new()));
         *known = epoch;
         collected.extend(entries);
     }
@@ -335,7 +358,8 @@ impl Writer<'_> {
             packed.push((log, epoch, last, record::pack(group, &entries, &mut self.batch)));
         }
         let batch = std::mem::take(&mut self.batch);
-        let size = (batch.len(), batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum());
+        let size =
+            (batch.len(), batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum());
         if !batch.is_empty() {
             self.engine.write(Space::Log, batch)?;
         }
@@ -354,9 +378,11 @@ impl Writer<'_> {
         }
         if let Some((first, mut meta)) = boundary {
             let key = keys::record(log.group(), first);
-            let value = self.engine.get(Space::Log, &key)?.ok_or_else(|| record::broken("log record"))?;
+            let value =
+                self.engine.get(Space::Log, &key)?.ok_or_else(|| record::broken("log record"))?;
             for (index, chunks) in meta.large.iter().filter(|(index, _)| *index >= from) {
-                self.batch.extend((0..*chunks).map(|n| (keys::chunk(log.group(), *index, n), None)));
+                self.batch
+                    .extend((0..*chunks).map(|n| (keys::chunk(log.group(), *index, n), None)));
             }
             meta.large.retain(|(index, _)| *index < from);
             meta.last = from - 1;
@@ -367,7 +393,8 @@ impl Writer<'_> {
     }
 
     fn delete(&mut self, group: u32, first: u64, meta: &record::RecordMeta) {
-        self.batch.extend(super::log::record_keys(group, first, meta).into_iter().map(|key| (key, None)));
+        self.batch
+            .extend(super::log::record_keys(group, first, meta).into_iter().map(|key| (key, None)));
     }
 }
 
@@ -385,7 +412,12 @@ fn complete(dones: Vec<(Done, Option<String>)>) {
 }
 
 fn fail(jobs: Vec<Job>, message: &str) {
-    complete(jobs.into_iter().filter_map(into_done).map(|done| (done, Some(message.to_owned()))).collect());
+    complete(
+        jobs.into_iter()
+            .filter_map(into_done)
+            .map(|done| (done, Some(message.to_owned())))
+            .collect(),
+    );
 }
 
 #[cfg(test)]

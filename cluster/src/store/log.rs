@@ -65,7 +65,10 @@ impl LogIndex {
 
     /// Forgets the records from index `from` on, and the one that holds entries on both sides of it.
     #[allow(clippy::type_complexity)]
-    pub(crate) fn cut_records(&self, from: u64) -> (Vec<(u64, RecordMeta)>, Option<(u64, RecordMeta)>) {
+    pub(crate) fn cut_records(
+        &self,
+        from: u64,
+    ) -> (Vec<(u64, RecordMeta)>, Option<(u64, RecordMeta)>) {
         let mut inner = self.inner.lock();
         let removed = inner.records.split_off(&from);
         let boundary = match inner.records.last_entry() {
@@ -153,10 +156,21 @@ impl GroupLog {
             tail_limit,
             tail_gauge: metrics::log_tail_bytes(group),
         };
-        engine.scan(Space::Log, &keys::record(group, 0), &keys::record(group, u64::MAX), &mut |key, value| {
-            result = log.load_record(key, &Bytes::copy_from_slice(value), &mut tail, &mut inner, &mut doomed);
-            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
+        engine.scan(
+            Space::Log,
+            &keys::record(group, 0),
+            &keys::record(group, u64::MAX),
+            &mut |key, value| {
+                result = log.load_record(
+                    key,
+                    &Bytes::copy_from_slice(value),
+                    &mut tail,
+                    &mut inner,
+                    &mut doomed,
+                );
+                if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            },
+        )?;
         result?;
         inner.stored_next = tail.last.map_or(0, |last| last.index + 1);
         *log.index.inner.lock() = inner;
@@ -199,7 +213,10 @@ impl GroupLog {
             {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("the log of group {group} has a hole between {} and {}", last.index, position.index),
+                    format!(
+                        "the log of group {group} has a hole between {} and {}",
+                        last.index, position.index
+                    ),
                 ));
             }
             let entry = match entry {
@@ -242,13 +259,18 @@ impl GroupLog {
             if let Some(last) = tail.last
                 && entry.index != last.index + 1
             {
-                return Err(io::Error::other(format!("append of {} after {} leaves a hole", entry.index, last.index)));
+                return Err(io::Error::other(format!(
+                    "append of {} after {} leaves a hole",
+                    entry.index, last.index
+                )));
             }
             tail.push(entry.clone());
         }
         if tail.bytes > self.tail_limit {
             let stored_next = self.index.inner.lock().stored_next;
-            while tail.bytes > self.tail_limit && tail.entries.front().is_some_and(|first| first.index < stored_next) {
+            while tail.bytes > self.tail_limit
+                && tail.entries.front().is_some_and(|first| first.index < stored_next)
+            {
                 tail.pop_front();
             }
         }
@@ -263,6 +285,9 @@ impl GroupLog {
     pub(crate) fn truncate_after(&self, after: Option<Position>) {
         let mut tail = self.tail.lock();
         let from = after.map_or(0, |after| after.index + 1);
+        if tail.last.is_none_or(|last| last.index < from) {
+            return;
+        }
         while tail.entries.back().is_some_and(|entry| entry.index >= from) {
             if let Some(entry) = tail.entries.pop_back() {
                 tail.bytes -= entry.weight();
@@ -295,14 +320,14 @@ impl GroupLog {
     /// Entries in `from..to`. At least one is returned if there is one; more than `max_bytes` end the read.
     /// Blocks when it must read the store: see [`GroupLog::in_memory`].
     pub(crate) fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<LogEntry>> {
-        let (from, mut newest) = {
+        let (from, to, mut newest) = {
             let tail = self.tail.lock();
             let from = from.max(tail.purged.map_or(0, |purged| purged.index + 1));
             let to = to.min(tail.last.map_or(0, |last| last.index + 1));
             let first = tail.entries.front().map_or(to, |entry| entry.index);
             let skip = from.saturating_sub(first) as usize;
             let take = to.saturating_sub(from.max(first)) as usize;
-            (from, tail.entries.iter().skip(skip).take(take).cloned().collect::<Vec<_>>())
+            (from, to, tail.entries.iter().skip(skip).take(take).cloned().collect::<Vec<_>>())
         };
         let stored_to = newest.first().map_or(to, |entry| entry.index);
         let mut entries = Vec::with_capacity(newest.len());
@@ -341,7 +366,9 @@ impl GroupLog {
         entries: &mut Vec<LogEntry>,
     ) -> io::Result<()> {
         for (first, _) in self.index.records_of(from, to) {
-            let Some(value) = self.engine.get(Space::Log, &keys::record(self.index.group, first))? else {
+            let Some(value) =
+                self.engine.get(Space::Log, &keys::record(self.index.group, first))?
+            else {
                 // Purged meanwhile: tolerated at the beginning only.
                 entries.clear();
                 continue;

@@ -84,12 +84,18 @@ pub(crate) trait Engine: Send + Sync + 'static {
 pub(crate) fn check_limits(batch: &WriteBatch) -> io::Result<()> {
     for (key, value) in batch {
         if key.len() > KEY_LIMIT {
-            return Err(io::Error::other(format!("key of {} bytes, the limit is {KEY_LIMIT}", key.len())));
+            return Err(io::Error::other(format!(
+                "key of {} bytes, the limit is {KEY_LIMIT}",
+                key.len()
+            )));
         }
         if let Some(value) = value
             && value.len() > VALUE_LIMIT
         {
-            return Err(io::Error::other(format!("value of {} bytes, the limit is {VALUE_LIMIT}", value.len())));
+            return Err(io::Error::other(format!(
+                "value of {} bytes, the limit is {VALUE_LIMIT}",
+                value.len()
+            )));
         }
     }
     Ok(())

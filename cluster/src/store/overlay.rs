@@ -47,13 +47,15 @@ impl Rows for Overlay<'_> {
         if from >= to {
             return;
         }
-        let mut changed = self.changes.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).peekable();
+        let mut changed =
+            self.changes.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).peekable();
         if changed.peek().is_none() {
             return self.base.scan(from, to, visit);
         }
         let mut broke = false;
         self.base.scan(from, to, &mut |key, value| {
-            while let Some((other, change)) = changed.next_if(|(other, _)| other.as_slice() <= key) {
+            while let Some((other, change)) = changed.next_if(|(other, _)| other.as_slice() <= key)
+            {
                 let replaces = other.as_slice() == key;
                 if let Some(change) = change
                     && visit(other, change).is_break()
@@ -94,8 +96,15 @@ mod tests {
         fn get(&self, key: &[u8]) -> Option<Bytes> {
             self.0.get(key).cloned()
         }
-        fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-            for (key, value) in self.0.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))) {
+        fn scan(
+            &self,
+            from: &[u8],
+            to: &[u8],
+            visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        ) {
+            for (key, value) in
+                self.0.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
+            {
                 if visit(key, value).is_break() {
                     return;
                 }
@@ -104,13 +113,19 @@ mod tests {
     }
 
     fn map(rows: &[(&str, &str)]) -> BTreeMap<Vec<u8>, Bytes> {
-        rows.iter().map(|(key, value)| (key.as_bytes().to_vec(), Bytes::copy_from_slice(value.as_bytes()))).collect()
+        rows.iter()
+            .map(|(key, value)| (key.as_bytes().to_vec(), Bytes::copy_from_slice(value.as_bytes())))
+            .collect()
     }
 
     fn scan(rows: &dyn Rows, from: &str, to: &str, limit: usize) -> String {
         let mut seen = Vec::new();
         rows.scan(from.as_bytes(), to.as_bytes(), &mut |key, value| {
-            seen.push(format!("{}={}", String::from_utf8_lossy(key), String::from_utf8_lossy(value)));
+            seen.push(format!(
+                "{}={}",
+                String::from_utf8_lossy(key),
+                String::from_utf8_lossy(value)
+            ));
             if seen.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         seen.join(" ")
@@ -120,7 +135,8 @@ mod tests {
     fn reads_and_scans_see_earlier_commands() {
         let base = Map(map(&[("b", "1"), ("d", "1"), ("f", "1")]));
         let mut overlay = Overlay::new(&base);
-        let change = |value: Option<&str>| value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+        let change =
+            |value: Option<&str>| value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
         overlay.extend(Changes::from([
             (b"a".to_vec(), change(Some("2"))),
             (b"d".to_vec(), change(None)),

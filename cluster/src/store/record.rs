@@ -78,7 +78,11 @@ pub(crate) struct RecordMeta {
 }
 
 /// Adds the records for `entries` (consecutive, not empty) to `batch` and names them.
-pub(crate) fn pack(group: u32, entries: &[LogEntry], batch: &mut WriteBatch) -> Vec<(u64, RecordMeta)> {
+pub(crate) fn pack(
+    group: u32,
+    entries: &[LogEntry],
+    batch: &mut WriteBatch,
+) -> Vec<(u64, RecordMeta)> {
     let mut metas = Vec::new();
     let mut open: Option<(u64, Vec<u8>, RecordMeta)> = None;
     for entry in entries {
@@ -95,7 +99,8 @@ pub(crate) fn pack(group: u32, entries: &[LogEntry], batch: &mut WriteBatch) -> 
             (entry.index, value, RecordMeta::default())
         });
         meta.last = entry.index;
-        let body: &[u8] = if large { &(entry.body.len() as u32).to_le_bytes() } else { &entry.body };
+        let body: &[u8] =
+            if large { &(entry.body.len() as u32).to_le_bytes() } else { &entry.body };
         value.extend_from_slice(&(body.len() as u32).to_le_bytes());
         value.extend_from_slice(&entry.term.to_le_bytes());
         value.push(if large { entry.kind | STUB } else { entry.kind });
@@ -184,7 +189,8 @@ pub(crate) fn cut(record: &Bytes, keep: u16) -> io::Result<Vec<u8>> {
     let mut at = HEADER;
     for _ in 0..keep {
         let length = record.get(at..at + 4).ok_or_else(|| broken("log record"))?;
-        at += ENTRY_HEADER + u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        at += ENTRY_HEADER
+            + u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
     }
     let mut out = record.get(..at).ok_or_else(|| broken("log record"))?.to_vec();
     out[1..3].copy_from_slice(&keep.to_le_bytes());
@@ -212,10 +218,17 @@ mod tests {
     #[test]
     fn record_layout_never_changes() {
         let mut batch = WriteBatch::new();
-        pack(1, &[LogEntry { term: 2, index: 9, kind: 1, body: Bytes::from_static(b"ab") }], &mut batch);
+        pack(
+            1,
+            &[LogEntry { term: 2, index: 9, kind: 1, body: Bytes::from_static(b"ab") }],
+            &mut batch,
+        );
         let value = batch[0].1.clone().unwrap();
         assert_eq!(value, b"\x01\x01\0\x02\0\0\0\x02\0\0\0\0\0\0\0\x01ab");
-        assert_eq!(Position { term: 1, index: 2 }.encode(), b"\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0");
+        assert_eq!(
+            Position { term: 1, index: 2 }.encode(),
+            b"\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"
+        );
     }
 
     #[test]
@@ -223,7 +236,10 @@ mod tests {
         let entries: Vec<_> = (1..=30).map(|index| entry(index, 300)).collect();
         let mut batch = WriteBatch::new();
         let metas = pack(1, &entries, &mut batch);
-        assert_eq!(metas.iter().map(|(first, meta)| meta.last - first + 1).collect::<Vec<_>>(), [13, 13, 4]);
+        assert_eq!(
+            metas.iter().map(|(first, meta)| meta.last - first + 1).collect::<Vec<_>>(),
+            [13, 13, 4]
+        );
         let mut read = Vec::new();
         for ((first, _), (_, value)) in metas.iter().zip(&batch) {
             let value = value.clone().unwrap();

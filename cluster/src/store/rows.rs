@@ -96,7 +96,10 @@ impl StateRows {
     }
 
     /// Visits all rows, whole.
-    pub(crate) fn scan_all(&self, visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
+    pub(crate) fn scan_all(
+        &self,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<()> {
         self.scan_stored(&[keys::ROW], &[keys::ROW_CHUNK], visit)
     }
 

@@ -72,9 +72,10 @@ impl Open {
     fn tree(&self, space: Space) -> io::Result<&Tree> {
         match space {
             Space::Log => Ok(&self.log),
-            Space::State(group) => {
-                self.states.get(group as usize).ok_or_else(|| io::Error::other(format!("no group {group} in this store")))
-            }
+            Space::State(group) => self
+                .states
+                .get(group as usize)
+                .ok_or_else(|| io::Error::other(format!("no group {group} in this store"))),
         }
     }
 }
@@ -157,7 +158,10 @@ fn open_db(path: &Path, cache_bytes: u64) -> io::Result<Db> {
     // sled panics on some kinds of broken data instead of returning an error.
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(result) => result.map_err(to_io),
-        Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "sled panicked while it opened the database")),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "sled panicked while it opened the database",
+        )),
     }
 }
 

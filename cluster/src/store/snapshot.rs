@@ -200,7 +200,9 @@ impl Reader {
             self.crc.update(&rows);
             let mut crc = [0; 4];
             self.input.read_exact(&mut crc)?;
-            if self.crc.clone().finalize() != u32::from_le_bytes(crc) || u64::from_le_bytes(rows) != self.rows {
+            if self.crc.clone().finalize() != u32::from_le_bytes(crc)
+                || u64::from_le_bytes(rows) != self.rows
+            {
                 return Err(invalid("the snapshot is not whole"));
             }
             return Ok(false);

@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use durahub_cluster::{Applied, Changes, GroupId, Machine, Node, NodeConfig, Partition, Rows, Stamp, StampSource, Storage};
+use durahub_cluster::{
+    Applied, Changes, GroupId, Machine, Node, NodeConfig, Partition, Rows, Stamp, StampSource,
+    Storage,
+};
 
 /// The machine; remembers the effects that it was told.
 #[derive(Default)]
@@ -33,7 +36,8 @@ impl Machine for Counters {
         let mut changes = Changes::new();
         let reply = match words.as_slice() {
             ["add", key, n, ..] => {
-                let old: u64 = rows.get(key.as_bytes()).map_or(0, |value| text(&value).parse().unwrap());
+                let old: u64 =
+                    rows.get(key.as_bytes()).map_or(0, |value| text(&value).parse().unwrap());
                 let new = (old + n.parse::<u64>().unwrap()).to_string();
                 changes.insert(key.as_bytes().to_vec(), Some(Bytes::from(new.clone())));
                 new
@@ -58,7 +62,11 @@ impl Machine for Counters {
             ["stamp"] => format!("{} {} {}", stamp.now, stamp.seed, stamp.sequence),
             _ => format!("unknown command {command}"),
         };
-        Applied { changes, reply: Bytes::from(reply.clone()), effects: vec![format!("{} => {reply}", words[0])] }
+        Applied {
+            changes,
+            reply: Bytes::from(reply.clone()),
+            effects: vec![format!("{} => {reply}", words[0])],
+        }
     }
 
     fn committed(&self, group: GroupId, effects: Vec<String>) {
