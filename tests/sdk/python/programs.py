@@ -599,7 +599,7 @@ def terminate(hub: Hub):
         run_echo(client)
         if not hub.reference:
             equal(client.get_orchestration_state(instance), state, "after the activity's result (R2.53)")
-        equal(len(client.get_orchestration_history(instance)), length, "history after the activity's result")
+            equal(len(client.get_orchestration_history(instance)), length, "history after the activity's result")
 
 
 @program
