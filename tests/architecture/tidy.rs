@@ -5,9 +5,6 @@ use crate::source::Source;
 /// A longer file is read by nobody.
 pub(crate) const LONGEST_FILE: usize = 800;
 
-/// Lines that the story of a folder needs at least.
-const SHORTEST_STORY: usize = 3;
-
 /// What is untidy about one file.
 pub(crate) fn violations(path: &str, text: &str, source: &Source) -> Vec<String> {
     let mut found = Vec::new();
@@ -49,14 +46,13 @@ pub(crate) fn folder_violations(files: &[(String, String)]) -> Vec<String> {
         .collect();
     folders.sort_unstable();
     folders.dedup();
-    let story = |folder: &str| {
+    let has_story = |folder: &str| {
         let heads = [format!("{folder}/mod.rs"), format!("{folder}/lib.rs")];
-        let head = files.iter().find(|(path, _)| heads.contains(path));
-        head.map_or(0, |(_, text)| text.lines().take_while(|line| line.starts_with("//!")).count())
+        files.iter().any(|(path, text)| heads.contains(path) && text.starts_with("//!"))
     };
     folders
         .iter()
-        .filter(|folder| story(folder) < SHORTEST_STORY)
-        .map(|folder| format!("{folder}/: needs a mod.rs that opens with the folder's story, {SHORTEST_STORY} lines or more"))
+        .filter(|folder| !has_story(folder))
+        .map(|folder| format!("{folder}/: needs a mod.rs that opens with the folder's story (//!)"))
         .collect()
 }
