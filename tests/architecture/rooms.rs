@@ -310,6 +310,15 @@ fn room_of(path: &str) -> Option<&'static Room> {
     ROOMS.iter().max_by_key(length).filter(|room| length(room) > 0)
 }
 
+/// Files and folders (with a slash at the end) of the modules that a file has for tests only.
+pub(crate) fn test_places(path: &str, source: &Source) -> Vec<String> {
+    let heads = ["/mod.rs", "/lib.rs", "/main.rs"];
+    let folder = heads.iter().find_map(|head| path.strip_suffix(head));
+    let folder = folder.unwrap_or_else(|| path.trim_end_matches(".rs"));
+    let places = |name: &&str| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/")];
+    source.test_modules().iter().flat_map(places).collect()
+}
+
 /// Test and bench files may name what they like.
 fn is_test(path: &str) -> bool {
     path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "benches"))

@@ -41,6 +41,17 @@ impl Source {
         Source { tokens: without_tests(&all_tokens), all_tokens, comments }
     }
 
+    /// Modules in files of their own that are compiled for tests only: `#[cfg(test)] mod scripts;`.
+    pub(crate) fn test_modules(&self) -> Vec<&str> {
+        let word = |at: usize| self.all_tokens.get(at).map_or("", |token| token.text.as_str());
+        (0..self.all_tokens.len())
+            .filter(|at| is_test_mark(&self.all_tokens[*at..]))
+            .map(|at| at + TEST_MARK.len())
+            .filter(|at| word(*at) == "mod" && word(at + 2) == ";")
+            .map(|at| word(at + 1))
+            .collect()
+    }
+
     /// Every path of two or more segments, and everything in a `use`, relative paths resolved.
     ///
     /// `module` is the place of the file, such as `["engine", "decide"]` for `src/engine/decide.rs`.
@@ -171,24 +182,27 @@ fn tokenize(code: &str) -> Vec<Token> {
     tokens
 }
 
+/// What stands in front of an item that only tests have.
+const TEST_MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+
+fn is_test_mark(tokens: &[Token]) -> bool {
+    tokens.len() >= TEST_MARK.len()
+        && TEST_MARK.iter().zip(tokens).all(|(mark, token)| token.text == *mark)
+}
+
 /// The tokens without items under `#[cfg(test)]`.
 fn without_tests(tokens: &[Token]) -> Vec<Token> {
-    let mark = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        let marked = mark
-            .iter()
-            .enumerate()
-            .all(|(i, text)| tokens.get(at + i).is_some_and(|t| t.text == *text));
-        if !marked {
+        if !is_test_mark(&tokens[at..]) {
             kept.push(tokens[at].clone());
             at += 1;
             continue;
         }
         // The item ends with its outermost closing brace, or with a semicolon before any brace.
         let mut depth = 0;
-        at += mark.len();
+        at += TEST_MARK.len();
         while at < tokens.len() {
             let text = tokens[at].text.as_str();
             at += 1;
