@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::BenchArgs;
 use crate::config::{Config, Flags, LogFormat};
 use crate::shutdown::Signals;
 use crate::telemetry::logs::{self, Style};
@@ -43,7 +44,8 @@ enum Command {
     Serve(Flags),
     /// Look at the configuration without running a node.
     Config(ConfigArgs),
-    // LEAD: add `Bench(crate::bench::BenchArgs)` here, and its arm in `run` below.
+    /// Load a server and measure it.
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -82,7 +84,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
             print(&Config::default().to_toml())
-        } // LEAD: `Command::Bench(args) => runtime()?.block_on(crate::bench::run(args)),`
+        }
+        Command::Bench(args) => runtime()?.block_on(crate::bench::run(args)),
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::sync::{Notify, mpsc};
 use self::assemble::Assembled;
 use self::feed::Parcel;
 use self::hub::{Assignment, End, Hub, Key, StreamId};
-use self::token::{Token, Work};
+use self::token::Token;
 use self::waiters::Waiters;
 use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
