@@ -36,6 +36,8 @@ use crate::store::{Engine, FaultHook};
 
 /// Most partitions of a cluster.
 pub const PARTITIONS_LIMIT: u32 = 1024;
+/// Longest log entry, in bytes: half of what a message between nodes may hold.
+const ENTRY_LIMIT: usize = 128 << 20;
 
 /// Clock and entropy: nanoseconds since the Unix epoch and 64 random bits, fresh at every call.
 pub type StampSource = Arc<dyn Fn() -> (i64, u64) + Send + Sync>;
@@ -305,11 +307,11 @@ fn check(config: &NodeConfig) -> Result<(), StartError> {
         return refuse("entries_in_flight", "0".into(), "at least 1");
     }
     // An entry must fit into one message between nodes, with room to spare.
-    if config.options.command_bytes > 32 << 20 || config.options.entry_bytes > 32 << 20 {
+    if config.options.command_bytes > ENTRY_LIMIT || config.options.entry_bytes > ENTRY_LIMIT {
         return refuse(
             "command_bytes",
             config.options.command_bytes.to_string(),
-            "at most 33554432",
+            "at most 134217728",
         );
     }
     membership::check_members(config.node_id, &config.options.initial_members)

@@ -14,7 +14,7 @@ use super::types::{LogId, StoredMembership};
 
 const VERSION: u8 = 1;
 /// Longest value that is decoded, in bytes: an append message of the peer protocol is the largest.
-const LIMIT: usize = 64 << 20;
+const LIMIT: usize = 256 << 20;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
     bincode::config::legacy().with_limit::<LIMIT>();
