@@ -3,6 +3,8 @@
 //! `cargo bench -p durahub-cluster --bench propose`. A case is engine, groups, clients; 300-byte commands,
 //! one row written per command.
 
+#![allow(clippy::print_stderr)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -54,9 +56,14 @@ fn memory(bencher: Bencher<'_, '_>, (groups, clients): (u32, u32)) {
     run(bencher, Storage::Memory, groups, clients);
 }
 
+/// A number from the environment, to try other settings without building again.
+fn setting(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 fn run(bencher: Bencher<'_, '_>, storage: Storage, groups: u32, clients: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(setting("WORKERS").unwrap_or(2))
         .enable_all()
         .build()
         .expect("a runtime");

@@ -8,7 +8,7 @@
 //! Read in this order:
 //! - [`machine`]: the seam to whatever is replicated;
 //! - [`partition`]: propose and read in one group;
-//! - [`node`]: all groups of a process; start and stop;
+//! - [`node`]: all groups of a process; start and stop; [`config`]: with which settings;
 //! - [`placement`], [`directory`], [`membership`]: which group holds a key, who leads it, who votes;
 //! - [`folder`]: whose data folder this is;
 //! - [`peers`]: what nodes say to each other;
@@ -20,6 +20,7 @@
 //! DESIGN.md says why it is built this way, and what is synced when. A process that hosts a node should
 //! install a panic hook that ends the process: sled panics where other stores return errors.
 
+pub mod config;
 pub mod directory;
 pub mod error;
 pub mod folder;
@@ -33,13 +34,15 @@ pub mod placement;
 
 mod batch;
 mod raft;
+mod service;
 mod store;
 
+pub use config::{NodeConfig, Options, StampSource, Storage};
 pub use directory::{Directory, Leadership};
 pub use error::{Error, StartError};
 pub use folder::Identity;
 pub use machine::{Applied, Changes, GroupId, Machine, Rows, Stamp};
-pub use node::{Node, NodeConfig, Options, StampSource, Storage};
+pub use node::Node;
 pub use partition::Partition;
 pub use raft::group::Progress;
 pub use store::{FAULT_EXIT_CODE, FaultHook};

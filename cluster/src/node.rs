@@ -5,131 +5,31 @@
 //! Stopping goes the other way: groups first, then the queue runs dry, then the files close, then the
 //! folder's lock goes.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::{BoxFuture, join_all, try_join_all};
+use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::batch::COMMANDS_LIMIT;
+use crate::config::{NodeConfig, Storage, check, limits};
 use crate::directory::{Directory, Leadership};
-use crate::error::{Error, StartError};
+use crate::error::StartError;
 use crate::folder::{Expected, FORMAT, Folder, Identity};
 use crate::machine::{GroupId, Machine};
 use crate::membership;
 use crate::metrics;
-use crate::partition::{BatchLimits, Partition};
-use crate::peers::{Call, NoPeers, PeerError, PeerService, SnapshotCall, Transport};
+use crate::partition::Partition;
+use crate::peers::PeerService;
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
+use crate::store::Engine;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::rows::StateRows;
 use crate::store::sled::SledEngine;
-use crate::store::{Engine, FaultHook};
-
-/// Most partitions of a cluster.
-pub const PARTITIONS_LIMIT: u32 = 1024;
-/// Longest log entry, in bytes: half of what a message between nodes may hold.
-const ENTRY_LIMIT: usize = 128 << 20;
-
-/// Clock and entropy: nanoseconds since the Unix epoch and 64 random bits, fresh at every call.
-pub type StampSource = Arc<dyn Fn() -> (i64, u64) + Send + Sync>;
-
-/// Where a node keeps its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// Nowhere: all is gone with the process.
-    Memory,
-    /// In a folder, which is made if it does not exist.
-    Folder(PathBuf),
-}
-
-/// What a node is started with.
-#[derive(Clone)]
-pub struct NodeConfig {
-    /// Id of this node, unique in the cluster and never reused.
-    pub node_id: u64,
-    /// Where the data lies.
-    pub storage: Storage,
-    /// Number of partitions beside the metadata group; fixed at the first start.
-    pub partitions: u32,
-    /// Memory for the store's page cache, in bytes.
-    pub cache_bytes: u64,
-    /// Clock and entropy of the leader.
-    pub stamp: StampSource,
-    /// Everything with a sensible default.
-    pub options: Options,
-}
-
-impl NodeConfig {
-    /// A node alone, with defaults for everything else.
-    pub fn new(node_id: u64, storage: Storage, partitions: u32, stamp: StampSource) -> Self {
-        Self {
-            node_id,
-            storage,
-            partitions,
-            cache_bytes: 128 << 20,
-            stamp,
-            options: Options::default(),
-        }
-    }
-}
-
-/// Settings that rarely change.
-#[derive(Clone)]
-pub struct Options {
-    /// `host:port` under which peers reach this node; empty while it has none.
-    pub peer_address: String,
-    /// All members of a cluster that starts for the first time, with their peer addresses; empty for a
-    /// cluster of one.
-    pub initial_members: BTreeMap<u64, String>,
-    /// Carries calls to peers.
-    pub transport: Arc<dyn Transport>,
-    /// Longest command, in bytes.
-    pub command_bytes: usize,
-    /// Bytes after which a log entry is closed.
-    pub entry_bytes: usize,
-    /// Commands after which a log entry is closed; at most 65 536.
-    pub entry_commands: usize,
-    /// Log entries of one group that may be on their way at the same time.
-    pub entries_in_flight: usize,
-    /// Commands of one group that may wait before callers do.
-    pub waiting_commands: usize,
-    /// Time after which a proposal is given up as "outcome unknown".
-    pub propose_timeout: Duration,
-    /// Entries after which the log may be compacted.
-    pub snapshot_every: u64,
-    /// Entries that stay in the log behind a compaction point, for followers that are a little behind.
-    pub keep_entries: u64,
-    /// What to do when the disk fails.
-    pub fault: FaultHook,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            peer_address: String::new(),
-            initial_members: BTreeMap::new(),
-            transport: Arc::new(NoPeers),
-            command_bytes: 8 << 20,
-            entry_bytes: 1 << 20,
-            entry_commands: 1024,
-            entries_in_flight: 1,
-            waiting_commands: 4096,
-            propose_timeout: Duration::from_secs(15),
-            snapshot_every: 50_000,
-            keep_entries: 10_000,
-            fault: FaultHook::default(),
-        }
-    }
-}
 
 /// A running node. Dropping it without [`Node::stop`] leaves its tasks running.
 pub struct Node<M: Machine> {
@@ -137,10 +37,10 @@ pub struct Node<M: Machine> {
     service: Arc<dyn PeerService>,
 }
 
-struct Inner<M: Machine> {
-    node_id: u64,
-    identity: Identity,
-    groups: Vec<Partition<M>>,
+pub(crate) struct Inner<M: Machine> {
+    pub(crate) node_id: u64,
+    pub(crate) identity: Identity,
+    pub(crate) groups: Vec<Partition<M>>,
     directory: Directory,
     engine: Arc<dyn Engine>,
     flusher: Arc<Flusher>,
@@ -294,29 +194,6 @@ impl<M: Machine> Node<M> {
     }
 }
 
-fn check(config: &NodeConfig) -> Result<(), StartError> {
-    let refuse = |name, value: String, rule| Err(StartError::Setting { name, value, rule });
-    if config.partitions == 0 || config.partitions > PARTITIONS_LIMIT {
-        return refuse("partitions", config.partitions.to_string(), "between 1 and 1024");
-    }
-    let commands = config.options.entry_commands;
-    if commands == 0 || commands > COMMANDS_LIMIT {
-        return refuse("entry_commands", commands.to_string(), "between 1 and 65536");
-    }
-    if config.options.entries_in_flight == 0 || config.options.waiting_commands == 0 {
-        return refuse("entries_in_flight", "0".into(), "at least 1");
-    }
-    // An entry must fit into one message between nodes, with room to spare.
-    if config.options.command_bytes > ENTRY_LIMIT || config.options.entry_bytes > ENTRY_LIMIT {
-        return refuse(
-            "command_bytes",
-            config.options.command_bytes.to_string(),
-            "at most 134217728",
-        );
-    }
-    membership::check_members(config.node_id, &config.options.initial_members)
-}
-
 async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), StartError> {
     let invent = {
         let stamp = Arc::clone(&config.stamp);
@@ -359,17 +236,6 @@ async fn open_engine(config: &NodeConfig, folder: Option<&Folder>) -> io::Result
     Ok(Arc::new(open.await.map_err(io::Error::other)??))
 }
 
-fn limits(options: &Options) -> BatchLimits {
-    BatchLimits {
-        command_bytes: options.command_bytes,
-        entry_bytes: options.entry_bytes,
-        entry_commands: options.entry_commands,
-        in_flight: options.entries_in_flight,
-        waiting: options.waiting_commands,
-        timeout: options.propose_timeout,
-    }
-}
-
 /// Keeps the slow gauges fresh.
 async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>) {
     let lags: Vec<_> = groups.iter().map(|group| metrics::apply_lag(group.id().0)).collect();
@@ -386,62 +252,5 @@ async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>)
         if let Ok(bytes) = tokio::task::spawn_blocking(move || engine.size_on_disk()).await {
             metrics::SIZE_ON_DISK.set(bytes as f64);
         }
-    }
-}
-
-impl<M: Machine> Inner<M> {
-    fn find(&self, cluster: &str, group: GroupId) -> Result<&Partition<M>, PeerError> {
-        let failed = |reason: String| PeerError::Failed { peer: self.node_id, reason };
-        if cluster != self.identity.cluster {
-            return Err(failed(format!(
-                "this node is of cluster {}, not {cluster}",
-                self.identity.cluster
-            )));
-        }
-        self.groups
-            .get(group.0 as usize)
-            .ok_or_else(|| failed(format!("there is no partition {group}")))
-    }
-
-    fn failed(&self, error: io::Error) -> PeerError {
-        PeerError::Failed { peer: self.node_id, reason: error.to_string() }
-    }
-}
-
-impl<M: Machine> PeerService for Inner<M> {
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>> {
-        Box::pin(async move {
-            let partition = self.find(&call.cluster, call.group)?;
-            partition.group().answer(&call).await.map_err(|error| self.failed(error))
-        })
-    }
-
-    fn incoming_snapshot(&self, group: GroupId) -> Result<Option<PathBuf>, PeerError> {
-        let partition = self.find(&self.identity.cluster, group)?;
-        partition.group().incoming().map_err(|error| self.failed(error))
-    }
-
-    fn snapshot(&self, call: SnapshotCall) -> BoxFuture<'_, Result<Bytes, PeerError>> {
-        Box::pin(async move {
-            let partition = self.find(&call.cluster, call.group)?;
-            partition
-                .group()
-                .receive(&call.payload, call.body)
-                .await
-                .map_err(|error| self.failed(error))
-        })
-    }
-
-    fn propose<'a>(
-        &'a self,
-        cluster: &'a str,
-        group: GroupId,
-        command: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, Error>> {
-        Box::pin(async move {
-            let partition =
-                self.find(cluster, group).map_err(|error| Error::Unavailable(error.to_string()))?;
-            partition.propose(command).await
-        })
     }
 }

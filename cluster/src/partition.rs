@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::batch::{self, Batch};
+use crate::config::StampSource;
 use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine, Rows};
 use crate::metrics;
-use crate::node::StampSource;
 use crate::raft::group::{Group, Outcome, Progress};
 use crate::store::rows::StateRows;
 

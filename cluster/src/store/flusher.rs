@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::log::LogIndex;
-use super::record::{self, LogEntry, Position};
-use super::{Engine, FaultHook, Space, WriteBatch, keys};
+use super::record::{LogEntry, Position};
+use super::writer::Writer;
+use super::{Engine, FaultHook, WriteBatch, keys};
 use crate::metrics;
 
 /// Bytes of log entries that one round takes at most.
@@ -256,7 +257,7 @@ impl Shared {
         batch: WriteBatch,
         dones: &mut Vec<Done>,
     ) -> io::Result<()> {
-        let mut writer = Writer { engine: self.engine.as_ref(), batch, appends: BTreeMap::new() };
+        let mut writer = Writer::new(self.engine.as_ref(), batch);
         let mut failed = Ok(());
         for job in jobs {
             // After a failure the jobs are only taken apart for their completions.
@@ -333,71 +334,6 @@ impl Shared {
     }
 }
 
-/// Collects one round's batch.
-struct Writer<'a> {
-    engine: &'a dyn Engine,
-    batch: WriteBatch,
-    appends: BTreeMap<u32, (Arc<LogIndex>, u64, Vec<LogEntry>)>,
-}
-
-impl Writer<'_> {
-    fn append(&mut self, log: Arc<LogIndex>, epoch: u64, entries: Vec<LogEntry>) {
-        let group = log.group();
-        let (_, known, collected) =
-            self.appends.entry(group).or_insert_with(|| (log, epoch, Vec::new()));
-        *known = epoch;
-        collected.extend(entries);
-    }
-
-    /// Applies what is collected; returns the records and bytes written.
-    fn flush(&mut self) -> io::Result<(usize, usize)> {
-        let appends = std::mem::take(&mut self.appends);
-        let mut packed = Vec::with_capacity(appends.len());
-        for (group, (log, epoch, entries)) in appends {
-            let Some(last) = entries.last().map(|entry| entry.index) else { continue };
-            packed.push((log, epoch, last, record::pack(group, &entries, &mut self.batch)));
-        }
-        let batch = std::mem::take(&mut self.batch);
-        let size =
-            (batch.len(), batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum());
-        if !batch.is_empty() {
-            self.engine.write(Space::Log, batch)?;
-        }
-        for (log, epoch, last, metas) in packed {
-            log.stored(epoch, last, metas);
-        }
-        Ok(size)
-    }
-
-    fn truncate(&mut self, log: &Arc<LogIndex>, after: Option<u64>) -> io::Result<()> {
-        self.flush()?;
-        let from = after.map_or(0, |after| after + 1);
-        let (removed, boundary) = log.cut_records(from);
-        for (first, meta) in removed {
-            self.delete(log.group(), first, &meta);
-        }
-        if let Some((first, mut meta)) = boundary {
-            let key = keys::record(log.group(), first);
-            let value =
-                self.engine.get(Space::Log, &key)?.ok_or_else(|| record::broken("log record"))?;
-            for (index, chunks) in meta.large.iter().filter(|(index, _)| *index >= from) {
-                self.batch
-                    .extend((0..*chunks).map(|n| (keys::chunk(log.group(), *index, n), None)));
-            }
-            meta.large.retain(|(index, _)| *index < from);
-            meta.last = from - 1;
-            self.batch.push((key, Some(record::cut(&value, (from - first) as u16)?)));
-            log.insert_record(first, meta);
-        }
-        self.flush().map(drop)
-    }
-
-    fn delete(&mut self, group: u32, first: u64, meta: &record::RecordMeta) {
-        self.batch
-            .extend(super::log::record_keys(group, first, meta).into_iter().map(|key| (key, None)));
-    }
-}
-
 fn into_done(job: Job) -> Option<Done> {
     match job {
         Job::Append { done, .. } | Job::Put { done, .. } | Job::Sync { done } => Some(done),
@@ -421,120 +357,4 @@ fn fail(jobs: Vec<Job>, message: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::super::memory::MemoryEngine;
-    use super::super::{Visit, WriteBatch};
-    use super::*;
-    use bytes::Bytes;
-
-    /// Pretends to be durable; its sync does what the test says.
-    struct Scripted {
-        inner: MemoryEngine,
-        sync: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
-    }
-
-    impl Engine for Scripted {
-        fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
-            self.inner.get(space, key)
-        }
-        fn scan(&self, space: Space, from: &[u8], to: &[u8], visit: Visit<'_>) -> io::Result<()> {
-            self.inner.scan(space, from, to, visit)
-        }
-        fn write(&self, space: Space, batch: WriteBatch) -> io::Result<()> {
-            self.inner.write(space, batch)
-        }
-        fn clear(&self, space: Space) -> io::Result<()> {
-            self.inner.clear(space)
-        }
-        fn sync(&self) -> io::Result<()> {
-            (self.sync)()
-        }
-        fn size_on_disk(&self) -> u64 {
-            0
-        }
-        fn volatile(&self) -> bool {
-            false
-        }
-        fn close(&self) {}
-    }
-
-    fn start(
-        sync: impl Fn() -> io::Result<()> + Send + Sync + 'static,
-        stuck_after: Duration,
-    ) -> (Flusher, mpsc::Receiver<String>) {
-        let (faults, seen) = mpsc::channel();
-        let engine = Arc::new(Scripted { inner: MemoryEngine::default(), sync: Box::new(sync) });
-        let hook = FaultHook::new(move |message| drop(faults.send(message.to_owned())));
-        (Flusher::start_with(engine, hook, stuck_after).unwrap(), seen)
-    }
-
-    fn put(flusher: &Flusher, key: &[u8]) -> mpsc::Receiver<io::Result<()>> {
-        let (sender, receiver) = mpsc::channel();
-        let done = Box::new(move |result| drop(sender.send(result)));
-        flusher.submit(Job::Put { key: key.to_vec(), value: Some(b"v".to_vec()), done });
-        receiver
-    }
-
-    #[test]
-    fn failed_sync_poisons_and_calls_the_hook() {
-        let (flusher, faults) = start(|| Err(io::Error::other("disk on fire")), STUCK_AFTER);
-        let error = put(&flusher, b"a").recv().unwrap().unwrap_err();
-        assert!(error.to_string().contains("disk on fire"), "{error}");
-        assert!(faults.recv().unwrap().contains("disk on fire"));
-        // Nothing is acknowledged after that, though the next sync might succeed.
-        assert!(put(&flusher, b"b").recv().unwrap().is_err());
-        flusher.close();
-    }
-
-    #[test]
-    fn stuck_sync_is_a_fault() {
-        let (release, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let (flusher, faults) = start(
-            move || {
-                let _ = gate.lock().recv();
-                Ok(())
-            },
-            Duration::from_millis(100),
-        );
-        let waiting = put(&flusher, b"a");
-        assert!(faults.recv_timeout(Duration::from_secs(5)).unwrap().contains("stuck"));
-        drop(release);
-        waiting.recv().unwrap().unwrap();
-        flusher.close();
-    }
-
-    #[test]
-    fn jobs_that_wait_share_one_sync() {
-        let syncs = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&syncs);
-        let (flusher, _faults) = start(
-            move || {
-                counter.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(20));
-                Ok(())
-            },
-            STUCK_AFTER,
-        );
-        let waiting: Vec<_> = (0..50u8).map(|n| put(&flusher, &[n])).collect();
-        for receiver in waiting {
-            receiver.recv().unwrap().unwrap();
-        }
-        let rounds = syncs.load(Ordering::Relaxed);
-        assert!((1..=5).contains(&rounds), "{rounds} syncs for 50 jobs");
-        flusher.close();
-    }
-
-    #[test]
-    fn queued_jobs_are_durable_after_close() {
-        let (flusher, _faults) = start(|| Ok(()), STUCK_AFTER);
-        let waiting: Vec<_> = (0..100u8).map(|n| put(&flusher, &[n])).collect();
-        flusher.close();
-        for receiver in waiting {
-            receiver.recv().unwrap().unwrap();
-        }
-        assert!(put(&flusher, b"late").recv().unwrap().is_err());
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 //! either engine:
 //!
 //! - [`flusher`]: one thread and one queue per node; many log writes share one sync (group commit);
+//! - [`writer`]: the batch of one round of it;
 //! - [`log`]: the log of one group, packed into small records, its newest part in memory;
 //! - [`rows`]: the state rows of one group, of any size, written atomically;
 //! - [`overlay`]: the rows as the next command must see them while a batch is being applied;
@@ -24,6 +25,7 @@ pub(crate) mod sled;
 pub(crate) mod snapshot;
 #[cfg(test)]
 mod suite;
+pub(crate) mod writer;
 
 use std::io;
 use std::ops::ControlFlow;
