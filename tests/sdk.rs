@@ -123,6 +123,11 @@ struct Sdk {
     /// Files that decide what is installed.
     pins: &'static [&'static str],
     script: &'static str,
+    interpreter: &'static str,
+    /// Arguments with which the interpreter tells its version, or fails when it is too old.
+    check: &'static [&'static str],
+    /// What to do about a missing or old one.
+    remedy: &'static str,
     setup: fn(&Sdk, &Path),
 }
 
@@ -132,13 +137,26 @@ impl Sdk {
             name: "python",
             pins: &["requirements.txt"],
             script: "programs.py",
+            interpreter: "python3",
+            check: &[
+                "-c",
+                "import sys, venv, ensurepip; assert sys.version_info >= (3, 10); print(sys.version)",
+            ],
+            remedy: "install Python 3.10 or newer with venv (Debian: apt-get install python3 python3-venv)",
             setup: set_up_python,
         }
     }
 
     fn javascript() -> Sdk {
-        let pins = &["package.json", "package-lock.json"];
-        Sdk { name: "javascript", pins, script: "programs.mjs", setup: set_up_javascript }
+        Sdk {
+            name: "javascript",
+            pins: &["package.json", "package-lock.json"],
+            script: "programs.mjs",
+            interpreter: "node",
+            check: &["-p", "assert(parseInt(process.versions.node) >= 20); process.version"],
+            remedy: "install node 20 or newer with npm (Debian: apt-get install nodejs npm)",
+            setup: set_up_javascript,
+        }
     }
 
     fn sources(&self) -> PathBuf {
@@ -153,10 +171,9 @@ impl Sdk {
 
     /// The interpreter with the SDK at hand and the script of programs as its first argument.
     fn command(&self) -> Command {
-        let mut command = match self.name {
-            "python" => Command::new(self.home().join("bin/python")),
-            _ => Command::new("node"),
-        };
+        let inside = self.home().join("bin").join(self.interpreter);
+        let mut command =
+            Command::new(if inside.exists() { inside } else { self.interpreter.into() });
         // The JavaScript programs look for their modules in the working directory.
         command.current_dir(self.home()).arg(self.sources().join(self.script));
         command
@@ -168,7 +185,9 @@ impl Sdk {
         fs::create_dir_all(home.parent().expect("inside target")).expect("target is writable");
         let lock = File::create(home.with_extension("lock")).expect("target is writable");
         lock.lock().expect("the lock can be taken");
-        let wanted: String = self.pins.iter().map(|pin| self.read(pin)).collect();
+        // Asked every time: an interpreter may have gone, or be another one than at the installation.
+        let version = step(Command::new(self.interpreter).args(self.check), self.remedy);
+        let wanted = self.pins.iter().fold(version, |wanted, pin| wanted + &self.read(pin));
         let stamp = home.join("installed");
         if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
             return;
@@ -184,10 +203,7 @@ impl Sdk {
 }
 
 fn set_up_python(sdk: &Sdk, home: &Path) {
-    let remedy = "install Python 3.10 or newer with its venv module (Debian: apt-get install python3 python3-venv)";
-    let version = "import sys; sys.exit(sys.version_info < (3, 10))";
-    step(Command::new("python3").args(["-c", version]), remedy);
-    step(Command::new("python3").args(["-m", "venv"]).arg(home), remedy);
+    step(Command::new("python3").args(["-m", "venv"]).arg(home), sdk.remedy);
     let mut pip = Command::new(home.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"]);
     step(pip.arg(sdk.sources().join("requirements.txt")), "PyPI must be reachable through pip");
@@ -196,9 +212,7 @@ fn set_up_python(sdk: &Sdk, home: &Path) {
 }
 
 fn set_up_javascript(sdk: &Sdk, home: &Path) {
-    let remedy = "install node 20 or newer with npm (Debian: apt-get install nodejs npm)";
-    step(Command::new("node").arg("--version"), remedy);
-    step(Command::new("npm").arg("--version"), remedy);
+    step(Command::new("npm").arg("--version"), sdk.remedy);
     fs::create_dir_all(home).expect("target is writable");
     for pin in sdk.pins {
         fs::copy(sdk.sources().join(pin), home.join(pin)).expect("target is writable");
@@ -208,10 +222,12 @@ fn set_up_javascript(sdk: &Sdk, home: &Path) {
     step(&mut npm, "the npm registry must be reachable through npm");
 }
 
-/// One step of an installation; says what to do when it does not work.
-fn step(command: &mut Command, remedy: &str) {
+/// One step of an installation; says what to do when it does not work, and gives what it printed.
+fn step(command: &mut Command, remedy: &str) -> String {
     match command.stdin(Stdio::null()).output() {
-        Ok(output) if output.status.success() => {}
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
         Ok(output) => panic!(
             "{command:?} failed: {remedy}, or set DURAHUB_SKIP_SDK=1\n{}{}",
             String::from_utf8_lossy(&output.stdout),
