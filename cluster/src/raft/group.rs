@@ -1,0 +1,326 @@
+//! One running Raft group, in this crate's own words.
+//!
+//! [`Group::start`] opens log and state and runs openraft over them. A task watches who leads: it reports
+//! [`Leadership::Leader`] only after everything committed before has been applied here, so whoever builds
+//! queues from the rows then sees all of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
+};
+use openraft::raft::ClientWriteResponse;
+use openraft::{BasicNode, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::log::LogStore;
+use super::network::{self, Network};
+use super::snapshots::Snapshots;
+use super::state::State;
+use super::types::{OnDone, Proposal, Types};
+use crate::directory::Leadership;
+use crate::error::Error;
+use crate::machine::{GroupId, Machine};
+use crate::metrics;
+use crate::peers::{Call, SnapshotBody, Transport};
+use crate::store::flusher::Flusher;
+use crate::store::rows::StateRows;
+use crate::store::{Engine, FaultHook};
+
+/// Pause before asking again when a fresh leader has no quorum lease yet.
+const LEASE_PAUSE: Duration = Duration::from_millis(2);
+
+/// What a group is started with.
+pub(crate) struct Setup<M: Machine> {
+    pub(crate) id: GroupId,
+    pub(crate) node: u64,
+    pub(crate) cluster: String,
+    pub(crate) address: String,
+    /// All voters of a new cluster; empty when this node is alone or joins a running one.
+    pub(crate) initial_members: BTreeMap<u64, String>,
+    pub(crate) machine: Arc<M>,
+    pub(crate) rows: Arc<StateRows>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) flusher: Arc<Flusher>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) tail_limit: usize,
+    pub(crate) snapshot_every: u64,
+    pub(crate) keep_entries: u64,
+    pub(crate) fault: FaultHook,
+}
+
+/// What became of a proposal.
+pub(crate) enum Outcome {
+    /// Committed and applied here; one reply per command.
+    Applied(Vec<Bytes>),
+    /// Nothing was committed: another node leads.
+    NotLeader { leader: Option<u64> },
+    /// Nothing was committed: the leader is new and has no quorum yet. Ask again shortly.
+    NotYet,
+    /// Committed or not, nobody knows.
+    Unknown(String),
+}
+
+/// A running group.
+pub(crate) struct Group<M: Machine> {
+    id: GroupId,
+    raft: Raft<Types, State<M>>,
+    leadership: watch::Receiver<Leadership>,
+    watcher: JoinHandle<()>,
+    snapshots: Arc<Snapshots>,
+}
+
+impl<M: Machine> Group<M> {
+    /// Opens and runs the group. A group whose only voter is this node is led by it at once.
+    pub(crate) async fn start(setup: Setup<M>) -> io::Result<Self> {
+        let id = setup.id;
+        let log = LogStore::open(id.0, setup.engine, Arc::clone(&setup.flusher), setup.tail_limit)?;
+        let snapshots = Arc::clone(&setup.snapshots);
+        let state =
+            State::open(id, setup.machine, setup.rows, Arc::clone(&snapshots), setup.fault).await?;
+        let network = Network {
+            node: setup.node,
+            cluster: setup.cluster,
+            group: id,
+            transport: setup.transport,
+        };
+        let config = config(id, setup.snapshot_every, setup.keep_entries)
+            .validate()
+            .map_err(io::Error::other)?;
+        let raft = Raft::new(setup.node, Arc::new(config), network, log, state)
+            .await
+            .map_err(io::Error::other)?;
+        snapshots.set_live();
+
+        let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
+        let watcher = tokio::spawn(watch_leadership(id, raft.clone(), sender));
+        let group = Self { id, raft, leadership, watcher, snapshots };
+        group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
+        Ok(group)
+    }
+
+    /// First start: writes the first membership. Later starts: a lone voter need not wait for its own silence.
+    async fn bootstrap(
+        &self,
+        node: u64,
+        address: String,
+        members: BTreeMap<u64, String>,
+    ) -> io::Result<()> {
+        if self.raft.is_initialized().await.map_err(io::Error::other)? {
+            if self.raft.voter_ids().collect::<Vec<_>>() == [node] {
+                self.raft.trigger().elect(false).await.map_err(io::Error::other)?;
+            }
+            return Ok(());
+        }
+        let members = if members.is_empty() { BTreeMap::from([(node, address)]) } else { members };
+        let members: BTreeMap<u64, BasicNode> =
+            members.into_iter().map(|(id, address)| (id, BasicNode::new(address))).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            // Another member was faster and this node has its log already.
+            Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Appends an encoded batch; `done` is called from the task that applied it, or refused it.
+    pub(crate) async fn submit(
+        &self,
+        entry: Bytes,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<(), Error> {
+        let done = OnDone::new(move |result| done(outcome(result)));
+        self.raft.client_write_ff(Proposal(entry), Some(done)).await.map_err(fatal)
+    }
+
+    /// Returns once everything committed before the call is applied here, if this node leads.
+    pub(crate) async fn ensure_readable(&self) -> Result<(), Error> {
+        match self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(error)) => Err(fatal(error)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(Error::NotLeader { leader: forward.leader_id })
+            }
+            // The lease is stale: only now is a round to the quorum worth its time.
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                self.confirm_leadership().await
+            }
+        }
+    }
+
+    async fn confirm_leadership(&self) -> Result<(), Error> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(error)) => Err(fatal(error)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(Error::NotLeader { leader: forward.leader_id })
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(error))) => {
+                Err(Error::Unavailable(error.to_string()))
+            }
+        }
+    }
+
+    /// Asks to hand the leadership to another voter.
+    pub(crate) async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
+        self.raft.trigger().transfer_leader(to).await.map_err(fatal)
+    }
+
+    /// Names a compaction point now, so that older entries may be purged.
+    pub(crate) async fn compact(&self) -> Result<(), Error> {
+        self.raft.trigger().snapshot().await.map_err(fatal)
+    }
+
+    /// Positions of the group, for status pages and tests.
+    pub(crate) fn progress(&self) -> Progress {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Progress {
+            term: metrics.current_term,
+            last_index: metrics.last_log_index,
+            applied_index: metrics.last_applied.as_ref().map(|id| id.index()),
+            compacted_index: metrics.snapshot.as_ref().map(|id| id.index()),
+            purged_index: metrics.purged.as_ref().map(|id| id.index()),
+            voters: metrics.membership_config.voter_ids().collect(),
+        }
+    }
+
+    pub(crate) async fn answer(&self, call: &Call) -> io::Result<Bytes> {
+        network::answer(&self.raft, call).await
+    }
+
+    pub(crate) fn incoming(&self) -> io::Result<Option<std::path::PathBuf>> {
+        self.snapshots.incoming()
+    }
+
+    pub(crate) async fn receive(&self, payload: &Bytes, body: SnapshotBody) -> io::Result<Bytes> {
+        network::receive(&self.raft, payload, body).await
+    }
+
+    /// Ends the group's tasks. Nothing is written after this returns.
+    pub(crate) async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(partition = self.id.0, %error, "the group ended with an error");
+        }
+        self.watcher.abort();
+    }
+}
+
+/// How far a group has come on this node. Indexes count log entries, `None` means none yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Current term.
+    pub term: u64,
+    /// Last entry in the log.
+    pub last_index: Option<u64>,
+    /// Last entry applied to the rows.
+    pub applied_index: Option<u64>,
+    /// Last compaction point.
+    pub compacted_index: Option<u64>,
+    /// Last purged entry.
+    pub purged_index: Option<u64>,
+    /// Node ids that vote.
+    pub voters: Vec<u64>,
+}
+
+fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
+    Config {
+        cluster_name: format!("group-{id}"),
+        // The replication timeout equals the heartbeat interval, so one slow sync must fit into it.
+        heartbeat_interval: 500,
+        election_timeout_min: 1500,
+        election_timeout_max: 3000,
+        install_snapshot_timeout: 600_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+        max_in_snapshot_log_to_keep: keep_entries,
+        purge_batch_size: 1024,
+        replication_lag_threshold: 20_000.max(keep_entries * 2),
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+}
+
+fn outcome(result: Result<ClientWriteResponse<Types>, ClientWriteError<Types>>) -> Outcome {
+    match result {
+        Ok(response) => Outcome::Applied(response.data.0),
+        Err(ClientWriteError::ForwardToLeader(ForwardToLeader {
+            reason: ForwardReason::LeaseExpired,
+            ..
+        })) => Outcome::NotYet,
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
+            Outcome::NotLeader { leader: forward.leader_id }
+        }
+        Err(error) => Outcome::Unknown(error.to_string()),
+    }
+}
+
+fn fatal(error: Fatal<Types>) -> Error {
+    match error {
+        Fatal::Stopped => Error::Stopping,
+        other => Error::Unavailable(other.to_string()),
+    }
+}
+
+async fn watch_leadership<M: Machine>(
+    id: GroupId,
+    raft: Raft<Types, State<M>>,
+    sender: watch::Sender<Leadership>,
+) {
+    let mut server = raft.server_metrics();
+    let gauge = metrics::leader_term(id.0);
+    let report = |leadership: Leadership| {
+        let changed = sender.send_if_modified(|known| {
+            let changed = *known != leadership;
+            *known = leadership;
+            changed
+        });
+        if changed {
+            match leadership {
+                Leadership::Leader { term } => {
+                    gauge.set(term as f64);
+                    tracing::info!(partition = id.0, term, "leading");
+                }
+                Leadership::Follower { leader } => {
+                    gauge.set(0.0);
+                    tracing::info!(partition = id.0, ?leader, "following");
+                }
+            }
+        }
+    };
+    loop {
+        let (leads, term, leader) = {
+            let now = server.borrow_watched();
+            (now.state == ServerState::Leader, now.vote.leader_id.term, now.current_leader)
+        };
+        if !leads {
+            report(Leadership::Follower { leader });
+        } else if *sender.borrow() != (Leadership::Leader { term }) {
+            // Stays what it was until this term's first entry, and so everything before it, is applied.
+            match raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+                Ok(_) => report(Leadership::Leader { term }),
+                Err(RaftError::Fatal(_)) => break,
+                Err(RaftError::APIError(_)) => {
+                    tokio::time::sleep(LEASE_PAUSE).await;
+                    continue;
+                }
+            }
+            continue;
+        }
+        if server.changed().await.is_err() {
+            break;
+        }
+    }
+    report(Leadership::Follower { leader: None });
+}

@@ -1,0 +1,21 @@
+//! Consensus: the only room that names openraft.
+//!
+//! - [`types`]: what openraft is instantiated with;
+//! - [`codec`]: the stored form of openraft's own bookkeeping (bincode, with a version byte);
+//! - [`log`]: openraft's log storage over a [`GroupLog`](crate::store::log::GroupLog);
+//! - [`state`]: openraft's state machine over [`StateRows`](crate::store::rows::StateRows) and a machine;
+//! - [`snapshots`]: compaction points, snapshot files and their install;
+//! - [`network`]: openraft's network over a [`Transport`](crate::peers::Transport);
+//! - [`group`]: one running Raft group, in this crate's own words. Everything outside uses only this.
+//!
+//! openraft is pinned to one alpha version on purpose; DESIGN.md lists the pitfalls that shaped the code.
+
+pub(crate) mod codec;
+pub(crate) mod group;
+pub(crate) mod log;
+pub(crate) mod network;
+pub(crate) mod snapshots;
+pub(crate) mod state;
+#[cfg(test)]
+mod suite;
+pub(crate) mod types;

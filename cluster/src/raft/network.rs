@@ -1,0 +1,207 @@
+//! openraft's network over a [`Transport`]: encodes calls, decodes answers, and the same on the other side.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend, Raft, RaftNetworkFactory, RaftNetworkV2};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec;
+use super::state::State;
+use super::types::{Snapshot, SnapshotMeta, Types, Vote};
+use crate::machine::{GroupId, Machine};
+use crate::peers::{Call, CallKind, Peer, PeerError, SnapshotBody, SnapshotCall, Transport};
+use crate::store::snapshot::Body;
+
+/// Makes connections of one group.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) node: u64,
+    pub(crate) cluster: String,
+    pub(crate) group: GroupId,
+    pub(crate) transport: Arc<dyn Transport>,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Connection {
+        Connection { network: self.clone(), peer: Peer { id: target, address: node.addr.clone() } }
+    }
+}
+
+/// One group's way to one peer.
+pub(crate) struct Connection {
+    network: Network,
+    peer: Peer,
+}
+
+type Rpc<T> = Result<T, RPCError<Types>>;
+
+impl Connection {
+    async fn send<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        kind: CallKind,
+        request: &Q,
+        option: &RPCOption,
+    ) -> Rpc<A> {
+        let payload =
+            codec::encode(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let call = Call {
+            cluster: self.network.cluster.clone(),
+            group: self.network.group,
+            kind,
+            payload: Bytes::from(payload),
+        };
+        let answer = self.network.transport.call(&self.peer, call, option.hard_ttl()).await;
+        let answer = answer.map_err(|error| self.rpc_error(error, kind))?;
+        codec::decode("peer answer", &answer)
+            .map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    fn rpc_error(&self, error: PeerError, kind: CallKind) -> RPCError<Types> {
+        match error {
+            PeerError::Timeout { timeout, .. } => RPCError::Timeout(Timeout {
+                action: match kind {
+                    CallKind::Append => RPCTypes::AppendEntries,
+                    CallKind::Vote | CallKind::PreVote => RPCTypes::Vote,
+                    CallKind::TransferLeader => RPCTypes::TransferLeader,
+                },
+                id: self.network.node,
+                target: self.peer.id,
+                timeout,
+            }),
+            PeerError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+            PeerError::Failed { .. } => RPCError::Network(NetworkError::new(&error)),
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Connection {
+    type SnapshotData = Body;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<Types>> {
+        self.send(CallKind::Append, &rpc, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<Types>> {
+        self.send(CallKind::Vote, &rpc, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<Types>> {
+        self.send(CallKind::PreVote, &rpc, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<Types>> {
+        self.send(CallKind::TransferLeader, &rpc, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let network = |error: io::Error| StreamingError::Network(NetworkError::new(&error));
+        let payload = codec::encode(&(vote, &snapshot.meta)).map_err(network)?;
+        let call = SnapshotCall {
+            cluster: self.network.cluster.clone(),
+            group: self.network.group,
+            payload: Bytes::from(payload),
+            body: match snapshot.snapshot {
+                Body::File(path) => SnapshotBody::File(path),
+                Body::Memory(bytes) => SnapshotBody::Memory(bytes),
+            },
+        };
+        let send = self.network.transport.snapshot(&self.peer, call, option.hard_ttl());
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = send => match answer {
+                Ok(answer) => codec::decode("peer answer", &answer).map_err(network),
+                Err(error @ PeerError::Unreachable { .. }) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+                Err(error) => Err(StreamingError::Network(NetworkError::new(&error))),
+            },
+        }
+    }
+}
+
+/// Answers a peer's call to a group of this node.
+pub(crate) async fn answer<M: Machine>(
+    raft: &Raft<Types, State<M>>,
+    call: &Call,
+) -> io::Result<Bytes> {
+    let what = "peer call";
+    let bytes = match call.kind {
+        CallKind::Append => {
+            let answer = raft
+                .append_entries(codec::decode(what, &call.payload)?)
+                .await
+                .map_err(io::Error::other)?;
+            codec::encode(&answer)
+        }
+        CallKind::Vote => {
+            let answer =
+                raft.vote(codec::decode(what, &call.payload)?).await.map_err(io::Error::other)?;
+            codec::encode(&answer)
+        }
+        CallKind::PreVote => {
+            let answer = raft
+                .pre_vote(codec::decode(what, &call.payload)?)
+                .await
+                .map_err(io::Error::other)?;
+            codec::encode(&answer)
+        }
+        CallKind::TransferLeader => {
+            let request = codec::decode(what, &call.payload)?;
+            let answer = raft.handle_transfer_leader(request).await.map_err(io::Error::other)?;
+            codec::encode(&answer)
+        }
+    };
+    bytes.map(Bytes::from)
+}
+
+/// Installs a snapshot that a peer has sent.
+pub(crate) async fn receive<M: Machine>(
+    raft: &Raft<Types, State<M>>,
+    payload: &Bytes,
+    body: SnapshotBody,
+) -> io::Result<Bytes> {
+    let (vote, meta): (Vote, SnapshotMeta) = codec::decode("snapshot call", payload)?;
+    let snapshot = match body {
+        SnapshotBody::File(path) => Body::File(path),
+        SnapshotBody::Memory(bytes) => Body::Memory(bytes),
+    };
+    let answer = raft
+        .install_full_snapshot(vote, Snapshot { meta, snapshot })
+        .await
+        .map_err(io::Error::other)?;
+    codec::encode(&answer).map(Bytes::from)
+}

@@ -1,0 +1,166 @@
+//! openraft's state machine over the rows of one group and the [`Machine`] that changes them.
+//!
+//! Committed entries come as a stream and are taken in chunks. Within a chunk every command sees the
+//! changes of the ones before it through an [`Overlay`]. At its end rows and applied record go down in one
+//! atomic batch; then the callers get their replies, then the machine hears of its effects.
+//!
+//! Apply runs on openraft's state machine task of the group, so it is the only writer of the rows.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use super::codec::{self, Applied};
+use super::snapshots::{Builder, Snapshots};
+use super::types::{Entry, LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::batch::Batch;
+use crate::machine::{GroupId, Machine};
+use crate::store::FaultHook;
+use crate::store::overlay::Overlay;
+use crate::store::rows::StateRows;
+use crate::store::snapshot::Body;
+
+/// Bytes of entries, and of changes, after which a chunk is written.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// State machine of one group.
+pub(crate) struct State<M: Machine> {
+    group: GroupId,
+    machine: Arc<M>,
+    rows: Arc<StateRows>,
+    snapshots: Arc<Snapshots>,
+    fault: FaultHook,
+    applied: Applied,
+}
+
+type Item = (Entry, Option<ApplyResponder<Types>>);
+
+impl<M: Machine> State<M> {
+    /// Opens the state, repeating a snapshot install that the end of the process cut short.
+    pub(crate) async fn open(
+        group: GroupId,
+        machine: Arc<M>,
+        rows: Arc<StateRows>,
+        snapshots: Arc<Snapshots>,
+        fault: FaultHook,
+    ) -> io::Result<Self> {
+        snapshots.resume_install(&rows).await?;
+        let applied = match rows.applied()? {
+            Some(bytes) => codec::decode("applied record", &bytes)?,
+            None => Applied::default(),
+        };
+        Ok(Self { group, machine, rows, snapshots, fault, applied })
+    }
+
+    fn apply_chunk(&mut self, chunk: Vec<Item>) -> io::Result<()> {
+        let base = self.rows.view();
+        let mut overlay = Overlay::new(&base);
+        let mut answers = Vec::with_capacity(chunk.len());
+        let mut effects = Vec::new();
+        for (entry, responder) in chunk {
+            let mut replies = Replies::default();
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => {
+                    self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+                }
+                EntryPayload::Normal(proposal) => {
+                    let batch = Batch::read(proposal.0)?;
+                    replies.0.reserve(batch.commands.len());
+                    for (position, command) in batch.commands.iter().enumerate() {
+                        let stamp = batch.stamp(entry.log_id.index(), position, self.applied.time);
+                        self.applied.time = stamp.now;
+                        let applied = self.machine.apply(&overlay, stamp, command);
+                        overlay.extend(applied.changes);
+                        replies.0.push(applied.reply);
+                        effects.extend(applied.effects);
+                    }
+                }
+            }
+            self.applied.last = Some(entry.log_id);
+            if let Some(responder) = responder {
+                answers.push((responder, replies));
+            }
+        }
+        self.rows.write(&overlay.into_changes(), codec::encode(&self.applied)?)?;
+        for (responder, replies) in answers {
+            responder.send(replies);
+        }
+        if !effects.is_empty() {
+            self.machine.committed(self.group, effects);
+        }
+        Ok(())
+    }
+
+    /// A panic in apply would repeat on every restart of every replica: it is a fault, not an error.
+    fn apply_or_fault(&mut self, chunk: Vec<Item>) -> io::Result<()> {
+        let first = chunk.first().map_or(0, |(entry, _)| entry.log_id.index());
+        let result = catch_unwind(AssertUnwindSafe(|| self.apply_chunk(chunk)))
+            .unwrap_or_else(|_| Err(io::Error::other("the machine panicked")));
+        if let Err(error) = &result {
+            self.fault.report(&format!(
+                "applying entries from {first} on in partition {}: {error}",
+                self.group
+            ));
+        }
+        result
+    }
+}
+
+impl<M: Machine> RaftStateMachine<Types> for State<M> {
+    type SnapshotData = Body;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied.last, self.applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        while let Some(item) = entries.next().await {
+            let item = item?;
+            if let EntryPayload::Normal(proposal) = &item.0.payload {
+                bytes += proposal.0.len();
+            }
+            chunk.push(item);
+            if bytes > CHUNK_BYTES {
+                self.apply_or_fault(std::mem::take(&mut chunk))?;
+                bytes = 0;
+            }
+        }
+        if chunk.is_empty() { Ok(()) } else { self.apply_or_fault(chunk) }
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(self.snapshots.builder(&self.applied))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.snapshots.builder(&self.applied)
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Body) -> io::Result<()> {
+        self.applied = self.snapshots.install(&self.rows, meta, snapshot).await?;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        self.snapshots.current(&self.rows, &self.applied).await
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Body;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        self.build().await
+    }
+}

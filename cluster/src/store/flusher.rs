@@ -1,0 +1,540 @@
+//! Group commit: one queue and one thread write the logs of all groups of a node.
+//!
+//! Whoever writes to a log hands in a [`Job`] and goes on. The thread takes everything that is queued, up
+//! to a byte budget, packs the entries of each group into records, applies one batch, syncs once and calls
+//! the completions in order. While it syncs, the next batch collects; there is no timer.
+//!
+//! The queue is first in, first out across votes, appends and truncations: Raft's safety rests on that.
+//! Deleting purged records is bounded per round, so that a purge never shows in commit latency.
+//!
+//! The first error ends everything: every waiting and later job fails, and the [`FaultHook`] runs (which
+//! leaves the process by default). After a failed sync the kernel may have dropped the pages, so trying
+//! again would acknowledge data that is not on disk. A round that takes longer than [`STUCK_AFTER`] is a
+//! fault too: sled has open reports about deadlocks, and a silent node is worse than a restarted one.
+//!
+//! An engine that keeps nothing has nothing to sync: jobs then run on the caller's thread, in order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::log::LogIndex;
+use super::record::{self, LogEntry, Position};
+use super::{Engine, FaultHook, Space, WriteBatch, keys};
+use crate::metrics;
+
+/// Bytes of log entries that one round takes at most.
+const ROUND_BYTES: usize = 1 << 20;
+/// A round that takes longer is a fault.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// Called once with the outcome of a job, on the flusher's thread: it must hand over and return.
+pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// One write to the log space.
+pub(crate) enum Job {
+    /// Store consecutive entries of a group; done when they are durable.
+    Append { log: Arc<LogIndex>, epoch: u64, entries: Vec<LogEntry>, done: Done },
+    /// Put or delete one pointer; done when it is durable.
+    Put { key: Vec<u8>, value: Option<Vec<u8>>, done: Done },
+    /// Remove the entries after an index.
+    Truncate { log: Arc<LogIndex>, after: Option<u64> },
+    /// Remember the purge position and delete the records below it little by little.
+    Purge { log: Arc<LogIndex>, upto: Position },
+    /// Make everything written so far durable, in every space.
+    Sync { done: Done },
+}
+
+impl Job {
+    fn weight(&self) -> usize {
+        match self {
+            Job::Append { entries, .. } => entries.iter().map(LogEntry::weight).sum(),
+            _ => 64,
+        }
+    }
+}
+
+/// Handle to the flusher of a node.
+pub(crate) struct Flusher {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// What the rounds keep between them; taken by whoever runs a round.
+    round: Mutex<Round>,
+    poisoned: AtomicBool,
+    /// Start of the running round in milliseconds since `born`, plus one; 0 while idle.
+    busy_since: AtomicU64,
+    born: Instant,
+    fault: FaultHook,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Pointers that may wait for the next round, whenever it comes: only the newest counts.
+    lazy: BTreeMap<Vec<u8>, Vec<u8>>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Round {
+    /// Keys below purge positions that are still to be deleted.
+    deletions: VecDeque<Vec<u8>>,
+}
+
+impl Flusher {
+    /// Starts the flusher over `engine`.
+    pub(crate) fn start(engine: Arc<dyn Engine>, fault: FaultHook) -> io::Result<Self> {
+        Self::start_with(engine, fault, STUCK_AFTER)
+    }
+
+    fn start_with(
+        engine: Arc<dyn Engine>,
+        fault: FaultHook,
+        stuck_after: Duration,
+    ) -> io::Result<Self> {
+        let volatile = engine.volatile();
+        let shared = Arc::new(Shared {
+            engine,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            round: Mutex::default(),
+            poisoned: AtomicBool::new(false),
+            busy_since: AtomicU64::new(0),
+            born: Instant::now(),
+            fault,
+        });
+        let mut threads = Vec::new();
+        if !volatile {
+            let flusher = Arc::clone(&shared);
+            threads.push(
+                std::thread::Builder::new().name("flusher".into()).spawn(move || flusher.run())?,
+            );
+            let watchdog = Arc::clone(&shared);
+            threads.push(
+                std::thread::Builder::new()
+                    .name("flusher-watch".into())
+                    .spawn(move || watchdog.watch(stuck_after))?,
+            );
+        }
+        Ok(Self { shared, threads: Mutex::new(threads) })
+    }
+
+    /// Queues a job. Its completion always runs, with an error once the flusher is closed or poisoned.
+    pub(crate) fn submit(&self, job: Job) {
+        let shared = &self.shared;
+        if shared.engine.volatile() {
+            // The round's lock keeps the order: it is taken before the job can be overtaken.
+            let mut round = shared.round.lock();
+            if shared.poisoned.load(Ordering::Acquire) || shared.queue.lock().closed {
+                drop(round);
+                return fail(vec![job], "the log is closed");
+            }
+            let dones = shared.write(&mut round, vec![job], WriteBatch::new());
+            drop(round);
+            return complete(dones);
+        }
+        let mut queue = shared.queue.lock();
+        if queue.closed || shared.poisoned.load(Ordering::Acquire) {
+            drop(queue);
+            return fail(vec![job], "the log is closed");
+        }
+        let wake = queue.jobs.is_empty();
+        queue.jobs.push_back(job);
+        drop(queue);
+        if wake {
+            shared.wake.notify_all();
+        }
+    }
+
+    /// Leaves a pointer to be written with whatever is written next.
+    pub(crate) fn put_lazily(&self, key: Vec<u8>, value: Vec<u8>) {
+        if !self.shared.engine.volatile() {
+            self.shared.queue.lock().lazy.insert(key, value);
+        }
+    }
+
+    /// Queues keys to be deleted little by little, as after a purge.
+    pub(crate) fn delete_lazily(&self, keys: Vec<Vec<u8>>) {
+        self.shared.round.lock().deletions.extend(keys);
+    }
+
+    /// Waits until everything written so far is durable.
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.submit(Job::Sync { done: Box::new(move |result| drop(sender.send(result))) });
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the flusher is gone")))
+    }
+
+    /// Writes and syncs what is queued, then ends the threads. Blocks.
+    pub(crate) fn close(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.wake.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                self.shared.fault.report("the flusher thread panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        loop {
+            let (jobs, lazy) = {
+                let mut queue = self.queue.lock();
+                loop {
+                    if !queue.jobs.is_empty()
+                        || queue.closed
+                        || !self.round.lock().deletions.is_empty()
+                    {
+                        break;
+                    }
+                    self.wake.wait(&mut queue);
+                }
+                metrics::QUEUE_DEPTH.set(queue.jobs.len() as f64);
+                if queue.closed && queue.jobs.is_empty() && queue.lazy.is_empty() {
+                    break;
+                }
+                let mut jobs = Vec::with_capacity(queue.jobs.len());
+                let mut bytes = 0;
+                while bytes < ROUND_BYTES {
+                    let Some(job) = queue.jobs.pop_front() else { break };
+                    bytes += job.weight();
+                    jobs.push(job);
+                }
+                (jobs, std::mem::take(&mut queue.lazy))
+            };
+            let batch = lazy.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            let mut round = self.round.lock();
+            self.busy_since.store(self.now_millis() + 1, Ordering::Release);
+            let dones = self.write(&mut round, jobs, batch);
+            self.busy_since.store(0, Ordering::Release);
+            drop(round);
+            complete(dones);
+            if self.poisoned.load(Ordering::Acquire) {
+                return;
+            }
+        }
+        if !self.poisoned.load(Ordering::Acquire)
+            && let Err(error) = self.engine.sync()
+        {
+            self.poison(&format!("closing the log: {error}"));
+        }
+    }
+
+    /// Runs one round and returns the completions to call.
+    fn write(
+        &self,
+        round: &mut Round,
+        jobs: Vec<Job>,
+        batch: WriteBatch,
+    ) -> Vec<(Done, Option<String>)> {
+        let mut dones = Vec::with_capacity(jobs.len());
+        let result = self.write_jobs(round, jobs, batch, &mut dones);
+        let failure = result.err().map(|error| format!("writing the log: {error}"));
+        if let Some(message) = &failure {
+            self.poison(message);
+        }
+        dones.into_iter().map(|done| (done, failure.clone())).collect()
+    }
+
+    fn write_jobs(
+        &self,
+        round: &mut Round,
+        jobs: Vec<Job>,
+        batch: WriteBatch,
+        dones: &mut Vec<Done>,
+    ) -> io::Result<()> {
+        let mut writer = Writer { engine: self.engine.as_ref(), batch, appends: BTreeMap::new() };
+        let mut failed = Ok(());
+        for job in jobs {
+            // After a failure the jobs are only taken apart for their completions.
+            if failed.is_err() {
+                dones.extend(into_done(job));
+                continue;
+            }
+            match job {
+                Job::Append { log, epoch, entries, done } => {
+                    writer.append(log, epoch, entries);
+                    dones.push(done);
+                }
+                Job::Put { key, value, done } => {
+                    writer.batch.push((key, value));
+                    dones.push(done);
+                }
+                Job::Truncate { log, after } => failed = writer.truncate(&log, after),
+                Job::Purge { log, upto } => {
+                    writer
+                        .batch
+                        .push((keys::pointer(keys::PURGED, log.group()), Some(upto.encode())));
+                    // Entries of this very round may lie below the position.
+                    failed = writer.flush().map(drop);
+                    round.deletions.extend(log.purge_records(upto.index));
+                }
+                Job::Sync { done } => dones.push(done),
+            }
+        }
+        failed?;
+        let sync = !dones.is_empty();
+        let quota = (round.deletions.len() / 64).clamp(64, 1024).min(round.deletions.len());
+        writer.batch.extend(round.deletions.drain(..quota).map(|key| (key, None)));
+        let records = writer.flush()?;
+        if sync {
+            let started = Instant::now();
+            self.engine.sync()?;
+            if !self.engine.volatile() {
+                metrics::FLUSH_SECONDS.record(started.elapsed().as_secs_f64());
+                metrics::FLUSH_RECORDS.record(records.0 as f64);
+                metrics::FLUSH_BYTES.record(records.1 as f64);
+                metrics::PENDING_DELETIONS.set(round.deletions.len() as f64);
+            }
+        }
+        Ok(())
+    }
+
+    fn poison(&self, message: &str) {
+        self.poisoned.store(true, Ordering::Release);
+        // Without the queue's lock a job could slip in after the drain and never complete.
+        let jobs: Vec<Job> = self.queue.lock().jobs.drain(..).collect();
+        fail(jobs, message);
+        self.fault.report(message);
+    }
+
+    fn watch(&self, stuck_after: Duration) {
+        let pause = (stuck_after / 4).min(Duration::from_secs(5));
+        let mut queue = self.queue.lock();
+        while !queue.closed {
+            self.wake.wait_for(&mut queue, pause);
+            let since = self.busy_since.load(Ordering::Acquire);
+            if since != 0 && self.now_millis() + 1 > since + stuck_after.as_millis() as u64 {
+                drop(queue);
+                self.fault.report(&format!(
+                    "a log flush is stuck for more than {} s",
+                    stuck_after.as_secs()
+                ));
+                return;
+            }
+        }
+    }
+
+    fn now_millis(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+}
+
+/// Collects one round's batch.
+struct Writer<'a> {
+    engine: &'a dyn Engine,
+    batch: WriteBatch,
+    appends: BTreeMap<u32, (Arc<LogIndex>, u64, Vec<LogEntry>)>,
+}
+
+impl Writer<'_> {
+    fn append(&mut self, log: Arc<LogIndex>, epoch: u64, entries: Vec<LogEntry>) {
+        let group = log.group();
+        let (_, known, collected) =
+            self.appends.entry(group).or_insert_with(|| (log, epoch, Vec::new()));
+        *known = epoch;
+        collected.extend(entries);
+    }
+
+    /// Applies what is collected; returns the records and bytes written.
+    fn flush(&mut self) -> io::Result<(usize, usize)> {
+        let appends = std::mem::take(&mut self.appends);
+        let mut packed = Vec::with_capacity(appends.len());
+        for (group, (log, epoch, entries)) in appends {
+            let Some(last) = entries.last().map(|entry| entry.index) else { continue };
+            packed.push((log, epoch, last, record::pack(group, &entries, &mut self.batch)));
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let size =
+            (batch.len(), batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum());
+        if !batch.is_empty() {
+            self.engine.write(Space::Log, batch)?;
+        }
+        for (log, epoch, last, metas) in packed {
+            log.stored(epoch, last, metas);
+        }
+        Ok(size)
+    }
+
+    fn truncate(&mut self, log: &Arc<LogIndex>, after: Option<u64>) -> io::Result<()> {
+        self.flush()?;
+        let from = after.map_or(0, |after| after + 1);
+        let (removed, boundary) = log.cut_records(from);
+        for (first, meta) in removed {
+            self.delete(log.group(), first, &meta);
+        }
+        if let Some((first, mut meta)) = boundary {
+            let key = keys::record(log.group(), first);
+            let value =
+                self.engine.get(Space::Log, &key)?.ok_or_else(|| record::broken("log record"))?;
+            for (index, chunks) in meta.large.iter().filter(|(index, _)| *index >= from) {
+                self.batch
+                    .extend((0..*chunks).map(|n| (keys::chunk(log.group(), *index, n), None)));
+            }
+            meta.large.retain(|(index, _)| *index < from);
+            meta.last = from - 1;
+            self.batch.push((key, Some(record::cut(&value, (from - first) as u16)?)));
+            log.insert_record(first, meta);
+        }
+        self.flush().map(drop)
+    }
+
+    fn delete(&mut self, group: u32, first: u64, meta: &record::RecordMeta) {
+        self.batch
+            .extend(super::log::record_keys(group, first, meta).into_iter().map(|key| (key, None)));
+    }
+}
+
+fn into_done(job: Job) -> Option<Done> {
+    match job {
+        Job::Append { done, .. } | Job::Put { done, .. } | Job::Sync { done } => Some(done),
+        Job::Truncate { .. } | Job::Purge { .. } => None,
+    }
+}
+
+fn complete(dones: Vec<(Done, Option<String>)>) {
+    for (done, failure) in dones {
+        done(failure.map_or(Ok(()), |message| Err(io::Error::other(message))));
+    }
+}
+
+fn fail(jobs: Vec<Job>, message: &str) {
+    complete(
+        jobs.into_iter()
+            .filter_map(into_done)
+            .map(|done| (done, Some(message.to_owned())))
+            .collect(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::memory::MemoryEngine;
+    use super::super::{Visit, WriteBatch};
+    use super::*;
+    use bytes::Bytes;
+
+    /// Pretends to be durable; its sync does what the test says.
+    struct Scripted {
+        inner: MemoryEngine,
+        sync: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
+    }
+
+    impl Engine for Scripted {
+        fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
+            self.inner.get(space, key)
+        }
+        fn scan(&self, space: Space, from: &[u8], to: &[u8], visit: Visit<'_>) -> io::Result<()> {
+            self.inner.scan(space, from, to, visit)
+        }
+        fn write(&self, space: Space, batch: WriteBatch) -> io::Result<()> {
+            self.inner.write(space, batch)
+        }
+        fn clear(&self, space: Space) -> io::Result<()> {
+            self.inner.clear(space)
+        }
+        fn sync(&self) -> io::Result<()> {
+            (self.sync)()
+        }
+        fn size_on_disk(&self) -> u64 {
+            0
+        }
+        fn volatile(&self) -> bool {
+            false
+        }
+        fn close(&self) {}
+    }
+
+    fn start(
+        sync: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+        stuck_after: Duration,
+    ) -> (Flusher, mpsc::Receiver<String>) {
+        let (faults, seen) = mpsc::channel();
+        let engine = Arc::new(Scripted { inner: MemoryEngine::default(), sync: Box::new(sync) });
+        let hook = FaultHook::new(move |message| drop(faults.send(message.to_owned())));
+        (Flusher::start_with(engine, hook, stuck_after).unwrap(), seen)
+    }
+
+    fn put(flusher: &Flusher, key: &[u8]) -> mpsc::Receiver<io::Result<()>> {
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        flusher.submit(Job::Put { key: key.to_vec(), value: Some(b"v".to_vec()), done });
+        receiver
+    }
+
+    #[test]
+    fn failed_sync_poisons_and_calls_the_hook() {
+        let (flusher, faults) = start(|| Err(io::Error::other("disk on fire")), STUCK_AFTER);
+        let error = put(&flusher, b"a").recv().unwrap().unwrap_err();
+        assert!(error.to_string().contains("disk on fire"), "{error}");
+        assert!(faults.recv().unwrap().contains("disk on fire"));
+        // Nothing is acknowledged after that, though the next sync might succeed.
+        assert!(put(&flusher, b"b").recv().unwrap().is_err());
+        flusher.close();
+    }
+
+    #[test]
+    fn stuck_sync_is_a_fault() {
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let (flusher, faults) = start(
+            move || {
+                let _ = gate.lock().recv();
+                Ok(())
+            },
+            Duration::from_millis(100),
+        );
+        let waiting = put(&flusher, b"a");
+        assert!(faults.recv_timeout(Duration::from_secs(5)).unwrap().contains("stuck"));
+        drop(release);
+        waiting.recv().unwrap().unwrap();
+        flusher.close();
+    }
+
+    #[test]
+    fn jobs_that_wait_share_one_sync() {
+        let syncs = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&syncs);
+        let (flusher, _faults) = start(
+            move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+                Ok(())
+            },
+            STUCK_AFTER,
+        );
+        let waiting: Vec<_> = (0..50u8).map(|n| put(&flusher, &[n])).collect();
+        for receiver in waiting {
+            receiver.recv().unwrap().unwrap();
+        }
+        let rounds = syncs.load(Ordering::Relaxed);
+        assert!((1..=5).contains(&rounds), "{rounds} syncs for 50 jobs");
+        flusher.close();
+    }
+
+    #[test]
+    fn queued_jobs_are_durable_after_close() {
+        let (flusher, _faults) = start(|| Ok(()), STUCK_AFTER);
+        let waiting: Vec<_> = (0..100u8).map(|n| put(&flusher, &[n])).collect();
+        flusher.close();
+        for receiver in waiting {
+            receiver.recv().unwrap().unwrap();
+        }
+        assert!(put(&flusher, b"late").recv().unwrap().is_err());
+    }
+}

@@ -1,0 +1,231 @@
+//! The state rows of one group, of any size, and the applied record beside them.
+//!
+//! A value above [`INLINE_LIMIT`] lies in chunks under keys of their own region, so that scans over rows
+//! stay ordered and one batch of the group's space still writes everything. Old chunks go in the same
+//! batch that replaces or deletes their row.
+//!
+//! Rows and applied record are written in one atomic batch and not synced: after a crash the log repeats
+//! whatever the rows have not seen, and nothing is applied twice.
+//!
+//! The engine's batches are atomic on disk, not for readers beside it. So readers hold the gate for as
+//! long as they look, and the writer holds it while it writes.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::RwLock;
+
+use super::record::broken;
+use super::{Engine, FaultHook, Space, VALUE_LIMIT, WriteBatch, keys};
+use crate::machine::{Changes, Rows};
+
+const INLINE: u8 = 0;
+const CHUNKED: u8 = 1;
+
+/// Longest row value that is stored in one piece, in bytes.
+pub(crate) const INLINE_LIMIT: usize = VALUE_LIMIT - 1;
+
+/// Rows of one group.
+pub(crate) struct StateRows {
+    engine: Arc<dyn Engine>,
+    space: Space,
+    gate: RwLock<()>,
+    fault: FaultHook,
+}
+
+impl StateRows {
+    pub(crate) fn new(engine: Arc<dyn Engine>, group: u32, fault: FaultHook) -> Self {
+        Self { engine, space: Space::State(group), gate: RwLock::new(()), fault }
+    }
+
+    /// Looks at one moment of the rows. Writers wait meanwhile; `f` must not look again.
+    pub(crate) fn look<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
+        let _gate = self.gate.read();
+        f(&View { rows: self })
+    }
+
+    /// The rows without the gate, for the only writer.
+    pub(crate) fn view(&self) -> View<'_> {
+        View { rows: self }
+    }
+
+    /// The stored applied record.
+    pub(crate) fn applied(&self) -> io::Result<Option<Bytes>> {
+        self.engine.get(self.space, keys::APPLIED)
+    }
+
+    /// Writes rows and applied record, all or nothing.
+    pub(crate) fn write(&self, changes: &Changes, applied: Vec<u8>) -> io::Result<()> {
+        let mut batch = WriteBatch::with_capacity(changes.len() + 1);
+        let chunks_exist = self.chunks_exist()?;
+        for (key, value) in changes {
+            let chunks = push_row(&mut batch, key, value.as_ref());
+            if chunks_exist {
+                self.push_old_chunks(&mut batch, key, chunks)?;
+            }
+        }
+        batch.push((keys::APPLIED.to_vec(), Some(applied)));
+        let _gate = self.gate.write();
+        self.engine.write(self.space, batch)
+    }
+
+    /// Replaces all rows by those that `next` yields, until it yields none. Not atomic: a marker in the log
+    /// space makes the next start repeat it. The applied record comes with the last rows.
+    pub(crate) fn replace(
+        &self,
+        applied: Vec<u8>,
+        mut next: impl FnMut() -> io::Result<Option<(Vec<u8>, Bytes)>>,
+    ) -> io::Result<()> {
+        const LOAD_BYTES: usize = 1 << 20;
+        let _gate = self.gate.write();
+        self.engine.clear(self.space)?;
+        let mut batch = WriteBatch::new();
+        let mut bytes = 0;
+        while let Some((key, value)) = next()? {
+            bytes += key.len() + value.len();
+            push_row(&mut batch, &key, Some(&value));
+            if bytes > LOAD_BYTES {
+                self.engine.write(self.space, std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        batch.push((keys::APPLIED.to_vec(), Some(applied)));
+        self.engine.write(self.space, batch)
+    }
+
+    /// Visits all rows, whole.
+    pub(crate) fn scan_all(
+        &self,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.scan_stored(&[keys::ROW], &[keys::ROW_CHUNK], visit)
+    }
+
+    /// True if any row lies in chunks, which is rare: then writes need not look for old chunks.
+    fn chunks_exist(&self) -> io::Result<bool> {
+        let mut found = false;
+        self.engine.scan(self.space, &[keys::ROW_CHUNK], keys::STATE_END, &mut |_, _| {
+            found = true;
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    /// Deletes the stored chunks of `key` from number `from` on.
+    fn push_old_chunks(&self, batch: &mut WriteBatch, key: &[u8], from: u32) -> io::Result<()> {
+        for n in from.. {
+            let chunk = keys::row_chunk(key, n);
+            if self.engine.get(self.space, &chunk)?.is_none() {
+                break;
+            }
+            batch.push((chunk, None));
+        }
+        Ok(())
+    }
+
+    fn get_stored(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        match self.engine.get(self.space, &keys::row(key))? {
+            Some(stored) => self.assemble(key, &stored).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn assemble(&self, key: &[u8], stored: &Bytes) -> io::Result<Bytes> {
+        match stored.first() {
+            Some(&INLINE) => Ok(stored.slice(1..)),
+            Some(&CHUNKED) => self.read_chunks(key, &stored[1..]),
+            _ => Err(broken("row")),
+        }
+    }
+
+    fn read_chunks(&self, key: &[u8], stub: &[u8]) -> io::Result<Bytes> {
+        let length: [u8; 4] = stub.try_into().map_err(|_| broken("row"))?;
+        let length = u32::from_le_bytes(length) as usize;
+        let mut value = BytesMut::with_capacity(length);
+        for n in 0..length.div_ceil(VALUE_LIMIT) as u32 {
+            let chunk = self.engine.get(self.space, &keys::row_chunk(key, n))?;
+            value.extend_from_slice(&chunk.ok_or_else(|| broken("row"))?);
+        }
+        if value.len() == length { Ok(value.freeze()) } else { Err(broken("row")) }
+    }
+
+    fn scan_stored(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let mut result = Ok(());
+        self.engine.scan(self.space, from, to, &mut |key, stored| {
+            let key = &key[1..];
+            match stored.first() {
+                Some(&INLINE) => visit(key, &stored[1..]),
+                Some(&CHUNKED) => match self.read_chunks(key, &stored[1..]) {
+                    Ok(value) => visit(key, &value),
+                    Err(error) => {
+                        result = Err(error);
+                        ControlFlow::Break(())
+                    }
+                },
+                _ => {
+                    result = Err(broken("row"));
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        result
+    }
+
+    /// A machine cannot handle a broken disk, so a fault ends here. After a stop there is nothing to see.
+    fn settle<T: Default>(&self, result: io::Result<T>) -> T {
+        result.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.fault.report(&format!("reading state rows: {error}"));
+            }
+            T::default()
+        })
+    }
+}
+
+/// Adds a row and its chunks; returns the number of chunks.
+fn push_row(batch: &mut WriteBatch, key: &[u8], value: Option<&Bytes>) -> u32 {
+    let Some(value) = value else {
+        batch.push((keys::row(key), None));
+        return 0;
+    };
+    if value.len() <= INLINE_LIMIT {
+        let mut stored = Vec::with_capacity(1 + value.len());
+        stored.push(INLINE);
+        stored.extend_from_slice(value);
+        batch.push((keys::row(key), Some(stored)));
+        return 0;
+    }
+    let mut stub = vec![CHUNKED];
+    stub.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    batch.push((keys::row(key), Some(stub)));
+    let mut count = 0;
+    for chunk in value.chunks(VALUE_LIMIT) {
+        batch.push((keys::row_chunk(key, count), Some(chunk.to_vec())));
+        count += 1;
+    }
+    count
+}
+
+/// [`Rows`] over what is stored.
+pub(crate) struct View<'a> {
+    rows: &'a StateRows,
+}
+
+impl Rows for View<'_> {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.rows.settle(self.rows.get_stored(key))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        if from < to {
+            self.rows.settle(self.rows.scan_stored(&keys::row(from), &keys::row(to), visit));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Three nodes in one process, connected by function calls: replication, failover, catching up.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use durahub_cluster::peers::LocalNetwork;
+use durahub_cluster::{Error, GroupId, Leadership, Node, Storage};
+use support::{Counters, config, number, propose, rows};
+
+const P1: GroupId = GroupId(1);
+
+struct Cluster {
+    network: Arc<LocalNetwork>,
+    dir: Option<tempfile::TempDir>,
+    nodes: BTreeMap<u64, Node<Counters>>,
+}
+
+impl Cluster {
+    async fn start(on_disk: bool) -> Self {
+        let dir = on_disk.then(|| tempfile::tempdir().unwrap());
+        let mut cluster = Self { network: LocalNetwork::new(), dir, nodes: BTreeMap::new() };
+        for id in 1..=3 {
+            cluster.start_node(id).await;
+        }
+        cluster
+    }
+
+    async fn start_node(&mut self, id: u64) {
+        let storage = self
+            .dir
+            .as_ref()
+            .map_or(Storage::Memory, |dir| Storage::Folder(dir.path().join(id.to_string())));
+        let mut config = config(storage, 2);
+        config.node_id = id;
+        config.options.initial_members = (1..=3).map(|id| (id, format!("node-{id}"))).collect();
+        config.options.transport = self.network.transport(id);
+        config.options.snapshot_every = 200;
+        config.options.keep_entries = 10;
+        let node = Node::start(config, Arc::new(Counters::default())).await.unwrap();
+        self.network.join(id, &node.service());
+        self.nodes.insert(id, node);
+    }
+
+    /// The leader of a group among the nodes that are not `except`.
+    async fn leader(&self, group: GroupId, except: Option<u64>) -> u64 {
+        for _ in 0..1000 {
+            for (id, node) in &self.nodes {
+                let leads =
+                    matches!(*node.group(group).leadership().borrow(), Leadership::Leader { .. });
+                if leads && Some(*id) != except {
+                    return *id;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("group {group} has no leader");
+    }
+
+    /// Waits until all nodes but `except` hold the same rows; returns their number.
+    async fn converge(&self, group: GroupId, except: Option<u64>) -> usize {
+        let mut found = Vec::new();
+        for _ in 0..1000 {
+            let nodes = self.nodes.iter().filter(|(id, _)| Some(**id) != except);
+            found = nodes.map(|(_, node)| rows(node.group(group))).collect();
+            if found.windows(2).all(|pair| pair[0] == pair[1]) && !found[0].is_empty() {
+                return found[0].len();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nodes differ: {:?}", found.iter().map(BTreeMap::len).collect::<Vec<_>>());
+    }
+
+    async fn stop(self) {
+        futures::future::join_all(self.nodes.values().map(Node::stop)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commands_reach_every_node() {
+    let cluster = Cluster::start(false).await;
+    for group in [GroupId(0), P1, GroupId(2)] {
+        let leader = cluster.leader(group, None).await;
+        for n in 0..50 {
+            propose(cluster.nodes[&leader].group(group), &format!("add k{n} 1")).await;
+        }
+        assert_eq!(cluster.converge(group, None).await, 50);
+        let follower = cluster.nodes.keys().copied().find(|id| *id != leader).unwrap();
+        let refused = cluster.nodes[&follower].group(group);
+        let not_leader = Err(Error::NotLeader { leader: Some(leader) });
+        assert_eq!(refused.propose(Bytes::from_static(b"add k0 1")).await, not_leader);
+        assert_eq!(refused.read(|_| ()).await.err(), not_leader.err());
+        assert_eq!(cluster.nodes[&follower].directory().leader(group), Some(leader));
+    }
+    let ids: Vec<_> = cluster.nodes.values().map(|node| node.identity().cluster.clone()).collect();
+    assert_eq!(ids[0], ids[1]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn another_node_takes_over_and_the_old_leader_steps_down() {
+    let cluster = Cluster::start(false).await;
+    let old = cluster.leader(P1, None).await;
+    propose(cluster.nodes[&old].group(P1), "add n 7").await;
+    cluster.network.set_cut(old, true);
+    let new = cluster.leader(P1, Some(old)).await;
+    // The new leader reports itself only after it has applied what the old one committed.
+    assert_eq!(rows(cluster.nodes[&new].group(P1)).len(), 1);
+    assert_eq!(propose(cluster.nodes[&new].group(P1), "add n 1").await, "8");
+    // Whatever the cut-off leader still accepts is never acknowledged.
+    let late = cluster.nodes[&old].group(P1).propose(Bytes::from_static(b"add n 100"));
+    let late = tokio::time::timeout(Duration::from_secs(5), late).await;
+    assert!(!matches!(late, Ok(Ok(_))), "{late:?}");
+    cluster.network.set_cut(old, false);
+    for _ in 0..1000 {
+        if rows(cluster.nodes[&old].group(P1)) == rows(cluster.nodes[&new].group(P1)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.converge(P1, None).await;
+    let leader = cluster.leader(P1, None).await;
+    assert_eq!(number(cluster.nodes[&leader].group(P1), "n").await, 8);
+    cluster.stop().await;
+}
+
+async fn stopped_follower_catches_up(on_disk: bool) {
+    let mut cluster = Cluster::start(on_disk).await;
+    let leader = cluster.leader(P1, None).await;
+    let follower = cluster.nodes.keys().copied().find(|id| *id != leader).unwrap();
+    propose(cluster.nodes[&leader].group(P1), "put large 20000").await;
+    propose(cluster.nodes[&leader].group(P1), "put gone 20000").await;
+    cluster.converge(P1, None).await;
+    if on_disk {
+        cluster.nodes.remove(&follower).unwrap().stop().await;
+    } else {
+        cluster.network.set_cut(follower, true);
+    }
+    let group = cluster.nodes[&leader].group(P1).clone();
+    propose(&group, "del gone").await;
+    for n in 0..1500 {
+        propose(&group, &format!("add k{n} 1")).await;
+    }
+    for _ in 0..500 {
+        if group.progress().purged_index.is_some_and(|purged| purged > 500) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let purged = group.progress().purged_index.unwrap();
+    assert!(purged > 500, "purged up to {purged}");
+    if on_disk {
+        cluster.start_node(follower).await;
+    } else {
+        cluster.network.set_cut(follower, false);
+    }
+    // The entries it lacks are gone, so it must have come by a snapshot.
+    assert_eq!(cluster.converge(P1, None).await, 1501);
+    propose(&group, "add after 1").await;
+    assert_eq!(cluster.converge(P1, None).await, 1502);
+    if let Some(dir) = &cluster.dir {
+        let files = |id: u64| count(&dir.path().join(id.to_string()).join("snap/1"));
+        assert_eq!((files(leader), files(follower)), (1, 1));
+        // What was installed survives a restart.
+        cluster.nodes.remove(&follower).unwrap().stop().await;
+        cluster.start_node(follower).await;
+        assert!(rows(cluster.nodes[&follower].group(P1)).len() >= 1500);
+        assert_eq!(cluster.converge(P1, None).await, 1502);
+    }
+    cluster.stop().await;
+}
+
+fn count(path: &Path) -> usize {
+    std::fs::read_dir(path).map_or(0, Iterator::count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn cut_off_follower_catches_up_by_snapshot_in_memory() {
+    stopped_follower_catches_up(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn stopped_follower_catches_up_by_snapshot_on_disk() {
+    stopped_follower_catches_up(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leadership_moves_on_request() {
+    let cluster = Cluster::start(false).await;
+    let old = cluster.leader(P1, None).await;
+    propose(cluster.nodes[&old].group(P1), "add n 1").await;
+    let target = cluster.nodes.keys().copied().find(|id| *id != old).unwrap();
+    cluster.converge(P1, None).await;
+    cluster.nodes[&old].group(P1).transfer_leader(target).await.unwrap();
+    let mut leadership = cluster.nodes[&target].group(P1).leadership();
+    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+    tokio::time::timeout(Duration::from_secs(2), leads).await.unwrap().unwrap();
+    assert_eq!(propose(cluster.nodes[&target].group(P1), "add n 1").await, "2");
+    cluster.stop().await;
+}

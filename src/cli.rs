@@ -1,0 +1,166 @@
+//! The command line: which command runs, in which runtime, and how its failure is told.
+//!
+//! `durahub` alone is `durahub serve`. A command that fails prints one message on standard error, the chain
+//! of causes once, and exits with code 1; a command line that cannot be understood exits with code 2, as is
+//! the custom. What a node is told beyond the command stands in [`Config`].
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench::BenchArgs;
+use crate::config::{Config, Flags, LogFormat};
+use crate::shutdown::Signals;
+use crate::telemetry::logs::{self, Style};
+use crate::{panics, server};
+
+/// Below this many threads, one task that blocks for a moment would stall the others.
+const LEAST_WORKERS: usize = 4;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "durahub",
+    version,
+    about = "A self-hosted, Raft-replicated scheduler for durable orchestrations",
+    long_about = "A self-hosted, Raft-replicated scheduler for durable orchestrations: the server behind the \
+        Durable Task SDKs.\n\nWithout a command and without settings it runs a persistent single node on \
+        loopback with the task hub \"default\". Settings come from a TOML file, then DURAHUB_* variables, \
+        then flags; the later wins.",
+    args_conflicts_with_subcommands = true,
+    max_term_width = 120
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Flags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or Ctrl-C (the default command).
+    Serve(Flags),
+    /// Look at the configuration without running a node.
+    Config(ConfigArgs),
+    /// Load a server and measure it.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check file, variables and flags; list every problem (exit code 1), or print the settings in effect as TOML.
+    Check(Flags),
+    /// Print all settings with their defaults as a commented TOML file.
+    Reference,
+}
+
+/// Runs the program: reads the command line, does what it says, tells what went wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    panics::install();
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done when even standard error is gone.
+            let _ = writeln!(io::stderr().lock(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(flags) => serve(load(&flags)?),
+        Command::Config(ConfigArgs { command: ConfigCommand::Check(flags) }) => {
+            print(&load(&flags)?.to_toml())
+        }
+        Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
+            print(&Config::default().to_toml())
+        }
+        Command::Bench(args) => runtime()?.block_on(crate::bench::run(args)),
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let style = match config.log_format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Text => Style::Text,
+        LogFormat::Auto if io::stderr().is_terminal() => Style::Text,
+        LogFormat::Auto => Style::Json,
+    };
+    logs::start(&config.log_level, style)?;
+    runtime()?.block_on(async {
+        let signals = Signals::listen().context("listen for signals")?;
+        Box::pin(server::run(config, signals.first_then_exit_on_second())).await
+    })
+}
+
+fn load(flags: &Flags) -> anyhow::Result<Config> {
+    Ok(Config::load(flags, |name| std::env::var(name).ok())?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.max(LEAST_WORKERS))
+        .thread_name("durahub")
+        .enable_all()
+        .build()
+        .context("start the async runtime")
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader has seen enough: `durahub config reference | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_work_with_and_without_serve() {
+        for line in
+            [&["durahub", "--partitions", "3"][..], &["durahub", "serve", "--partitions", "3"]]
+        {
+            let cli = Cli::try_parse_from(line).unwrap();
+            let Command::Serve(flags) = cli.command.unwrap_or(Command::Serve(cli.serve)) else {
+                panic!("{line:?}")
+            };
+            assert_eq!(Config::load(&flags, |_| None).unwrap().partitions, 3);
+        }
+        assert!(Cli::try_parse_from(["durahub", "--partitions", "3", "serve"]).is_err());
+    }
+
+    #[test]
+    fn help_names_flag_unit_default_and_variable_of_every_setting() {
+        let help = Cli::command().render_long_help().to_string();
+        for part in [
+            "--max-message-bytes <BYTES>",
+            "[default: 64MiB] [env: DURAHUB_MAX_MESSAGE_BYTES]",
+            "[default: default] [env: DURAHUB_TASK_HUBS, DTS_TASK_HUB_NAMES]",
+            "[default: 128] [env: DURAHUB_CACHE_MB]",
+            "--ephemeral[=<BOOL>]",
+        ] {
+            assert!(help.replace('\n', " ").contains(part), "{part:?} is missing in:\n{help}");
+        }
+    }
+}

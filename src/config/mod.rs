@@ -1,0 +1,303 @@
+//! Configuration: what a node is told before it starts.
+//!
+//! One typed [`Config`] is gathered from four sources; a later one wins, key by key:
+//!
+//! 1. the TOML file of `--config` or `DURAHUB_CONFIG`; a missing file and an unknown key are errors;
+//! 2. the variables of the managed service's emulator (`DTS_TASK_HUB_NAMES`, `DTS_USE_DYNAMIC_TASK_HUBS`,
+//!    `DTS_EMULATOR_LOG_LEVEL`), so that its compose files keep working;
+//! 3. the `DURAHUB_*` variables; an empty one counts as not set;
+//! 4. the flags.
+//!
+//! Only the value that wins is judged, and all that are wrong are told together: see [`ConfigErrors`].
+//! Nothing is opened, bound or created here. The rooms get their values handed over; none reads a global.
+//!
+//! Left out on purpose: reloading. A setting changes with a restart, which is short and safe.
+
+mod flags;
+mod problems;
+mod settings;
+mod values;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use flags::Flags;
+pub use problems::{ConfigErrors, Problem};
+use settings::{SETTINGS, Setting};
+use values::Value;
+
+/// Variable that names the configuration file when the flag does not.
+pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
+
+/// Everything that a node can be told. The default is a persistent single node on loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Folder of the log and the state. Unused when [`ephemeral`](Self::ephemeral).
+    pub data_dir: PathBuf,
+    /// Keep everything in memory.
+    pub ephemeral: bool,
+    /// Where SDK clients and workers connect. Port 0 picks a free one.
+    pub grpc_addr: SocketAddr,
+    /// Where the dashboard, probes and metrics are served. Port 0 picks a free one.
+    pub http_addr: SocketAddr,
+    /// Where the other nodes connect. Port 0 picks a free one.
+    pub peer_addr: SocketAddr,
+    /// `HOST:PORT` under which other nodes reach this one; `None` means [`peer_addr`](Self::peer_addr).
+    pub advertise_peer: Option<String>,
+    /// Number of this node, 1 or more.
+    pub node_id: u64,
+    /// Number of partitions, 1 to 128, fixed at the first start of a data folder.
+    pub partitions: u32,
+    /// Hubs to create at start: at least one, valid names, none twice.
+    pub task_hubs: Vec<String>,
+    /// Create hubs on first use.
+    pub dynamic_task_hubs: bool,
+    /// A valid `tracing` filter.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Storage cache in MiB, 16 to 65,536.
+    pub cache_mb: u64,
+    /// Sizes and times that bound what clients and workers can ask for.
+    pub limits: Limits,
+}
+
+/// Sizes and times that bound what clients and workers can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest gRPC message in bytes, 64 KiB to 1 GiB.
+    pub max_message_bytes: usize,
+    /// Longest instance id in characters, 1 to 1,000.
+    pub max_instance_id_length: usize,
+    /// Lease of an orchestrator turn.
+    pub orchestrator_lease: Duration,
+    /// Lease of an entity batch.
+    pub entity_lease: Duration,
+    /// Lease of an activity; `None`: for as long as the worker is connected.
+    pub activity_lease: Option<Duration>,
+    /// Wait between the break of a worker's stream and handing its work to others.
+    pub redelivery_grace: Duration,
+    /// Silence after which a worker stream gets a health ping.
+    pub health_ping: Duration,
+    /// Longest time a stop may take to finish running calls.
+    pub drain_timeout: Duration,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text when standard error is a terminal, otherwise JSON.
+    Auto,
+    /// One readable line per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Config {
+            data_dir: PathBuf::from("./durahub-data"),
+            ephemeral: false,
+            grpc_addr: loopback(8080),
+            http_addr: loopback(8082),
+            peer_addr: loopback(8083),
+            advertise_peer: None,
+            node_id: 1,
+            partitions: 8,
+            task_hubs: vec!["default".to_owned()],
+            dynamic_task_hubs: false,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Auto,
+            cache_mb: 128,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_message_bytes: 64 << 20,
+            max_instance_id_length: 100,
+            orchestrator_lease: Duration::from_secs(300),
+            entity_lease: Duration::from_secs(300),
+            activity_lease: None,
+            redelivery_grace: Duration::from_secs(5),
+            health_ping: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Config {
+    /// Gathers the configuration from file, variables and flags.
+    ///
+    /// `variable` looks up an environment variable; tests hand in a table instead of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with every problem: an unreadable file, unknown keys, values that are not allowed.
+    pub fn load(
+        flags: &Flags,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigErrors> {
+        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let mut problems = Vec::new();
+        let path = flags.config.clone().or_else(|| variable(CONFIG_VARIABLE).map(PathBuf::from));
+        let file = path.map(|path| read_file(&path, &mut problems));
+
+        let mut config = Config::default();
+        for setting in SETTINGS {
+            let Some((value, origin)) = winner(setting, flags, &variable, file.as_ref()) else {
+                continue;
+            };
+            if (setting.set)(&mut config, &value).is_none() {
+                let (key, remedy) =
+                    (setting.key.to_owned(), format!("allowed is {}", setting.allowed));
+                problems.push(Problem { key, value: value.to_string(), origin, remedy });
+            }
+        }
+        config.check_together(&mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigErrors { problems }) }
+    }
+
+    /// The configuration as a commented TOML file that [`load`](Self::load) reads back to the same.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text =
+            String::from("# Durahub configuration. Every key is also a flag and a variable.\n");
+        let mut table = "";
+        for setting in SETTINGS {
+            let parent = setting.key.rsplit_once('.').map_or("", |(parent, _)| parent);
+            if parent != table {
+                table = parent;
+                text += &format!("\n[{table}]\n");
+            }
+            text += &format!("\n# {}\n# Allowed: {}.\n", setting.help, setting.allowed);
+            text += &format!("# --{}, {}\n", setting.flag(), setting.variable());
+            text += &format!("{} = {}\n", setting.name(), (setting.show)(self));
+        }
+        text
+    }
+
+    /// What is wrong with values that are each fine alone.
+    fn check_together(&self, problems: &mut Vec<Problem>) {
+        let ports = [
+            ("grpc_addr", self.grpc_addr),
+            ("http_addr", self.http_addr),
+            ("peer_addr", self.peer_addr),
+        ];
+        for (i, (key, addr)) in ports.iter().enumerate() {
+            let twin = ports[..i].iter().find(|(_, other)| other == addr && addr.port() != 0);
+            let named = problems.iter().any(|problem| problem.key == *key);
+            if let Some((other, _)) = twin.filter(|_| !named) {
+                problems.push(Problem {
+                    key: (*key).to_owned(),
+                    value: format!("\"{addr}\""),
+                    origin: "taken together".to_owned(),
+                    remedy: format!("allowed is an address other than that of {other}"),
+                });
+            }
+        }
+    }
+}
+
+/// A file that was read: its name for messages, and its content.
+struct File {
+    name: String,
+    table: toml::Table,
+}
+
+impl File {
+    fn get(&self, key: &str) -> Option<&toml::Value> {
+        match key.split_once('.') {
+            Some((table, name)) => self.table.get(table)?.as_table()?.get(name),
+            None => self.table.get(key),
+        }
+    }
+}
+
+/// The value that counts for a setting, and where it came from.
+fn winner(
+    setting: &Setting,
+    flags: &Flags,
+    variable: &dyn Fn(&str) -> Option<String>,
+    file: Option<&File>,
+) -> Option<(Value, String)> {
+    if let Some(text) = flags.values.get(setting.key) {
+        return Some((Value::Text(text.clone()), format!("flag --{}", setting.flag())));
+    }
+    let names = [Some(setting.variable()), setting.emulator.map(str::to_owned)];
+    for name in names.into_iter().flatten() {
+        if let Some(text) = variable(&name) {
+            return Some((Value::Text(text), format!("variable {name}")));
+        }
+    }
+    let file = file?;
+    Some((Value::from_toml(file.get(setting.key)?), format!("file {}", file.name)))
+}
+
+/// Reads a TOML file and lists what it holds that no setting knows. An unreadable file counts as empty.
+fn read_file(path: &Path, problems: &mut Vec<Problem>) -> File {
+    let name = path.display().to_string();
+    let mut problem = |key: String, value: String, remedy: String| {
+        problems.push(Problem { key, value, origin: format!("file {name}"), remedy });
+    };
+    let unusable = |text: &str| format!("\"{text}\"");
+    let table = match std::fs::read_to_string(path) {
+        Err(error) => {
+            problem("config".into(), unusable(&name), format!("the file cannot be read: {error}"));
+            toml::Table::new()
+        }
+        Ok(text) => text.parse().unwrap_or_else(|error: toml::de::Error| {
+            let line = error
+                .span()
+                .map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let message = error.message().replace('\n', ", ");
+            problem(
+                "config".into(),
+                unusable(&name),
+                format!("line {line} is not valid TOML: {message}"),
+            );
+            toml::Table::new()
+        }),
+    };
+    for (key, value) in &table {
+        match value
+            .as_table()
+            .filter(|_| SETTINGS.iter().any(|s| s.key.starts_with(&format!("{key}."))))
+        {
+            Some(inner) => {
+                for (name, value) in
+                    inner.iter().filter(|(name, _)| !is_known(&format!("{key}.{name}")))
+                {
+                    problem(
+                        format!("{key}.{name}"),
+                        Value::from_toml(value).to_string(),
+                        unknown(key),
+                    );
+                }
+            }
+            None if is_known(key) => {}
+            None => problem(key.clone(), Value::from_toml(value).to_string(), unknown("")),
+        }
+    }
+    File { name, table }
+}
+
+fn is_known(key: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.key == key)
+}
+
+/// The remedy for a key that does not exist: those that do, in the same table.
+fn unknown(table: &str) -> String {
+    let parent = |setting: &Setting| setting.key.rsplit_once('.').map_or("", |(parent, _)| parent);
+    let names: Vec<_> = SETTINGS.iter().filter(|s| parent(s) == table).map(Setting::name).collect();
+    let tables = if table.is_empty() { ", and the table limits" } else { "" };
+    format!("unknown key; allowed are {}{tables}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! The table of settings: one row per key, and everything that is true of a key in one place.
+//!
+//! A key is a TOML key, a flag (`--data-dir`) and a variable (`DURAHUB_DATA_DIR`); the three names follow
+//! from the key, so they cannot drift apart. Help text, the sentence about what is allowed, and the way
+//! from text to [`Config`] and back stand in the row. A new setting is a field in [`Config`] and a row here.
+//!
+//! No key may be called `port` or start with `service`: Kubernetes sets `DURAHUB_PORT` and
+//! `DURAHUB_SERVICE_…` in every pod beside a Service named `durahub`. For the same reason an unknown
+//! `DURAHUB_*` variable is not an error, as an unknown TOML key is.
+
+use std::time::Duration;
+
+use super::values::{self, Value};
+use super::{Config, LogFormat};
+
+/// One setting.
+pub(super) struct Setting {
+    /// Name in a TOML file; a dot stands for a table.
+    pub(super) key: &'static str,
+    /// Placeholder for the value in the help text.
+    pub(super) value_name: &'static str,
+    /// One or more sentences for the help text and the configuration reference.
+    pub(super) help: &'static str,
+    /// What a value may be, to end the sentence "allowed is …".
+    pub(super) allowed: &'static str,
+    /// Variable of the managed service's emulator that gives the same thing.
+    pub(super) emulator: Option<&'static str>,
+    /// Puts a value into the configuration; `None` when the value is not allowed.
+    pub(super) set: fn(&mut Config, &Value) -> Option<()>,
+    /// The value in a configuration, as TOML.
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl Setting {
+    /// The key without its table: `drain_timeout` for `limits.drain_timeout`.
+    pub(super) fn name(&self) -> &'static str {
+        self.key.rsplit_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// Name of the flag, without dashes in front.
+    pub(super) fn flag(&self) -> String {
+        self.name().replace('_', "-")
+    }
+
+    /// Name of the variable.
+    pub(super) fn variable(&self) -> String {
+        format!("DURAHUB_{}", self.name().to_ascii_uppercase())
+    }
+
+    /// A switch can be given without a value.
+    pub(super) fn is_switch(&self) -> bool {
+        self.value_name == "BOOL"
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Every setting, in the order of the help text and of the configuration reference.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "data_dir",
+        value_name: "DIR",
+        help: "Folder that holds the log and the state of this node. Created when missing; one process at a time.",
+        allowed: "the path of a folder",
+        emulator: None,
+        set: |c, v| put(&mut c.data_dir, v.text().filter(|dir| !dir.is_empty()).map(Into::into)),
+        show: |c| quoted(&c.data_dir.display().to_string()),
+    },
+    Setting {
+        key: "ephemeral",
+        value_name: "BOOL",
+        help: "Keep everything in memory and nothing on disk: all data is gone when the process ends.",
+        allowed: "true or false",
+        emulator: None,
+        set: |c, v| put(&mut c.ephemeral, values::flag(v)),
+        show: |c| c.ephemeral.to_string(),
+    },
+    Setting {
+        key: "grpc_addr",
+        value_name: "IP:PORT",
+        help: "Address for SDK clients and workers (gRPC). Port 0 picks a free port.",
+        allowed: "IP:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080",
+        emulator: None,
+        set: |c, v| put(&mut c.grpc_addr, values::address(v)),
+        show: |c| quoted(&c.grpc_addr.to_string()),
+    },
+    Setting {
+        key: "http_addr",
+        value_name: "IP:PORT",
+        help: "Address for people and probes (HTTP): dashboard, /metrics, /livez, /readyz, /health. Port 0 picks a free port.",
+        allowed: "IP:PORT, such as 127.0.0.1:8082 or 0.0.0.0:8082",
+        emulator: None,
+        set: |c, v| put(&mut c.http_addr, values::address(v)),
+        show: |c| quoted(&c.http_addr.to_string()),
+    },
+    Setting {
+        key: "peer_addr",
+        value_name: "IP:PORT",
+        help: "Address for the other nodes of the cluster. Port 0 picks a free port.",
+        allowed: "IP:PORT, such as 127.0.0.1:8083 or 0.0.0.0:8083",
+        emulator: None,
+        set: |c, v| put(&mut c.peer_addr, values::address(v)),
+        show: |c| quoted(&c.peer_addr.to_string()),
+    },
+    Setting {
+        key: "advertise_peer",
+        value_name: "HOST:PORT",
+        help: "Address under which the other nodes reach this one. Empty: the peer address itself.",
+        allowed: "HOST:PORT with a port from 1 to 65535, or empty",
+        emulator: None,
+        set: |c, v| {
+            let none = v.text() == Some("");
+            put(
+                &mut c.advertise_peer,
+                if none { Some(None) } else { values::host_and_port(v).map(Some) },
+            )
+        },
+        show: |c| quoted(c.advertise_peer.as_deref().unwrap_or_default()),
+    },
+    Setting {
+        key: "node_id",
+        value_name: "N",
+        help: "Number of this node, unique in its cluster. A data folder belongs to one node for ever.",
+        allowed: "a whole number from 1 to 9007199254740991",
+        emulator: None,
+        // Numbers above 2^53 would be rounded by every JSON reader that looks at a status page.
+        set: |c, v| put(&mut c.node_id, values::whole(v, 1..=(1 << 53) - 1)),
+        show: |c| c.node_id.to_string(),
+    },
+    Setting {
+        key: "partitions",
+        value_name: "N",
+        help: "Number of partitions, each a Raft group of its own. Fixed when a data folder is first used.",
+        allowed: "a whole number from 1 to 128",
+        emulator: None,
+        set: |c, v| put(&mut c.partitions, values::whole(v, 1..=128).map(|n| n as u32)),
+        show: |c| c.partitions.to_string(),
+    },
+    Setting {
+        key: "task_hubs",
+        value_name: "NAMES",
+        help: "Task hubs to create at start, comma separated. Hubs that exist stay, whether listed or not.",
+        allowed: "a list of different names of 1 to 64 characters A-Z a-z 0-9 - _",
+        emulator: Some("DTS_TASK_HUB_NAMES"),
+        set: |c, v| put(&mut c.task_hubs, values::hub_names(v)),
+        show: |c| {
+            format!(
+                "[{}]",
+                c.task_hubs.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+            )
+        },
+    },
+    Setting {
+        key: "dynamic_task_hubs",
+        value_name: "BOOL",
+        help: "Create a task hub when its name is first used, instead of answering NOT_FOUND.",
+        allowed: "true or false",
+        emulator: Some("DTS_USE_DYNAMIC_TASK_HUBS"),
+        set: |c, v| put(&mut c.dynamic_task_hubs, values::flag(v)),
+        show: |c| c.dynamic_task_hubs.to_string(),
+    },
+    Setting {
+        key: "log_level",
+        value_name: "FILTER",
+        help: "What is logged: off, error, warn, info, debug or trace, or a list such as info,durahub::dispatch=debug.",
+        allowed: "off, error, warn, info, debug, trace, or a comma-separated list of these and target=level",
+        emulator: Some("DTS_EMULATOR_LOG_LEVEL"),
+        set: |c, v| put(&mut c.log_level, values::log_filter(v)),
+        show: |c| quoted(&c.log_level),
+    },
+    Setting {
+        key: "log_format",
+        value_name: "FORMAT",
+        help: "How a log line looks: text, json (one object per line), or auto (text on a terminal, otherwise json).",
+        allowed: "auto, text or json",
+        emulator: None,
+        set: |c, v| {
+            let format = match v.text()? {
+                "auto" => LogFormat::Auto,
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return None,
+            };
+            put(&mut c.log_format, Some(format))
+        },
+        show: |c| {
+            quoted(match c.log_format {
+                LogFormat::Auto => "auto",
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            })
+        },
+    },
+    Setting {
+        key: "cache_mb",
+        value_name: "MIB",
+        help: "Memory for the storage cache of this node, in MiB. The process needs more than this in total.",
+        allowed: "a whole number from 16 to 65536",
+        emulator: None,
+        set: |c, v| put(&mut c.cache_mb, values::whole(v, 16..=65_536)),
+        show: |c| c.cache_mb.to_string(),
+    },
+    Setting {
+        key: "limits.max_message_bytes",
+        value_name: "BYTES",
+        help: "Largest gRPC message that is taken, payloads included. Plain bytes or with KiB, MiB, GiB.",
+        allowed: "a size from 64KiB to 1GiB",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.max_message_bytes, values::bytes(v, 64 << 10..=1 << 30)),
+        show: |c| quoted(&values::show_bytes(c.limits.max_message_bytes)),
+    },
+    Setting {
+        key: "limits.max_instance_id_length",
+        value_name: "N",
+        help: "Longest instance id that is taken, in characters. The managed service takes 100.",
+        allowed: "a whole number from 1 to 1000",
+        emulator: None,
+        set: |c, v| {
+            put(
+                &mut c.limits.max_instance_id_length,
+                values::whole(v, 1..=1000).map(|n| n as usize),
+            )
+        },
+        show: |c| c.limits.max_instance_id_length.to_string(),
+    },
+    Setting {
+        key: "limits.orchestrator_lease",
+        value_name: "TIME",
+        help: "Time a connected worker has for one orchestrator turn, before it is handed out again.",
+        allowed: "a time from 1s to 7d",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.orchestrator_lease, values::duration(v, SECOND..=WEEK)),
+        show: |c| time(c.limits.orchestrator_lease),
+    },
+    Setting {
+        key: "limits.entity_lease",
+        value_name: "TIME",
+        help: "Time a connected worker has for one entity batch, before it is handed out again.",
+        allowed: "a time from 1s to 7d",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.entity_lease, values::duration(v, SECOND..=WEEK)),
+        show: |c| time(c.limits.entity_lease),
+    },
+    Setting {
+        key: "limits.activity_lease",
+        value_name: "TIME",
+        help: "Time a connected worker has for one activity. none: as long as the worker stays connected.",
+        allowed: "none, or a time from 1s to 7d",
+        emulator: None,
+        set: |c, v| {
+            let none = v.text() == Some("none");
+            let lease =
+                if none { Some(None) } else { values::duration(v, SECOND..=WEEK).map(Some) };
+            put(&mut c.limits.activity_lease, lease)
+        },
+        show: |c| c.limits.activity_lease.map_or_else(|| quoted("none"), time),
+    },
+    Setting {
+        key: "limits.redelivery_grace",
+        value_name: "TIME",
+        help: "Time after a worker's stream broke before its work goes to others: its answers may still arrive.",
+        allowed: "a time from 0s to 1h",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.redelivery_grace, values::duration(v, Duration::ZERO..=HOUR)),
+        show: |c| time(c.limits.redelivery_grace),
+    },
+    Setting {
+        key: "limits.health_ping",
+        value_name: "TIME",
+        help: "Silence after which a worker stream gets a health ping. SDKs reconnect when none comes for long.",
+        allowed: "a time from 1s to 1h",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.health_ping, values::duration(v, SECOND..=HOUR)),
+        show: |c| time(c.limits.health_ping),
+    },
+    Setting {
+        key: "limits.drain_timeout",
+        value_name: "TIME",
+        help: "Longest time for running calls and work items to finish after SIGTERM or Ctrl-C.",
+        allowed: "a time from 0s to 1h",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.drain_timeout, values::duration(v, Duration::ZERO..=HOUR)),
+        show: |c| time(c.limits.drain_timeout),
+    },
+];
+
+/// Fills a field, when there is a value that is allowed.
+fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
+    *field = value?;
+    Some(())
+}
+
+/// The text as a TOML string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// The duration as a TOML string.
+fn time(duration: Duration) -> String {
+    quoted(&humantime::format_duration(duration).to_string())
+}

@@ -1,0 +1,203 @@
+//! Configuration as a table of cases: who wins, what is refused, and that everything is told at once.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Command, FromArgMatches};
+
+use super::*;
+
+/// The sources of one case.
+#[derive(Default)]
+struct Case<'a> {
+    file: Option<&'a str>,
+    variables: &'a [(&'a str, &'a str)],
+    flags: &'a [&'a str],
+}
+
+fn load(case: &Case<'_>) -> Result<Config, ConfigErrors> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("durahub.toml");
+    let command = Flags::augment_args(Command::new("durahub").no_binary_name(true));
+    let mut flags = Flags::from_arg_matches(&command.get_matches_from(case.flags)).unwrap();
+    if let Some(text) = case.file {
+        std::fs::write(&path, text).unwrap();
+        flags.config = Some(path);
+    }
+    let variables: BTreeMap<_, _> = case.variables.iter().copied().collect();
+    Config::load(&flags, |name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+fn keys(case: &Case<'_>) -> Vec<String> {
+    load(case).unwrap_err().problems.into_iter().map(|problem| problem.key).collect()
+}
+
+#[test]
+fn nothing_given_is_the_default() {
+    assert_eq!(load(&Case::default()).unwrap(), Config::default());
+}
+
+#[test]
+fn a_later_source_wins() {
+    let file = "partitions = 2\ntask_hubs = [\"file\"]\nlog_level = \"error\"\n";
+    let emulator = [("DTS_TASK_HUB_NAMES", "emulator,b"), ("DTS_EMULATOR_LOG_LEVEL", "Warning")];
+    let variables =
+        [emulator[0], emulator[1], ("DURAHUB_TASK_HUBS", "variable"), ("DURAHUB_PARTITIONS", "3")];
+    let flags = ["--task-hubs", "flag", "--partitions=4"];
+    let file = Some(file);
+    for (case, partitions, hub, level) in [
+        (Case::default(), 8, "default", "info"),
+        (Case { file, ..Case::default() }, 2, "file", "error"),
+        (Case { file, variables: &emulator, ..Case::default() }, 2, "emulator", "warn"),
+        (Case { file, variables: &variables, ..Case::default() }, 3, "variable", "warn"),
+        (Case { file, variables: &variables, flags: &flags }, 4, "flag", "warn"),
+        (Case { flags: &flags, ..Case::default() }, 4, "flag", "info"),
+    ] {
+        let config = load(&case).unwrap();
+        assert_eq!(
+            (config.partitions, config.task_hubs[0].as_str(), config.log_level.as_str()),
+            (partitions, hub, level)
+        );
+    }
+}
+
+#[test]
+fn variables_of_the_emulator_are_understood() {
+    let variables = [
+        ("DTS_TASK_HUB_NAMES", "taskhub1, taskhub2"),
+        ("DTS_USE_DYNAMIC_TASK_HUBS", "true"),
+        ("DTS_EMULATOR_LOG_LEVEL", "Information"),
+    ];
+    let config = load(&Case { variables: &variables, ..Case::default() }).unwrap();
+    assert_eq!(config.task_hubs, ["taskhub1", "taskhub2"]);
+    assert!(config.dynamic_task_hubs);
+    assert_eq!(config.log_level, "info");
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let variables =
+        [("DURAHUB_PARTITIONS", ""), ("DURAHUB_CONFIG", " "), ("DTS_TASK_HUB_NAMES", "")];
+    assert_eq!(
+        load(&Case { variables: &variables, ..Case::default() }).unwrap(),
+        Config::default()
+    );
+}
+
+#[test]
+fn a_switch_needs_no_value_and_can_be_turned_off() {
+    let file = Some("ephemeral = true");
+    for (flags, ephemeral) in
+        [(&[][..], true), (&["--ephemeral"][..], true), (&["--ephemeral=false"][..], false)]
+    {
+        assert_eq!(load(&Case { file, flags, ..Case::default() }).unwrap().ephemeral, ephemeral);
+    }
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_key_value_and_remedy() {
+    let case = Case {
+        file: Some(
+            "partitons = 8\ncache_mb = 1\n[limits]\nmax_mesage_bytes = 1\nhealth_ping = \"often\"\n",
+        ),
+        variables: &[("DURAHUB_NODE_ID", "zero"), ("DTS_TASK_HUB_NAMES", "a b")],
+        flags: &["--partitions", "129", "--grpc-addr", "localhost"],
+    };
+    let expected = [
+        "limits.max_mesage_bytes",
+        "partitons",
+        "grpc_addr",
+        "node_id",
+        "partitions",
+        "task_hubs",
+        "cache_mb",
+        "limits.health_ping",
+    ];
+    assert_eq!(keys(&case), expected);
+    let text = load(&case).unwrap_err().to_string();
+    for part in [
+        "8 problems",
+        "partitions = \"129\" (flag --partitions): allowed is a whole number from 1 to 128",
+        "node_id = \"zero\" (variable DURAHUB_NODE_ID)",
+        "task_hubs = \"a b\" (variable DTS_TASK_HUB_NAMES)",
+        "partitons = \"8\" (file ",
+        "unknown key; allowed are data_dir, ",
+        "unknown key; allowed are max_message_bytes, ",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for (key, flags) in [
+        ("data_dir", ["--data-dir", ""]),
+        ("partitions", ["--partitions", "0"]),
+        ("node_id", ["--node-id", "0"]),
+        ("task_hubs", ["--task-hubs", "a,a"]),
+        ("log_level", ["--log-level", "loud"]),
+        ("log_format", ["--log-format", "xml"]),
+        ("advertise_peer", ["--advertise-peer", "node"]),
+        ("limits.max_message_bytes", ["--max-message-bytes", "1KiB"]),
+        ("limits.max_instance_id_length", ["--max-instance-id-length", "0"]),
+        ("limits.orchestrator_lease", ["--orchestrator-lease", "0s"]),
+        ("limits.activity_lease", ["--activity-lease", "never"]),
+        ("limits.drain_timeout", ["--drain-timeout", "2h"]),
+        ("http_addr", ["--http-addr", "127.0.0.1:8080"]),
+    ] {
+        assert_eq!(keys(&Case { flags: &flags, ..Case::default() }), [key]);
+    }
+    // A value of the wrong kind in a file.
+    assert_eq!(
+        keys(&Case { file: Some("partitions = [1]\ntask_hubs = {}"), ..Case::default() }),
+        ["partitions", "task_hubs"]
+    );
+    assert_eq!(keys(&Case { file: Some("limits = 5"), ..Case::default() }), ["limits"]);
+}
+
+#[test]
+fn a_file_must_exist_and_be_toml() {
+    let case =
+        Case { variables: &[("DURAHUB_CONFIG", "/nowhere/durahub.toml")], ..Case::default() };
+    let problems = load(&case).unwrap_err().problems;
+    assert_eq!(problems[0].key, "config");
+    assert!(problems[0].to_string().contains("/nowhere/durahub.toml"), "{}", problems[0]);
+
+    let problems = load(&Case { file: Some("partitions = 8\nnode_id = \n"), ..Case::default() })
+        .unwrap_err()
+        .problems;
+    assert!(problems[0].remedy.starts_with("line 2 is not valid TOML"), "{}", problems[0]);
+}
+
+#[test]
+fn what_is_printed_is_read_back_to_the_same() {
+    let flags = [
+        "--activity-lease=1h 30m",
+        "--data-dir=/a\"b",
+        "--task-hubs=a,b",
+        "--advertise-peer=[::1]:9",
+        "--ephemeral",
+    ];
+    for flags in [&[][..], &flags] {
+        let config = load(&Case { flags, ..Case::default() }).unwrap();
+        assert_eq!(
+            load(&Case { file: Some(&config.to_toml()), ..Case::default() }).unwrap(),
+            config
+        );
+    }
+}
+
+#[test]
+fn names_are_unique_and_none_is_taken_by_kubernetes() {
+    for (i, setting) in SETTINGS.iter().enumerate() {
+        assert!(
+            SETTINGS[..i].iter().all(|other| other.name() != setting.name()),
+            "{}",
+            setting.key
+        );
+        assert!(
+            setting.name() != "port" && !setting.name().starts_with("service"),
+            "{}",
+            setting.key
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Worker streams: what `GetWorkItems` answers (section 3.1).
+//!
+//! A [`WorkStream`] carries leased items and, while there are none, health pings. Dropping it is how the
+//! end of a worker's stream is noticed: items that never left come back at once, the others after the
+//! grace.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use durahub_proto::wire;
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+use super::Dispatcher;
+use super::filter::Filter;
+use super::hub::{Key, Kind, LeaseId, StreamId};
+
+/// Items outstanding on a stream that states no limit (R3.2).
+const DEFAULT_CAPACITY: usize = 100;
+
+/// What a worker asked for.
+#[derive(Debug, Default)]
+pub struct StreamOptions {
+    /// Number of the task hub.
+    pub hub: u32,
+    /// The request.
+    pub request: wire::GetWorkItemsRequest,
+}
+
+/// A leased item on its way to the connection.
+pub(crate) struct Parcel {
+    pub(crate) key: Key,
+    pub(crate) lease: LeaseId,
+    pub(crate) item: wire::WorkItem,
+    pub(crate) bytes: usize,
+}
+
+/// The stream of one worker.
+pub struct WorkStream {
+    dispatcher: Dispatcher,
+    hub: u32,
+    id: StreamId,
+    parcels: mpsc::UnboundedReceiver<Parcel>,
+    ping: Pin<Box<Sleep>>,
+    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Dispatcher {
+    /// Opens the stream of a worker. It ends with `UNAVAILABLE` once `closing` is done, never with OK
+    /// (R1.40, R1.41).
+    pub fn open_stream(
+        &self,
+        options: StreamOptions,
+        closing: impl Future<Output = ()> + Send + 'static,
+    ) -> WorkStream {
+        let StreamOptions { hub, request } = options;
+        let capacity = |stated: i32| match usize::try_from(stated) {
+            Ok(stated @ 1..) => stated,
+            _ => DEFAULT_CAPACITY,
+        };
+        let mut capacities = [0; Kind::COUNT];
+        capacities[Kind::Turn as usize] = capacity(request.max_concurrent_orchestration_work_items);
+        capacities[Kind::Activity as usize] = capacity(request.max_concurrent_activity_work_items);
+
+        let id = self.next_id();
+        let (sender, parcels) = mpsc::unbounded_channel();
+        self.0.feeds.lock().insert(id, sender);
+        self.with_hub(hub, |hub| hub.open_stream(id, Filter::new(request.work_item_filters), capacities));
+        self.pump(hub);
+        WorkStream {
+            dispatcher: self.clone(),
+            hub,
+            id,
+            parcels,
+            // The first ping comes at once: a worker's silence timer starts with it (R1.28).
+            ping: Box::pin(tokio::time::sleep_until(Instant::now())),
+            closing: Box::pin(closing),
+        }
+    }
+}
+
+impl Stream for WorkStream {
+    type Item = Result<wire::WorkItem, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next_ping = Instant::now() + self.dispatcher.0.settings.health_ping;
+        if let Poll::Ready(Some(parcel)) = self.parcels.poll_recv(cx) {
+            self.ping.as_mut().reset(next_ping);
+            let (hub, id) = (self.hub, self.id);
+            if self.dispatcher.with_hub(hub, |hub| hub.sent(id, parcel.bytes)) {
+                self.dispatcher.pump(hub);
+            }
+            return Poll::Ready(Some(Ok(parcel.item)));
+        }
+        if self.closing.as_mut().poll(cx).is_ready() {
+            let status = Status::unavailable("this server is shutting down; connect again");
+            return Poll::Ready(Some(Err(status)));
+        }
+        if self.ping.as_mut().poll(cx).is_ready() {
+            self.ping.as_mut().reset(next_ping);
+            // Polled again so that the new time is watched.
+            let _ = self.ping.as_mut().poll(cx);
+            let request = Some(wire::work_item::Request::HealthPing(wire::HealthPing {}));
+            return Poll::Ready(Some(Ok(wire::WorkItem { request, ..Default::default() })));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for WorkStream {
+    fn drop(&mut self) {
+        self.dispatcher.0.feeds.lock().remove(&self.id);
+        self.parcels.close();
+        let now = self.dispatcher.0.clock.now();
+        let (hub, id) = (self.hub, self.id);
+        let mut unsent = Vec::new();
+        while let Ok(parcel) = self.parcels.try_recv() {
+            unsent.push(parcel);
+        }
+        self.dispatcher.with_hub(hub, |hub| {
+            // Closed first, so that what comes back does not go to this stream again.
+            hub.close_stream(id, now);
+            unsent.iter().for_each(|parcel| hub.unsent(&parcel.key, parcel.lease, now));
+        });
+        self.dispatcher.pump(hub);
+    }
+}

@@ -1,0 +1,188 @@
+//! What only the leader of a partition does: act on effects, fire timers, and rebuild both when it becomes
+//! the leader.
+
+use std::collections::BTreeSet;
+
+use durahub_cluster::{GroupId, Leadership};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, FusedFuture, pending};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Dispatcher;
+use crate::engine::command::FireTimers;
+use crate::engine::{Command, Effect, read};
+use crate::machine::{Listener, Partition, RowsView};
+
+/// Where the effects of partition 1, 2, ... go until their tasks run.
+pub struct Leaders {
+    effects: Vec<mpsc::UnboundedReceiver<Vec<Effect>>>,
+}
+
+/// What can wake the task of a partition.
+enum Wake {
+    Effects(Vec<Effect>),
+    Leadership,
+    TimerDue,
+    TimersFired,
+}
+
+impl Leaders {
+    /// Makes room for the effects of so many partitions, and the listener that fills it. The metadata group
+    /// has none.
+    pub fn new(partitions: u32) -> (Listener, Leaders) {
+        let (senders, effects): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
+        let listener = move |group: GroupId, told: Vec<Effect>| {
+            let sender: Option<&mpsc::UnboundedSender<Vec<Effect>>> =
+                (group.0 as usize).checked_sub(1).and_then(|index| senders.get(index));
+            if let Some(sender) = sender {
+                // Nobody listens while the node stops.
+                let _ = sender.send(told);
+            }
+        };
+        (Box::new(listener), Leaders { effects })
+    }
+
+    /// Runs the tasks of all partitions until the set is dropped.
+    pub fn run(self, dispatcher: &Dispatcher) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for (partition, effects) in dispatcher.0.partitions.iter().zip(self.effects) {
+            let leader = Leader {
+                dispatcher: dispatcher.clone(),
+                partition: partition.clone(),
+                leads: false,
+                next_due: None,
+            };
+            tasks.spawn(leader.run(effects));
+        }
+        tasks.spawn(dispatcher.clone().watch_deadlines());
+        tasks
+    }
+}
+
+struct Leader {
+    dispatcher: Dispatcher,
+    partition: Partition,
+    leads: bool,
+    /// When the next timer is due, as far as is known.
+    next_due: Option<i64>,
+}
+
+impl Leader {
+    async fn run(mut self, mut effects: mpsc::UnboundedReceiver<Vec<Effect>>) {
+        let mut leadership = self.partition.leadership();
+        leadership.mark_changed();
+        let clock = self.dispatcher.0.clock.clone();
+        let mut firing: futures::future::Fuse<BoxFuture<'static, ()>> = futures::future::Fuse::terminated();
+        loop {
+            let due = match self.next_due.filter(|_| firing.is_terminated()) {
+                Some(due) => clock.sleep_until(due).boxed(),
+                None => pending().boxed(),
+            };
+            let wake = tokio::select! {
+                Some(told) = effects.recv() => Wake::Effects(told),
+                changed = leadership.changed() => match changed {
+                    Ok(()) => Wake::Leadership,
+                    Err(_) => return,
+                },
+                () = &mut firing, if !firing.is_terminated() => Wake::TimersFired,
+                () = due => Wake::TimerDue,
+            };
+            match wake {
+                Wake::Effects(told) if self.leads => {
+                    let mut more = vec![told];
+                    while let Ok(told) = effects.try_recv() {
+                        more.push(told);
+                    }
+                    self.act(more.into_iter().flatten());
+                }
+                Wake::Effects(_) => {}
+                Wake::Leadership => {
+                    let leads = matches!(*leadership.borrow_and_update(), Leadership::Leader { .. });
+                    self.lead(leads);
+                }
+                Wake::TimerDue => {
+                    self.next_due = None;
+                    firing = fire(self.partition.clone(), clock.now()).boxed().fuse();
+                }
+                Wake::TimersFired => self.look_for_timers(),
+            }
+        }
+    }
+
+    /// Begins or ends to lead. Effects that arrive meanwhile are only repeated: every hint may be.
+    fn lead(&mut self, leads: bool) {
+        let was = std::mem::replace(&mut self.leads, leads);
+        if leads && !was {
+            let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
+            tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
+            self.act(open.into_iter());
+            self.look_for_timers();
+        } else if was && !leads {
+            tracing::info!(partition = %self.partition.id(), "no longer leading");
+            self.next_due = None;
+            let (dispatcher, id) = (&self.dispatcher, self.partition.id());
+            let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
+            for hub in hubs {
+                let mine = |instance: &str| dispatcher.partition_of(hub, instance).id() == id;
+                dispatcher.with_hub(hub, |work| work.resign(mine));
+            }
+        }
+    }
+
+    fn act(&mut self, effects: impl Iterator<Item = Effect>) {
+        let mut hubs = BTreeSet::new();
+        for effect in effects {
+            if let Effect::TimerSet { due } = effect {
+                self.expect_timer(due);
+            } else {
+                hubs.extend(self.dispatcher.take_in(effect));
+            }
+        }
+        hubs.into_iter().for_each(|hub| self.dispatcher.pump(hub));
+    }
+
+    fn expect_timer(&mut self, due: i64) {
+        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+    }
+
+    fn look_for_timers(&mut self) {
+        if let Some(due) = self.partition.peek(|rows| read::next_due(&RowsView(rows))) {
+            self.expect_timer(due);
+        }
+    }
+}
+
+async fn fire(partition: Partition, now: i64) {
+    let command = Command::FireTimers(FireTimers { up_to: now });
+    if let Err(error) = partition.propose(command.into_bytes()).await {
+        // The timers stand in the rows; they are looked for again, here or on the next leader.
+        tracing::warn!(partition = %partition.id(), %error, "fire timers");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+impl Dispatcher {
+    /// Ends leases and delays when their time has come.
+    async fn watch_deadlines(self) {
+        loop {
+            let next = self.0.hubs.lock().values().filter_map(|hub| hub.next_deadline()).min();
+            let sleep = match next {
+                Some(at) => self.0.clock.sleep_until(at).boxed(),
+                None => pending().boxed(),
+            };
+            tokio::select! {
+                () = sleep => {}
+                () = self.0.deadline.notified() => continue,
+            }
+            let now = self.0.clock.now();
+            let hubs: Vec<u32> = self.0.hubs.lock().keys().copied().collect();
+            for hub in hubs {
+                for key in self.with_hub(hub, |hub| hub.expire(now)) {
+                    tracing::info!(hub, instance = key.instance(), "lease ended; work is handed out again");
+                }
+                self.pump(hub);
+            }
+        }
+    }
+}

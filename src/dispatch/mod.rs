@@ -1,0 +1,236 @@
+//! Dispatch: from open work to workers and back, on the node that leads the work.
+//!
+//! Nothing here is stored. A partition's rows say what is open; its effects hint at what became open; this
+//! room keeps queues, leases and waiting calls in memory, and a new leader rebuilds them from the rows
+//! ([`leader`]). Losing all of it loses nothing: items are handed out again, and the engine accepts each
+//! result once.
+//!
+//! The way of an item: an effect makes it *ready* in its hub ([`hub`], [`queue`]); a stream with room and a
+//! fitting filter is found; the item is read from its partition and written as a wire message
+//! ([`assemble`]); the stream carries it ([`feed`]). The completion comes back with the item's token
+//! ([`token`]), is checked against the lease, and becomes a command.
+//!
+//! Locks: one mutex around all hubs, held for table look-ups only, never while reading rows or awaiting.
+
+mod assemble;
+mod complete;
+mod feed;
+mod filter;
+mod hub;
+mod leader;
+mod queue;
+mod token;
+mod waiters;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use durahub_cluster::placement;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use self::assemble::Assembled;
+use self::feed::Parcel;
+use self::hub::{Assignment, End, Hub, Key, StreamId};
+use self::token::Token;
+use self::waiters::Waiters;
+use crate::clock::Clock;
+use crate::engine::{Address, Class, Effect};
+use crate::machine::Partition;
+
+pub use feed::{StreamOptions, WorkStream};
+pub use hub::LeaseTimes;
+pub use leader::Leaders;
+pub use waiters::{Waiter, Wanted};
+
+/// How dispatch behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long leases last.
+    pub leases: LeaseTimes,
+    /// How often an idle stream carries a health ping (R1.28).
+    pub health_ping: std::time::Duration,
+    /// Largest work item, in bytes, that is written to a stream (R1.27).
+    pub item_bytes: usize,
+}
+
+/// The dispatcher of a node; a cheap handle.
+#[derive(Clone)]
+pub struct Dispatcher(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    clock: Clock,
+    /// Names this run of the node in tokens.
+    run: u64,
+    partitions: Vec<Partition>,
+    hubs: Mutex<HashMap<u32, Hub>>,
+    feeds: Mutex<HashMap<StreamId, mpsc::UnboundedSender<Parcel>>>,
+    waiters: Waiters,
+    next_id: AtomicU64,
+    /// Wakes the task that ends leases and delays.
+    deadline: Notify,
+}
+
+impl Dispatcher {
+    /// A dispatcher for the partitions of this node, in the order of their numbers.
+    pub fn new(settings: Settings, clock: Clock, partitions: Vec<Partition>) -> Dispatcher {
+        let run = clock.entropy();
+        Dispatcher(Arc::new(Shared {
+            settings,
+            clock,
+            run,
+            partitions,
+            hubs: Mutex::default(),
+            feeds: Mutex::default(),
+            waiters: Waiters::default(),
+            next_id: AtomicU64::new(1),
+            deadline: Notify::new(),
+        }))
+    }
+
+    /// Registers a wait for an instance.
+    pub fn wait_for(&self, at: &Address, wanted: Wanted) -> Waiter {
+        self.0.waiters.register(at, wanted)
+    }
+
+    /// Whether any item is with a worker.
+    pub fn is_busy(&self) -> bool {
+        self.0.hubs.lock().values().any(Hub::is_busy)
+    }
+
+    /// Hands out nothing more: the node is going away.
+    pub fn pause(&self) {
+        let streams: Vec<StreamId> = self.0.feeds.lock().keys().copied().collect();
+        for hub in self.0.hubs.lock().values_mut() {
+            streams.iter().for_each(|id| hub.pause_stream(*id));
+        }
+    }
+
+    /// What waits and what runs, per hub.
+    pub fn load(&self) -> Vec<HubLoad> {
+        let hubs = self.0.hubs.lock();
+        let load = hubs.iter().map(|(id, hub)| HubLoad {
+            hub: *id,
+            turns: hub.counts(hub::Kind::Turn),
+            activities: hub.counts(hub::Kind::Activity),
+            streams: hub.stream_count(),
+        });
+        load.collect()
+    }
+
+    /// The partition that holds an instance.
+    pub fn partition_of(&self, hub: u32, instance: &str) -> &Partition {
+        let partitions = &self.0.partitions;
+        let group = placement::partition_of(hub, instance, partitions.len() as u32);
+        &partitions[group.0 as usize - 1]
+    }
+
+    fn next_id(&self) -> u64 {
+        self.0.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn with_hub<T>(&self, hub: u32, f: impl FnOnce(&mut Hub) -> T) -> T {
+        let leases = self.0.settings.leases;
+        let (result, deadline_moved) = {
+            let mut hubs = self.0.hubs.lock();
+            let hub = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
+            let before = hub.next_deadline();
+            let result = f(hub);
+            (result, hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)))
+        };
+        if deadline_moved {
+            self.0.deadline.notify_one();
+        }
+        result
+    }
+
+    /// Takes in an effect of a partition that this node leads. Returns the hub that may have work now.
+    fn take_in(&self, effect: Effect) -> Option<u32> {
+        let (hub, key, class): (u32, Key, Class) = match effect {
+            Effect::TurnReady { at, class } => (at.hub, Key::Turn { instance: at.instance }, class),
+            Effect::ActivityReady { item, class } => {
+                let (generation, number) = (item.generation, item.number);
+                (item.at.hub, Key::Activity { instance: item.at.instance, generation, number }, class)
+            }
+            Effect::InstanceChanged { at, status } => {
+                self.0.waiters.changed(&at, status);
+                return None;
+            }
+            Effect::TimerSet { .. } => return None,
+        };
+        self.with_hub(hub, |hub| hub.ready(key, class));
+        Some(hub)
+    }
+
+    /// Hands out what can be handed out in a hub.
+    fn pump(&self, hub: u32) {
+        loop {
+            let (id, now) = (self.next_id(), self.0.clock.now());
+            match self.with_hub(hub, |hub| hub.assign(now, id)) {
+                Some(assignment) => self.deliver(hub, assignment),
+                None => return,
+            }
+        }
+    }
+
+    fn deliver(&self, hub: u32, assignment: Assignment) {
+        let Assignment { key, stream, lease } = assignment;
+        let partition = self.partition_of(hub, key.instance());
+        let limit = self.0.settings.item_bytes;
+        let now = self.0.clock.now();
+        let assembled = partition.peek(|rows| assemble::assemble(rows, hub, &key, now, limit));
+        match assembled {
+            Assembled::Item { work, item, bytes } => {
+                self.with_hub(hub, |hub| hub.assembled(&key, lease, work.clone(), bytes));
+                let token = Token { run: self.0.run, lease, work: Some(work) };
+                let item = assemble::with_token(*item, token.to_text());
+                let parcel = Parcel { key, lease, item, bytes };
+                let feed = self.0.feeds.lock().get(&stream).cloned();
+                // A stream that has gone gives its leases back when it is closed.
+                if let Some(Err(unsent)) = feed.map(|feed| feed.send(parcel)) {
+                    let Parcel { key, lease, .. } = unsent.0;
+                    self.with_hub(hub, |hub| hub.unsent(&key, lease, now));
+                }
+            }
+            Assembled::Nothing => self.drop_assignment(hub, &key, stream, lease),
+            Assembled::TooLarge { command, reason } => {
+                tracing::warn!(hub, instance = key.instance(), reason, "work item cannot be handed out");
+                let (dispatcher, partition) = (self.clone(), partition.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = partition.propose(command.into_bytes()).await {
+                        tracing::warn!(%error, "fail a work item that is too large");
+                    }
+                    dispatcher.drop_assignment(hub, &key, stream, lease);
+                    dispatcher.pump(hub);
+                });
+            }
+        }
+    }
+
+    /// Ends the lease of an item that was not sent after all.
+    fn drop_assignment(&self, hub: u32, key: &Key, stream: StreamId, lease: u64) {
+        let now = self.0.clock.now();
+        self.with_hub(hub, |hub| {
+            hub.sent(stream, 0);
+            hub.finish(key, lease, End::Done, now);
+        });
+    }
+}
+
+/// What waits and what runs in a hub, on this node.
+#[derive(Clone, Debug)]
+pub struct HubLoad {
+    /// Number of the hub.
+    pub hub: u32,
+    /// Orchestrator turns that wait, and that are with a worker.
+    pub turns: (usize, usize),
+    /// Activities that wait, and that are with a worker.
+    pub activities: (usize, usize),
+    /// Open worker streams.
+    pub streams: usize,
+}

@@ -1,0 +1,56 @@
+//! The one entrance.
+
+use bytes::Bytes;
+
+use super::decide::{self, Plan};
+use super::reply::{self, Answer, Reject};
+use super::view::{Changes, View};
+use super::{Command, Effect, Event, Stamp, evolve};
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Applied {
+    /// What happened, for the log line and for tests.
+    pub events: Vec<Event>,
+    /// Rows to write, all or none.
+    pub changes: Changes,
+    /// The encoded [`Answer`].
+    pub reply: Bytes,
+    /// What became true.
+    pub effects: Vec<Effect>,
+}
+
+/// Applies one encoded command to the rows of a partition.
+///
+/// Bad input is an answer, never a panic: every replica would repeat it.
+pub fn apply(view: &dyn View, stamp: Stamp, command: &Bytes) -> Applied {
+    let mut plan = Plan::new(view, stamp);
+    let answer = match Command::from_bytes(command) {
+        Some(command) => decide(&mut plan, command),
+        None => Err(Reject::UnknownCommand),
+    };
+    let (events, effects) = match answer {
+        Ok(_) => plan.finish(),
+        Err(_) => Default::default(),
+    };
+    let mut changes = Changes::new();
+    for event in &events {
+        evolve::evolve(view, event, &mut changes);
+    }
+    Applied { events, changes, reply: reply::encode(&answer), effects }
+}
+
+fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
+    match command {
+        Command::Start(start) => decide::start(plan, start),
+        Command::CompleteTurn(turn) => decide::complete_turn(plan, turn),
+        Command::FailTurn(turn) => decide::fail_turn(plan, turn),
+        Command::CompleteActivity(result) => decide::complete_activity(plan, result),
+        Command::FireTimers(fire) => decide::fire_timers(plan, fire),
+        Command::RaiseEvent(raise) => decide::raise_event(plan, raise),
+        Command::Terminate(terminate) => decide::terminate(plan, terminate),
+        Command::Suspend(suspend) => decide::suspend(plan, suspend),
+        Command::Resume(resume) => decide::resume(plan, resume),
+        Command::CreateHub(create) => decide::create_hub(plan, create),
+    }
+}

@@ -1,0 +1,253 @@
+//! What can be asked of the engine. Commands are replicated, so they are kept readable for ever: fields
+//! and variants are only added, and `version` tells a changed meaning.
+
+use bytes::Bytes;
+use durahub_proto::{Text, wire};
+use prost::Message as _;
+
+use super::state::{Address, Place};
+
+/// The form of commands written today.
+const VERSION: u32 = 1;
+
+/// Time, entropy and place of a command: what the leader attaches, and the only door for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Nanoseconds since the Unix epoch; never runs backwards within a partition.
+    pub now: i64,
+    /// Entropy, different for every command.
+    pub seed: u64,
+    /// Grows from command to command within a partition.
+    pub sequence: u64,
+}
+
+/// A command as it stands in the log.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Envelope {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    command: Option<Command>,
+}
+
+/// One request to a partition (or, for hubs, to the metadata group).
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Command {
+    /// Start an orchestration.
+    #[prost(message, tag = "2")]
+    Start(Start),
+    /// Commit an orchestrator turn.
+    #[prost(message, tag = "3")]
+    CompleteTurn(CompleteTurn),
+    /// Fail an instance whose turn cannot be handed to a worker.
+    #[prost(message, tag = "4")]
+    FailTurn(FailTurn),
+    /// Take in the result of an activity.
+    #[prost(message, tag = "5")]
+    CompleteActivity(CompleteActivity),
+    /// Fire what is due.
+    #[prost(message, tag = "6")]
+    FireTimers(FireTimers),
+    /// Bring an external event.
+    #[prost(message, tag = "7")]
+    RaiseEvent(RaiseEvent),
+    /// Ask an instance to end.
+    #[prost(message, tag = "8")]
+    Terminate(Terminate),
+    /// Hold an instance.
+    #[prost(message, tag = "9")]
+    Suspend(Suspend),
+    /// Let a held instance go on.
+    #[prost(message, tag = "10")]
+    Resume(Resume),
+    /// Create a task hub, unless it exists.
+    #[prost(message, tag = "11")]
+    CreateHub(CreateHub),
+}
+
+impl Command {
+    /// The bytes that are replicated.
+    pub fn into_bytes(self) -> Bytes {
+        Envelope { version: VERSION, command: Some(self) }.encode_to_vec().into()
+    }
+
+    /// Reads replicated bytes; `None` if they are not a command that this version knows.
+    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Command> {
+        let envelope = Envelope::decode(bytes.clone()).ok()?;
+        if envelope.version == VERSION { envelope.command } else { None }
+    }
+}
+
+/// Start an orchestration (section 2.1).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Start {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request; its `instance_id` is set.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::CreateInstanceRequest,
+}
+
+/// Commit an orchestrator turn, if the history is still the one it was computed from.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CompleteTurn {
+    /// What was handed out.
+    #[prost(message, required, tag = "1")]
+    pub turn: TurnId,
+    /// What the worker wants done.
+    #[prost(message, repeated, tag = "2")]
+    pub actions: Vec<wire::OrchestratorAction>,
+    /// The status text that the worker reports.
+    #[prost(message, optional, tag = "3")]
+    pub custom_status: Option<Text>,
+    /// The orchestration's own span, if the worker made one.
+    #[prost(message, optional, tag = "4")]
+    pub span: Option<wire::OrchestrationTraceContext>,
+    /// How many of the turn's inbox events were processed; unset means all (R3.58).
+    #[prost(uint32, optional, tag = "5")]
+    pub processed: Option<u32>,
+}
+
+/// Fail an instance because its turn cannot be handed out (R1.27).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailTurn {
+    /// What would have been handed out.
+    #[prost(message, required, tag = "1")]
+    pub turn: TurnId,
+    /// Why not, in words for the user.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
+/// A turn: the exact history and inbox prefix that a worker computes from.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct TurnId {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instance.
+    #[prost(string, tag = "2")]
+    pub instance: String,
+    /// Its generation.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// How many events the history had.
+    #[prost(uint32, tag = "4")]
+    pub history_events: u32,
+    /// Place of the last inbox event of the turn.
+    #[prost(uint64, tag = "5")]
+    pub through_sequence: u64,
+    /// Its sub-place.
+    #[prost(uint32, tag = "6")]
+    pub through_sub: u32,
+    /// Time of its `orchestratorStarted`, in nanoseconds since the Unix epoch.
+    #[prost(int64, tag = "7")]
+    pub clock: i64,
+    /// How many inbox events it has.
+    #[prost(uint32, tag = "8")]
+    pub inbox_events: u32,
+}
+
+impl TurnId {
+    /// Whose turn it is.
+    pub fn at(&self) -> Address {
+        Address::new(self.hub, self.instance.clone())
+    }
+
+    /// The last inbox event of the turn.
+    pub fn through(&self) -> Place {
+        Place { sequence: self.through_sequence, sub: self.through_sub }
+    }
+}
+
+/// Take in the result of an activity, if it is still open.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CompleteActivity {
+    /// The activity.
+    #[prost(message, required, tag = "1")]
+    pub task: TaskId,
+    /// Its result; unset and empty kept apart (R3.59).
+    #[prost(message, optional, tag = "2")]
+    pub result: Option<Text>,
+    /// Its failure; present exactly when it failed.
+    #[prost(message, optional, tag = "3")]
+    pub failure: Option<wire::TaskFailureDetails>,
+}
+
+/// A scheduled activity.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct TaskId {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instance that scheduled it.
+    #[prost(string, tag = "2")]
+    pub instance: String,
+    /// The generation that scheduled it.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// Its number in the generation.
+    #[prost(uint64, tag = "4")]
+    pub number: u64,
+}
+
+/// Fire the timers of the partition that are due.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct FireTimers {
+    /// Nanoseconds since the Unix epoch; a timer due later stays, whatever this says (R4.46).
+    #[prost(int64, tag = "1")]
+    pub up_to: i64,
+}
+
+/// Bring an external event (section 2.4).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RaiseEvent {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::RaiseEventRequest,
+}
+
+/// Ask an instance to end (section 2.5).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Terminate {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::TerminateRequest,
+}
+
+/// Hold an instance (section 2.6).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Suspend {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::SuspendRequest,
+}
+
+/// Let a held instance go on (section 2.6).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Resume {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::ResumeRequest,
+}
+
+/// Create a task hub in the metadata group.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct CreateHub {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}

@@ -1,0 +1,25 @@
+//! Commands to events: one file per command (or pair of commands that undo each other).
+//!
+//! Each function reads the rows as they were before the command, adds what it decided to a [`Plan`], and
+//! answers. A refusal drops the plan, so nothing is ever half done.
+
+mod actions;
+mod activity;
+mod hub;
+mod plan;
+mod raise;
+mod start;
+mod suspend;
+mod terminate;
+mod timers;
+mod turn;
+
+pub(crate) use activity::complete_activity;
+pub(crate) use hub::create_hub;
+pub(crate) use plan::Plan;
+pub(crate) use raise::raise_event;
+pub(crate) use start::start;
+pub(crate) use suspend::{resume, suspend};
+pub(crate) use terminate::terminate;
+pub(crate) use timers::fire_timers;
+pub(crate) use turn::{complete_turn, fail_turn};

@@ -1,0 +1,130 @@
+//! What a command is going to do, while it is being decided.
+
+use bytes::Bytes;
+
+use crate::engine::effect::Class;
+use crate::engine::state::{Address, InstanceRecord, Item, Place, TimerRecord};
+use crate::engine::view::View;
+use crate::engine::{Effect, Event, Stamp, event, read};
+
+/// The rows before the command, its stamp, and what was decided so far.
+pub(crate) struct Plan<'a> {
+    pub(crate) view: &'a dyn View,
+    pub(crate) stamp: Stamp,
+    events: Vec<Event>,
+    effects: Vec<Effect>,
+    received: u32,
+}
+
+impl<'a> Plan<'a> {
+    pub(crate) fn new(view: &'a dyn View, stamp: Stamp) -> Plan<'a> {
+        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), received: 0 }
+    }
+
+    pub(crate) fn finish(self) -> (Vec<Event>, Vec<Effect>) {
+        (self.events, self.effects)
+    }
+
+    pub(crate) fn push(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    pub(crate) fn tell(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// The next place at the end of any inbox: later than all that arrived before.
+    pub(crate) fn next_place(&mut self) -> Place {
+        let place = Place { sequence: self.stamp.sequence, sub: self.received };
+        self.received += 1;
+        place
+    }
+
+    /// Place of the last inbox event that this plan takes.
+    pub(crate) fn last_taken(&self) -> Option<Place> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::EventTaken { place, .. } => Some(*place),
+            _ => None,
+        })
+    }
+
+    /// Puts an event at the end of an inbox.
+    pub(crate) fn receive(&mut self, at: &Address, record: &InstanceRecord, event: Bytes) {
+        let place = self.next_place();
+        self.receive_at(at, record, place, event);
+    }
+
+    /// Puts an event at a given place of an inbox.
+    pub(crate) fn receive_at(
+        &mut self,
+        at: &Address,
+        record: &InstanceRecord,
+        place: Place,
+        event: Bytes,
+    ) {
+        self.push(Event::EventReceived { at: at.clone(), place, event });
+        self.wake(at, record);
+    }
+
+    /// Says that an instance has waiting events, if they may be handed out.
+    pub(crate) fn wake(&mut self, at: &Address, record: &InstanceRecord) {
+        if record.is_dispatchable() {
+            let class =
+                Class { name: record.name.clone(), version: record.filter_version().to_owned() };
+            self.tell(Effect::TurnReady { at: at.clone(), class });
+        }
+    }
+
+    /// Writes the head of an instance and tells whoever waits for it.
+    pub(crate) fn write(&mut self, at: &Address, record: InstanceRecord) {
+        self.tell(Effect::InstanceChanged { at: at.clone(), status: record.status() });
+        self.push(Event::InstanceWritten { at: at.clone(), record: Box::new(record) });
+    }
+
+    /// Appends events to the history of an instance, as one row.
+    pub(crate) fn append(&mut self, at: &Address, record: &mut InstanceRecord, events: Vec<Bytes>) {
+        let first = record.history_events;
+        record.last_chunk = first;
+        record.history_events += events.len() as u32;
+        record.history_bytes += events.iter().map(|event| event.len() as u64).sum::<u64>();
+        self.push(Event::HistoryAppended {
+            at: at.clone(),
+            generation: record.generation,
+            first,
+            events,
+        });
+    }
+
+    /// Writes down a suspension, in a turn of its own that needs no worker (R4.65, R4.66), as soon as
+    /// everything that came before it is history.
+    pub(crate) fn record_suspension(
+        &mut self,
+        at: &Address,
+        record: &mut InstanceRecord,
+        first_waiting: Option<Place>,
+    ) {
+        let Some(suspension) = &mut record.suspension else { return };
+        let earlier_waits = first_waiting.is_some_and(|place| place < suspension.place());
+        if suspension.recorded || earlier_waits || record.history_events == 0 {
+            return;
+        }
+        suspension.recorded = true;
+        let suspended = suspension.event.clone();
+        record.clock = self.stamp.now.max(record.clock + 1);
+        let started = event::orchestrator_started(record.clock);
+        self.append(at, record, vec![started, suspended]);
+    }
+
+    /// Arms a timer.
+    pub(crate) fn arm(&mut self, item: Item, timer: TimerRecord) {
+        self.tell(Effect::TimerSet { due: timer.due });
+        self.push(Event::TimerArmed { item, timer });
+    }
+
+    /// Drops what waits in an inbox.
+    pub(crate) fn clear_inbox(&mut self, at: &Address) {
+        for (place, _) in read::inbox(self.view, at) {
+            self.push(Event::EventTaken { at: at.clone(), place });
+        }
+    }
+}

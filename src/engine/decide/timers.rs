@@ -1,0 +1,49 @@
+//! `FireTimers`: what is due goes to the inboxes (section 4.6).
+
+use durahub_proto::wire::{self, history_event::EventType};
+
+use super::Plan;
+use crate::engine::command::FireTimers;
+use crate::engine::event::{NO_ID, history};
+use crate::engine::reply::{Answer, Reply};
+use crate::engine::state::{InstanceRecord, Item, TimerKind};
+use crate::engine::{Effect, Event, read};
+
+/// How many timers one command fires, so that a burst of due timers cannot hold up the partition.
+const BATCH: usize = 512;
+
+pub(crate) fn fire_timers(plan: &mut Plan<'_>, command: FireTimers) -> Answer {
+    // The leader's wish is bounded by partition time: no timer fires early (R4.46).
+    let due = read::due(plan.view, command.up_to.min(plan.stamp.now), BATCH);
+    let more = due.len() == BATCH;
+    for (time, item) in due {
+        if let Some(record) = read::head(plan.view, &item.at) {
+            fire(plan, &item, record);
+        }
+        plan.push(Event::TimerCleared { item, due: time });
+    }
+    if more {
+        plan.tell(Effect::TimerSet { due: plan.stamp.now });
+    }
+    Ok(Reply::Done)
+}
+
+fn fire(plan: &mut Plan<'_>, item: &Item, mut record: InstanceRecord) {
+    let Some(timer) = read::timer(plan.view, item) else { return };
+    // Timers die with their generation (R4.48).
+    if record.generation != item.generation || record.is_terminal() {
+        return;
+    }
+    match timer.kind() {
+        TimerKind::Start => {
+            record.start_timer = None;
+            plan.wake(&item.at, &record);
+            plan.write(&item.at, record);
+        }
+        TimerKind::Timer => {
+            let fired = wire::TimerFiredEvent { fire_at: timer.fire_at, timer_id: timer.timer_id };
+            let event = history(NO_ID, plan.stamp.now, EventType::TimerFired(fired));
+            plan.receive(&item.at, &record, event);
+        }
+    }
+}

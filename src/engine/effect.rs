@@ -1,0 +1,47 @@
+//! What became true: hints for a leader.
+//!
+//! Followers drop them, and a new leader computes them again from the rows (`read::open_work`), so a lost
+//! effect loses nothing and a repeated one does no harm.
+
+use super::state::{Address, Item};
+use durahub_proto::wire::OrchestrationStatus;
+
+/// Something that a leader may act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// An instance has events that a turn may consume.
+    TurnReady {
+        /// The instance.
+        at: Address,
+        /// What worker filters compare.
+        class: Class,
+    },
+    /// An activity waits for a worker.
+    ActivityReady {
+        /// The activity.
+        item: Item,
+        /// What worker filters compare.
+        class: Class,
+    },
+    /// A timer is due at that time, in nanoseconds since the Unix epoch.
+    TimerSet {
+        /// The time.
+        due: i64,
+    },
+    /// Status, history or existence of an instance changed.
+    InstanceChanged {
+        /// The instance.
+        at: Address,
+        /// Its status now.
+        status: OrchestrationStatus,
+    },
+}
+
+/// What worker filters compare (R3.8, R3.10): a name and a version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Class {
+    /// Name of the orchestration or activity, as sent.
+    pub name: String,
+    /// Its version; unset counts as empty.
+    pub version: String,
+}

@@ -1,0 +1,134 @@
+//! Two kinds of events.
+//!
+//! [`Event`] is what a command did to the partition, past tense; `evolve` turns each into rows. The
+//! functions below make the wire's own history events, which an instance's history consists of.
+
+use bytes::Bytes;
+use durahub_proto::wire::history_event::EventType;
+use durahub_proto::{Text, wire};
+use prost::Message as _;
+
+use super::state::{Address, HubRecord, InstanceRecord, Item, Place, TaskRecord, TimerRecord};
+use super::time::timestamp;
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A task hub came to be.
+    HubCreated {
+        /// Its name.
+        name: String,
+        /// The hub.
+        hub: HubRecord,
+    },
+    /// A generation is gone: its history, and the tasks and timers it had before this command.
+    GenerationDiscarded {
+        /// The instance.
+        at: Address,
+        /// The generation.
+        generation: u64,
+    },
+    /// The head of an instance was written.
+    InstanceWritten {
+        /// The instance.
+        at: Address,
+        /// Its new head.
+        record: Box<InstanceRecord>,
+    },
+    /// An event arrived in an inbox.
+    EventReceived {
+        /// The instance.
+        at: Address,
+        /// Its place in the inbox.
+        place: Place,
+        /// The encoded history event.
+        event: Bytes,
+    },
+    /// An inbox event became history, or was dropped.
+    EventTaken {
+        /// The instance.
+        at: Address,
+        /// Its place in the inbox.
+        place: Place,
+    },
+    /// Events were appended to a history.
+    HistoryAppended {
+        /// The instance.
+        at: Address,
+        /// Its generation.
+        generation: u64,
+        /// Index of the first of them.
+        first: u32,
+        /// The encoded events.
+        events: Vec<Bytes>,
+    },
+    /// An activity was scheduled.
+    TaskOpened {
+        /// The activity.
+        item: Item,
+        /// What a worker will be handed.
+        task: Box<TaskRecord>,
+    },
+    /// An activity was answered, or is no longer wanted.
+    TaskClosed {
+        /// The activity.
+        item: Item,
+    },
+    /// A timer was armed.
+    TimerArmed {
+        /// The timer.
+        item: Item,
+        /// What it does.
+        timer: TimerRecord,
+    },
+    /// A timer fired or was dropped.
+    TimerCleared {
+        /// The timer.
+        item: Item,
+        /// When it was due.
+        due: i64,
+    },
+}
+
+/// Id of events that no action created (R4.3).
+pub(crate) const NO_ID: i32 = -1;
+/// Id of `executionStarted` (R4.3).
+pub(crate) const START_ID: i32 = 0;
+
+/// A history event, encoded.
+pub(crate) fn history(id: i32, now: i64, event: EventType) -> Bytes {
+    wire::HistoryEvent { event_id: id, timestamp: Some(timestamp(now)), event_type: Some(event) }
+        .encode_to_vec()
+        .into()
+}
+
+/// `orchestratorStarted`: begins a turn and sets the orchestration's clock.
+pub(crate) fn orchestrator_started(clock: i64) -> Bytes {
+    history(NO_ID, clock, EventType::OrchestratorStarted(wire::OrchestratorStartedEvent {}))
+}
+
+/// Failure details that the server itself makes up.
+pub(crate) fn failure(kind: &str, message: impl Into<String>) -> wire::TaskFailureDetails {
+    wire::TaskFailureDetails {
+        error_type: kind.to_owned(),
+        error_message: message.into(),
+        is_non_retriable: true,
+        ..Default::default()
+    }
+}
+
+/// `executionCompleted`.
+pub(crate) fn execution_completed(
+    id: i32,
+    now: i64,
+    status: wire::OrchestrationStatus,
+    result: Option<Text>,
+    failure_details: Option<wire::TaskFailureDetails>,
+) -> Bytes {
+    let event = wire::ExecutionCompletedEvent {
+        orchestration_status: status.into(),
+        result,
+        failure_details,
+    };
+    history(id, now, EventType::ExecutionCompleted(event))
+}

@@ -1,0 +1,70 @@
+//! Events to rows: what each event changes, and nothing else. No decision is taken here.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::state::{Address, Chunk, Item, keys};
+use super::view::{Changes, View, scan_prefix};
+use super::{Event, read};
+
+/// Adds the row changes of one event. Later events of a command override earlier ones.
+pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
+    match event {
+        Event::HubCreated { name, hub } => {
+            changes.insert(keys::hub(name), Some(encode(hub)));
+            changes.insert(keys::last_hub(), Some(Bytes::copy_from_slice(&hub.id.to_be_bytes())));
+        }
+        Event::GenerationDiscarded { at, generation } => discard(view, at, *generation, changes),
+        Event::InstanceWritten { at, record } => {
+            changes.insert(keys::instance(at), Some(encode(record.as_ref())));
+        }
+        Event::EventReceived { at, place, event } => {
+            changes.insert(keys::inbox(at, *place), Some(event.clone()));
+        }
+        Event::EventTaken { at, place } => {
+            changes.insert(keys::inbox(at, *place), None);
+        }
+        Event::HistoryAppended { at, generation, first, events } => {
+            let mut chunk = Chunk::default();
+            events.iter().for_each(|event| chunk.push(event));
+            changes.insert(keys::history(at, *generation, *first), Some(chunk.freeze()));
+        }
+        Event::TaskOpened { item, task } => {
+            changes.insert(keys::task(item), Some(encode(task.as_ref())));
+        }
+        Event::TaskClosed { item } => {
+            changes.insert(keys::task(item), None);
+        }
+        Event::TimerArmed { item, timer } => {
+            changes.insert(keys::timer(item), Some(encode(timer)));
+            changes.insert(keys::due(timer.due, item), Some(Bytes::new()));
+        }
+        Event::TimerCleared { item, due } => clear_timer(item, *due, changes),
+    }
+}
+
+/// Removes what a generation had before this command. What the command itself opened for it stays: such
+/// tasks run on, and their results are dropped (R4.26).
+fn discard(view: &dyn View, at: &Address, generation: u64, changes: &mut Changes) {
+    scan_prefix(view, &keys::history_of(at, generation), &mut |key, _| {
+        changes.insert(key.to_vec(), None);
+        ControlFlow::Continue(())
+    });
+    for item in read::tasks(view, at, generation) {
+        changes.insert(keys::task(&item), None);
+    }
+    for (item, due) in read::timers(view, at, generation) {
+        clear_timer(&item, due, changes);
+    }
+}
+
+fn clear_timer(item: &Item, due: i64, changes: &mut Changes) {
+    changes.insert(keys::timer(item), None);
+    changes.insert(keys::due(due, item), None);
+}
+
+fn encode(record: &impl Message) -> Bytes {
+    record.encode_to_vec().into()
+}

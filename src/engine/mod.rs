@@ -1,0 +1,51 @@
+//! The engine: what happens to orchestrations, decided purely.
+//!
+//! Its whole interface is [`apply`] and a handful of data types. It returns, it never calls out: no disk,
+//! no network, no clock, no randomness, no async, no logging. The same rows, stamp and command yield the
+//! same rows on every replica, for ever.
+//!
+//! **Life of an orchestration.** `Start` writes the head of the instance and puts `executionStarted` into
+//! its *inbox*. Whatever else happens to the instance (a result, a due timer, an external event, a
+//! request to end) goes to the inbox too, in the order it was accepted. A *turn* hands the whole history
+//! and the waiting inbox events to a worker; `CompleteTurn` moves those events into the history, behind
+//! an `orchestratorStarted`, appends one event per action, and opens tasks and timers. A turn commits
+//! only on the history and inbox prefix it was computed from, so a late or repeated one changes nothing.
+//! `executionCompleted` ends the history. Continue-as-new begins a new *generation* with an empty one.
+//!
+//! **Life of an activity.** `scheduleTask` opens a task; the task row is what a worker is handed, as often
+//! as need be; the first `CompleteActivity` closes it and puts the result into the inbox. No row, no
+//! result: that is how a task gets exactly one.
+//!
+//! **Life of a timer.** `createTimer` arms it under its instance and under its time. `FireTimers` takes
+//! what is due by partition time and puts `timerFired` into the inbox.
+//!
+//! Commands are imperative and decided in [`decide`], which reads rows and yields [`Event`]s, past tense.
+//! [`evolve`] turns events into row changes. [`read`] is what everybody else may ask of the rows.
+//!
+//! Invariants (architecture.md section 5) that live here: S2 to S8. Deliberately absent: leases and
+//! workers (dispatch knows them), partitions of other instances, and any error that a disk could cause.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod apply;
+pub mod command;
+mod decide;
+mod effect;
+mod event;
+mod evolve;
+pub mod read;
+mod reply;
+pub mod state;
+pub mod time;
+mod view;
+
+#[cfg(test)]
+mod scripts;
+
+pub use apply::{Applied, apply};
+pub use command::{Command, Stamp};
+pub use effect::{Class, Effect};
+pub use event::Event;
+pub use reply::{Answer, Reject, Reply, decode as decode_answer};
+pub use state::{Address, InstanceRecord, Item, TaskRecord};
+pub use view::{Changes, View};

@@ -1,0 +1,19 @@
+//! What everybody else may ask of the rows: pure functions over a [`View`], the engine's read models.
+
+mod history;
+mod hubs;
+mod inbox;
+mod instance;
+mod items;
+mod open_work;
+mod turn;
+
+pub use history::history;
+pub(crate) use hubs::last_hub;
+pub use hubs::{hub, hubs};
+pub(crate) use inbox::{first_waiting, first_waiting_after, inbox, inbox_through};
+pub use instance::{head, state};
+pub(crate) use items::{due, tasks, timer, timers};
+pub use items::{next_due, task};
+pub use open_work::open_work;
+pub use turn::{Turn, TurnTooLarge, turn};

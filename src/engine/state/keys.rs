@@ -1,0 +1,296 @@
+//! Every stored key, in one table.
+//!
+//! A key is a kind byte, then fields that sort as they compare: numbers big-endian, times with the sign
+//! bit flipped, texts escaped and ended so that no text is the prefix of another. A retired kind keeps
+//! its byte for ever.
+//!
+//! | kind | row | fields | value |
+//! | --- | --- | --- | --- |
+//! | 0x01 | hub | name | `HubRecord` |
+//! | 0x02 | last hub id | | u32 |
+//! | 0x10 | instance | hub, id | `InstanceRecord` |
+//! | 0x11 | inbox | hub, id, place | one encoded history event |
+//! | 0x12 | history | hub, id, generation, index of its first event | events, each with its length |
+//! | 0x13 | task | hub, id, generation, number | `TaskRecord` |
+//! | 0x14 | timer | hub, id, generation, number | `TimerRecord` |
+//! | 0x15 | due | time, hub, id, generation, number | empty |
+//!
+//! Kinds 0x16 (outbox) and 0x17 (delivered) are kept for messages between partitions, 0x18 to 0x1f for
+//! entities and indices.
+
+use super::Place;
+
+const HUB: u8 = 0x01;
+const LAST_HUB: u8 = 0x02;
+const INSTANCE: u8 = 0x10;
+const INBOX: u8 = 0x11;
+const HISTORY: u8 = 0x12;
+const TASK: u8 = 0x13;
+const TIMER: u8 = 0x14;
+const DUE: u8 = 0x15;
+
+/// Who is meant: an instance in a hub.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// Number of the task hub.
+    pub hub: u32,
+    /// Instance id, unique in the hub.
+    pub instance: String,
+}
+
+impl Address {
+    /// The address of `instance` in `hub`.
+    pub fn new(hub: u32, instance: impl Into<String>) -> Address {
+        Address { hub, instance: instance.into() }
+    }
+}
+
+/// A scheduled task or a timer: counted per generation, because the ids that workers choose repeat
+/// (R3.34, R4.48).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Item {
+    /// The instance it belongs to.
+    pub at: Address,
+    /// The generation it belongs to.
+    pub generation: u64,
+    /// Its number in the generation.
+    pub number: u64,
+}
+
+pub(crate) fn hub(name: &str) -> Vec<u8> {
+    Key::of(HUB).text(name).0
+}
+
+pub(crate) fn hubs() -> Vec<u8> {
+    vec![HUB]
+}
+
+pub(crate) fn last_hub() -> Vec<u8> {
+    vec![LAST_HUB]
+}
+
+pub(crate) fn instance(at: &Address) -> Vec<u8> {
+    Key::of(INSTANCE).address(at).0
+}
+
+pub(crate) fn inbox(at: &Address, place: Place) -> Vec<u8> {
+    Key::of(INBOX).address(at).u64(place.sequence).u32(place.sub).0
+}
+
+pub(crate) fn inbox_of(at: &Address) -> Vec<u8> {
+    Key::of(INBOX).address(at).0
+}
+
+pub(crate) fn all_inboxes() -> Vec<u8> {
+    vec![INBOX]
+}
+
+pub(crate) fn history(at: &Address, generation: u64, first: u32) -> Vec<u8> {
+    Key::of(HISTORY).address(at).u64(generation).u32(first).0
+}
+
+pub(crate) fn history_of(at: &Address, generation: u64) -> Vec<u8> {
+    Key::of(HISTORY).address(at).u64(generation).0
+}
+
+pub(crate) fn task(item: &Item) -> Vec<u8> {
+    Key::of(TASK).item(item).0
+}
+
+pub(crate) fn tasks_of(at: &Address, generation: u64) -> Vec<u8> {
+    Key::of(TASK).address(at).u64(generation).0
+}
+
+pub(crate) fn all_tasks() -> Vec<u8> {
+    vec![TASK]
+}
+
+pub(crate) fn timer(item: &Item) -> Vec<u8> {
+    Key::of(TIMER).item(item).0
+}
+
+pub(crate) fn timers_of(at: &Address, generation: u64) -> Vec<u8> {
+    Key::of(TIMER).address(at).u64(generation).0
+}
+
+pub(crate) fn due(time: i64, item: &Item) -> Vec<u8> {
+    Key::of(DUE).time(time).item(item).0
+}
+
+pub(crate) fn all_due() -> Vec<u8> {
+    vec![DUE]
+}
+
+/// The end of the keys due at `time` or before.
+pub(crate) fn due_after(time: i64) -> Vec<u8> {
+    Key::of(DUE).time(time.saturating_add(1)).0
+}
+
+/// The name of a hub row.
+pub(crate) fn parse_hub(key: &[u8]) -> Option<String> {
+    Fields::of(HUB, key)?.text()
+}
+
+/// Whose inbox a row belongs to, and its place there.
+pub(crate) fn parse_inbox(key: &[u8]) -> Option<(Address, Place)> {
+    let mut fields = Fields::of(INBOX, key)?;
+    let at = fields.address()?;
+    Some((at, Place { sequence: fields.u64()?, sub: fields.u32()? }))
+}
+
+/// The task of a row.
+pub(crate) fn parse_task(key: &[u8]) -> Option<Item> {
+    Fields::of(TASK, key)?.item()
+}
+
+/// The timer of a row.
+pub(crate) fn parse_timer(key: &[u8]) -> Option<Item> {
+    Fields::of(TIMER, key)?.item()
+}
+
+/// When the timer of a row is due.
+pub(crate) fn parse_due(key: &[u8]) -> Option<(i64, Item)> {
+    let mut fields = Fields::of(DUE, key)?;
+    Some((fields.time()?, fields.item()?))
+}
+
+/// A key while it is written.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn of(kind: u8) -> Key {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(kind);
+        Key(bytes)
+    }
+
+    fn u32(mut self, number: u32) -> Key {
+        self.0.extend(number.to_be_bytes());
+        self
+    }
+
+    fn u64(mut self, number: u64) -> Key {
+        self.0.extend(number.to_be_bytes());
+        self
+    }
+
+    fn time(self, nanos: i64) -> Key {
+        self.u64(nanos as u64 ^ SIGN)
+    }
+
+    fn text(mut self, text: &str) -> Key {
+        for &byte in text.as_bytes() {
+            self.0.push(byte);
+            if byte == 0 {
+                self.0.push(0xff);
+            }
+        }
+        self.0.extend([0, 0]);
+        self
+    }
+
+    fn address(self, at: &Address) -> Key {
+        self.u32(at.hub).text(&at.instance)
+    }
+
+    fn item(self, item: &Item) -> Key {
+        self.address(&item.at).u64(item.generation).u64(item.number)
+    }
+}
+
+const SIGN: u64 = 1 << 63;
+
+/// A key while it is read. Every reader yields `None` where the bytes are not of that form.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
+        let (first, rest) = key.split_first()?;
+        (*first == kind).then_some(Fields(rest))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn time(&mut self) -> Option<i64> {
+        self.u64().map(|bits| (bits ^ SIGN) as i64)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let mut text = Vec::new();
+        loop {
+            match self.array::<1>()? {
+                [0] if self.array::<1>()? == [0] => return String::from_utf8(text).ok(),
+                [byte] => text.push(byte),
+            }
+        }
+    }
+
+    fn address(&mut self) -> Option<Address> {
+        Some(Address { hub: self.u32()?, instance: self.text()? })
+    }
+
+    fn item(&mut self) -> Option<Item> {
+        Some(Item { at: self.address()?, generation: self.u64()?, number: self.u64()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(instance: &str) -> Item {
+        Item { at: Address::new(7, instance), generation: 3, number: 5 }
+    }
+
+    #[test]
+    fn keys_read_back_what_was_written() {
+        for instance in ["", "a", "a\0b", "\0", "ü@x@y"] {
+            let item = item(instance);
+            assert_eq!(parse_task(&task(&item)), Some(item.clone()));
+            assert_eq!(parse_due(&due(-12, &item)), Some((-12, item.clone())));
+            let place = Place { sequence: 9, sub: 2 };
+            assert_eq!(parse_inbox(&inbox(&item.at, place)), Some((item.at, place)));
+        }
+        assert_eq!(parse_task(&timer(&item("a"))), None);
+        assert_eq!(parse_task(&task(&item("a"))[..6]), None);
+    }
+
+    #[test]
+    fn no_instance_lies_inside_the_range_of_another() {
+        let (a, ab) = (Address::new(1, "a"), Address::new(1, "a\0b"));
+        assert!(!inbox(&ab, Place::default()).starts_with(&inbox_of(&a)));
+        assert!(instance(&a) < instance(&ab));
+    }
+
+    #[test]
+    fn due_rows_sort_by_time() {
+        let item = item("z");
+        let times = [i64::MIN, -1, 0, 1, i64::MAX];
+        assert!(times.is_sorted_by(|a, b| due(*a, &item) < due(*b, &item)));
+        assert!(due(4, &item) < due_after(4) && due_after(4) < due(5, &item));
+    }
+
+    /// The bytes themselves: a change here would lose what users have stored.
+    #[test]
+    fn the_form_of_a_key_never_changes() {
+        assert_eq!(
+            task(&Item { at: Address::new(258, "x\0y"), generation: 1, number: 2 }),
+            [
+                0x13, 0, 0, 1, 2, b'x', 0, 0xff, b'y', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
+                0, 0, 2
+            ]
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The gateway: what SDKs talk to. It translates, routes and answers; it keeps no state but open streams.
+//!
+//! A call names its task hub in the `taskhub` header (R1.8 to R1.12) and is checked before anything is
+//! proposed: a refusal names the field, the limit and what to do, and leaves nothing half done. Writes
+//! become commands to the partition that holds the instance; reads ask that partition's leader.
+//!
+//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume, history;
+//! - [`worker_api`]: the work item stream, completions, abandons;
+//! - [`sidecar`]: the generated service, a list of one-liners;
+//! - [`status`]: the one table from our errors to gRPC codes;
+//! - [`oversize`]: the code for messages that are too large.
+
+mod client_api;
+mod oversize;
+mod sidecar;
+mod status;
+mod worker_api;
+
+use std::sync::Arc;
+
+use durahub_proto::wire;
+use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+use crate::dispatch::Dispatcher;
+use crate::engine::command::CreateHub;
+use crate::engine::{Command, Reject, Reply, decode_answer, read};
+use crate::machine::{Partition, RowsView};
+
+pub use oversize::OversizeLayer;
+
+/// The hub of clients that name none (R1.8).
+const DEFAULT_HUB: &str = "default";
+/// Longest name of a task hub, in characters.
+const HUB_NAME_LENGTH: usize = 64;
+/// What every SDK accepts: the gRPC default (R1.23), less room for framing.
+pub const SEND_LIMIT: usize = 4 * 1024 * 1024 - 64 * 1024;
+
+/// How the gateway behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Largest message accepted, in bytes (R1.24, R1.25).
+    pub message_bytes: usize,
+    /// Longest instance id, in characters (R2.3).
+    pub instance_id_length: usize,
+    /// Whether an unknown task hub is created on first use.
+    pub dynamic_hubs: bool,
+}
+
+/// The gateway of a node; a cheap handle.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    metadata: Partition,
+    dispatcher: Dispatcher,
+    entropy: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Turns true when streams and waits must end.
+    closing: watch::Receiver<bool>,
+}
+
+impl Gateway {
+    /// A gateway that finds task hubs in `metadata` and work behind `dispatcher`. Streams and waits end once
+    /// `closing` turns true.
+    pub fn new(
+        settings: Settings,
+        metadata: Partition,
+        dispatcher: Dispatcher,
+        entropy: impl Fn() -> u64 + Send + Sync + 'static,
+        closing: watch::Receiver<bool>,
+    ) -> Gateway {
+        Gateway(Arc::new(Shared { settings, metadata, dispatcher, entropy: Box::new(entropy), closing }))
+    }
+
+    /// The service that SDKs call.
+    pub fn sidecar(&self) -> TaskHubSidecarServiceServer<Gateway> {
+        TaskHubSidecarServiceServer::new(self.clone())
+            .max_decoding_message_size(self.0.settings.message_bytes)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// Creates a task hub unless it exists; returns its number.
+    ///
+    /// # Errors
+    /// When the metadata group cannot be reached, or the name is not allowed.
+    pub async fn create_hub(&self, name: &str) -> Result<u32, Status> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || name.len() > HUB_NAME_LENGTH || !name.chars().all(allowed) {
+            return Err(Status::invalid_argument(format!(
+                "taskhub: a name has 1 to {HUB_NAME_LENGTH} letters, digits, '-' or '_'"
+            )));
+        }
+        let command = Command::CreateHub(CreateHub { name: name.to_owned() });
+        match propose(&self.0.metadata, command).await? {
+            Reply::Hub { id } => {
+                tracing::info!(hub = name, id, "task hub created");
+                Ok(id)
+            }
+            other => Err(Status::internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// The number of the hub that a call names.
+    async fn hub(&self, headers: &MetadataMap) -> Result<u32, Status> {
+        let name = match headers.get("taskhub") {
+            None => DEFAULT_HUB,
+            Some(value) => value.to_str().map_err(|_| {
+                Status::invalid_argument("taskhub: the header holds characters that a name cannot have")
+            })?,
+        };
+        if let Some(hub) = self.0.metadata.peek(|rows| read::hub(&RowsView(rows), name)) {
+            return Ok(hub.id);
+        }
+        if self.0.settings.dynamic_hubs {
+            return self.create_hub(name).await;
+        }
+        // The words are those of the managed service (R1.9).
+        Err(Status::not_found(format!(
+            "Task hub not found: {name}. Start the server with --task-hubs {name} or --dynamic-task-hubs"
+        )))
+    }
+
+    async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
+        propose(self.0.dispatcher.partition_of(hub, instance), command).await
+    }
+
+    /// Refuses ids that no instance can have.
+    fn check_id(&self, instance: &str) -> Result<(), Status> {
+        let (length, limit) = (instance.chars().count(), self.0.settings.instance_id_length);
+        if length > limit {
+            return Err(Status::invalid_argument(format!(
+                "instanceId: its length is {length} characters, the limit is {limit}; choose a shorter id"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Ends when the node stops serving long calls.
+    async fn closed(&self) {
+        // A sender that is gone means the same.
+        let _ = self.0.closing.clone().wait_for(|closing| *closing).await;
+    }
+}
+
+/// Proposes a command and reads the engine's answer.
+async fn propose(partition: &Partition, command: Command) -> Result<Reply, Status> {
+    let reply = partition.propose(command.into_bytes()).await.map_err(|error| status::of_cluster(&error))?;
+    decode_answer(reply)
+        .unwrap_or(Err(Reject::UnknownCommand))
+        .map_err(|reject| status::of_reject(&reject))
+}
+
+/// Refuses an answer that no client could receive (R1.23).
+fn check_size(response: wire::GetInstanceResponse) -> Result<wire::GetInstanceResponse, Status> {
+    let bytes = prost::Message::encoded_len(&response);
+    if bytes > SEND_LIMIT {
+        return Err(Status::new(
+            Code::ResourceExhausted,
+            format!(
+                "the state of this instance takes {bytes} bytes, the limit of a message is {SEND_LIMIT}; \
+                 ask without inputs and outputs"
+            ),
+        ));
+    }
+    Ok(response)
+}

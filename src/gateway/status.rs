@@ -1,0 +1,45 @@
+//! From our errors to gRPC codes, in one place (section 1.10).
+
+use durahub_cluster::Error;
+use tonic::Status;
+
+use crate::engine::Reject;
+
+/// The status of a deterministic refusal: nothing was changed.
+pub(crate) fn of_reject(reject: &Reject) -> Status {
+    let text = reject.to_string();
+    match reject {
+        Reject::NotFound { .. } => Status::not_found(text),
+        Reject::AlreadyExists { .. } => Status::already_exists(text),
+        Reject::InvalidReusePolicy => Status::invalid_argument(text),
+        Reject::UnknownCommand => Status::internal(text),
+        // Workers are never told (R3.55); nobody else can meet these.
+        Reject::StaleTurn | Reject::TaskNotOpen => Status::failed_precondition(text),
+    }
+}
+
+/// The status of "not here or not now".
+pub(crate) fn of_cluster(error: &Error) -> Status {
+    let text = error.to_string();
+    match error {
+        // Retried by clients, and only right because nothing was committed (R1.32, R1.33).
+        Error::NotLeader { .. } | Error::Stopping => Status::unavailable(text),
+        // It may have been committed: a client must not repeat it blindly.
+        Error::Unavailable(_) => Status::unknown(text),
+        Error::TooLarge { .. } => Status::resource_exhausted(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn only_calls_that_committed_nothing_are_unavailable() {
+        assert_eq!(of_cluster(&Error::NotLeader { leader: None }).code(), Code::Unavailable);
+        assert_eq!(of_cluster(&Error::Unavailable("no quorum".into())).code(), Code::Unknown);
+        assert_eq!(of_cluster(&Error::TooLarge { bytes: 2, limit: 1 }).code(), Code::ResourceExhausted);
+    }
+}

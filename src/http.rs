@@ -1,0 +1,187 @@
+//! The HTTP port: what people, probes and Prometheus ask a node.
+//!
+//! | Path | Answer |
+//! | --- | --- |
+//! | `/livez` | 200 while the process answers; never depends on storage or quorum |
+//! | `/readyz` | 200 when the node takes work, otherwise 503; every check on a line of its own |
+//! | `/health` | the same as JSON, with version and phase |
+//! | `/metrics` | metrics in the text format of Prometheus |
+//! | `/` | what this is, and where the gRPC endpoint is |
+//!
+//! Served from the first moment, while the node starts, and until the last, while it drains. The dashboard
+//! and the REST interface bring routers of their own, which are merged into [`router`]'s.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+
+use crate::health::{Health, Phase};
+use crate::telemetry::metrics::Metrics;
+
+/// How often recorded values are moved into their buckets when nobody scrapes.
+const TIDY_METRICS: Duration = Duration::from_secs(5);
+
+/// What the pages of this port are about.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Health of the node.
+    pub health: Health,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+    /// Where SDK clients and workers connect, as bound.
+    pub grpc: SocketAddr,
+}
+
+/// The pages of this room.
+pub fn router(node: Node) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(node)
+}
+
+/// Serves the router until `shutdown` ends; calls that run then are finished first.
+///
+/// Serving goes on through the drain, so `shutdown` here is the end of the drain, not its start.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: Metrics,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let tidying = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(TIDY_METRICS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            metrics.tidy();
+        }
+    });
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+    tidying.abort();
+    served
+}
+
+async fn index(State(node): State<Node>) -> Response {
+    let text = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Durahub</title>\
+         <style>body{{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem;padding:0 1rem}}</style>\
+         <h1>Durahub {}</h1><p>A scheduler for durable orchestrations. This node is <b>{}</b>.</p>\
+         <p>SDK clients and workers connect to the gRPC endpoint at <code>{}</code>.</p>\
+         <p><a href=\"/health\">health</a> · <a href=\"/readyz\">readiness</a> · <a href=\"/metrics\">metrics</a></p>\
+         </html>\n",
+        env!("CARGO_PKG_VERSION"),
+        node.health.phase(),
+        node.grpc,
+    );
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response()
+}
+
+async fn readyz(State(node): State<Node>) -> Response {
+    let report = node.health.report();
+    let mut text = format!("{}\n", report.phase);
+    for check in &report.checks {
+        text += &format!("{}: {}\n", check.name, check.problem.as_deref().unwrap_or("ok"));
+    }
+    (status(report.phase), text).into_response()
+}
+
+async fn health(State(node): State<Node>) -> Response {
+    let report = node.health.report();
+    let checks: serde_json::Map<_, _> = report
+        .checks
+        .iter()
+        .map(|check| (check.name.to_owned(), check.problem.as_deref().unwrap_or("ok").into()))
+        .collect();
+    let body = serde_json::json!({
+        "status": report.phase.to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "checks": checks,
+    });
+    (status(report.phase), [(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
+        .into_response()
+}
+
+async fn metrics(State(node): State<Node>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], node.metrics.render())
+        .into_response()
+}
+
+fn status(phase: Phase) -> StatusCode {
+    match phase {
+        Phase::Ready => StatusCode::OK,
+        Phase::Starting | Phase::Unready | Phase::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Status line and body of a GET.
+    async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn probes_follow_the_health_and_liveness_does_not() {
+        let health = Health::new(&["storage"]);
+        let metrics = Metrics::detached().unwrap();
+        let node = Node {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            grpc: "127.0.0.1:9".parse().unwrap(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(serve(listener, router(node), metrics, async {
+            stopped.await.unwrap_or(())
+        }));
+
+        let alive = ("HTTP/1.1 200 OK".to_owned(), "alive\n".to_owned());
+        let busy = "HTTP/1.1 503 Service Unavailable".to_owned();
+        assert_eq!(
+            get(addr, "/readyz").await,
+            (busy.clone(), "starting\nstorage: starting\n".to_owned())
+        );
+        assert_eq!(get(addr, "/livez").await, alive);
+
+        health.pass("storage");
+        assert_eq!(get(addr, "/readyz").await.1, "ready\nstorage: ok\n");
+        let (line, body) = get(addr, "/health").await;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(line, "HTTP/1.1 200 OK");
+        assert_eq!((&body["status"], &body["checks"]["storage"]), (&"ready".into(), &"ok".into()));
+        assert!(get(addr, "/").await.1.contains("127.0.0.1:9"));
+        assert_eq!(get(addr, "/metrics").await.0, "HTTP/1.1 200 OK");
+        assert_eq!(get(addr, "/nothing").await.0, "HTTP/1.1 404 Not Found");
+
+        health.drain();
+        assert_eq!(get(addr, "/readyz").await, (busy, "draining\nstorage: ok\n".to_owned()));
+        assert_eq!(get(addr, "/livez").await, alive);
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,63 @@
+//! The seam: fits the engine to the machine that `cluster` replicates.
+//!
+//! The only file that knows both sides. It translates rows, stamps and results, and hands effects to
+//! whoever was appointed; it decides nothing.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use durahub_cluster::{Applied, GroupId, Machine, Rows, Stamp};
+
+use crate::engine::{self, Effect, View};
+
+/// A partition of orchestrations, on this node.
+pub type Partition = durahub_cluster::Partition<Orchestrations>;
+/// All partitions of this node.
+pub type Node = durahub_cluster::Node<Orchestrations>;
+
+/// Takes the effects of a partition, in log order. It must hand over quickly.
+pub type Listener = Box<dyn Fn(GroupId, Vec<Effect>) + Send + Sync>;
+
+/// The engine as a replicated machine.
+pub struct Orchestrations {
+    listener: Listener,
+}
+
+impl Orchestrations {
+    /// An engine that tells `listener` what became true.
+    pub fn new(listener: Listener) -> Orchestrations {
+        Orchestrations { listener }
+    }
+}
+
+impl Machine for Orchestrations {
+    type Effect = Effect;
+
+    fn apply(&self, rows: &dyn Rows, stamp: Stamp, command: &Bytes) -> Applied<Effect> {
+        let stamp = engine::Stamp { now: stamp.now, seed: stamp.seed, sequence: stamp.sequence };
+        let applied = engine::apply(&RowsView(rows), stamp, command);
+        for event in &applied.events {
+            tracing::trace!(?event, sequence = stamp.sequence, "applied");
+        }
+        Applied { changes: applied.changes, reply: applied.reply, effects: applied.effects }
+    }
+
+    fn committed(&self, group: GroupId, effects: Vec<Effect>) {
+        if !effects.is_empty() {
+            (self.listener)(group, effects);
+        }
+    }
+}
+
+/// Rows of a partition as the engine's read models want them.
+pub struct RowsView<'a>(pub &'a dyn Rows);
+
+impl View for RowsView<'_> {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        self.0.scan(from, to, visit);
+    }
+}

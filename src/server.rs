@@ -1,0 +1,186 @@
+//! A node: builds every room, starts them in order, stops them in reverse.
+//!
+//! Start: ports are bound before the data folder is touched, so a port in use changes nothing; then the
+//! groups come up, then dispatch, then the gateway. Stop: no new work is handed out; what is with workers
+//! may finish within the drain time; streams and waits end with `UNAVAILABLE`; the store closes last.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use durahub_cluster::{GroupId, NodeConfig, Storage};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tonic::transport::server::{Server, TcpIncoming};
+
+use crate::banner::Banner;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::dispatch::{self, Dispatcher, LeaseTimes, Leaders};
+use crate::gateway::{self, Gateway, OversizeLayer, SEND_LIMIT};
+use crate::health::Health;
+use crate::http;
+use crate::listen::bind;
+use crate::machine::{Node, Orchestrations};
+use crate::panics;
+use crate::telemetry::metrics::Metrics;
+
+/// Dead connections are noticed within twice this time (R1.31).
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Room that a command needs besides the message it came in.
+const COMMAND_OVERHEAD: usize = 1 << 20;
+/// How often the drain looks whether workers are done.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// Runs a node until `shutdown` ends and the drain is over.
+///
+/// # Errors
+/// When a port or the data folder cannot be taken, or serving fails.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let grpc = bind("grpc-addr", config.grpc_addr).await?;
+    let http = bind("http-addr", config.http_addr).await?;
+    let peer = bind("peer-addr", config.peer_addr).await?;
+    let addresses = (grpc.local_addr()?, http.local_addr()?, peer.local_addr()?);
+
+    let clock = Clock::system();
+    let metrics = Metrics::install()?;
+    let health = Health::new(&["storage", "partitions"]);
+    let pages = http::Node { health: health.clone(), metrics: metrics.clone(), grpc: addresses.0 };
+    let (stop_http, http_stopped) = oneshot::channel::<()>();
+    let http_stopped = async { http_stopped.await.unwrap_or(()) };
+    let serving_http = tokio::spawn(http::serve(http, http::router(pages), metrics, http_stopped));
+
+    let (listener, leaders) = Leaders::new(config.partitions);
+    let node = start_node(&config, &clock, Orchestrations::new(listener)).await?;
+    health.pass("storage");
+    let dispatcher = Dispatcher::new(
+        dispatch_settings(&config),
+        clock.clone(),
+        (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
+    );
+    let leading = leaders.run(&dispatcher);
+
+    let (close, closing) = watch::channel(false);
+    let entropy = move || clock.entropy();
+    let metadata = node.group(GroupId::METADATA).clone();
+    let gateway =
+        Gateway::new(gateway_settings(&config), metadata, dispatcher.clone(), entropy, closing);
+    for hub in &config.task_hubs {
+        gateway.create_hub(hub).await.with_context(|| format!("create the task hub {hub}"))?;
+    }
+    health.pass("partitions");
+    let (stop_grpc, grpc_stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(serve_grpc(grpc, gateway, config.limits.max_message_bytes, async {
+        grpc_stopped.await.unwrap_or(());
+    }));
+
+    announce(&config, addresses);
+    panics::abort_from_now_on();
+
+    shutdown.await;
+    tracing::info!("draining: no new work is handed out");
+    health.drain();
+    dispatcher.pause();
+    let drained = tokio::time::timeout(config.limits.drain_timeout, async {
+        while dispatcher.is_busy() {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!("drain time is over; what is still with workers will be handed out again");
+    }
+    // Nobody may listen any more: then the same is true.
+    let _ = close.send(true);
+    let _ = stop_grpc.send(());
+    serving.await?.context("serve gRPC")?;
+    drop(leading);
+    node.stop().await;
+    let _ = stop_http.send(());
+    serving_http.await?.context("serve HTTP")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn start_node(config: &Config, clock: &Clock, machine: Orchestrations) -> anyhow::Result<Node> {
+    let storage = match config.ephemeral {
+        true => Storage::Memory,
+        false => Storage::Folder(config.data_dir.clone()),
+    };
+    let clock = clock.clone();
+    let stamp = Arc::new(move || (clock.now(), clock.entropy()));
+    let mut settings = NodeConfig::new(config.node_id, storage, config.partitions, stamp);
+    settings.cache_bytes = config.cache_mb << 20;
+    settings.options.peer_address = config.advertise_peer.clone().unwrap_or_default();
+    settings.options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
+    Ok(Node::start(settings, Arc::new(machine)).await?)
+}
+
+fn dispatch_settings(config: &Config) -> dispatch::Settings {
+    let limits = &config.limits;
+    dispatch::Settings {
+        leases: LeaseTimes {
+            turn: limits.orchestrator_lease,
+            activity: limits.activity_lease,
+            grace: limits.redelivery_grace,
+        },
+        health_ping: limits.health_ping,
+        item_bytes: SEND_LIMIT,
+    }
+}
+
+fn gateway_settings(config: &Config) -> gateway::Settings {
+    gateway::Settings {
+        message_bytes: config.limits.max_message_bytes,
+        instance_id_length: config.limits.max_instance_id_length,
+        dynamic_hubs: config.dynamic_task_hubs,
+    }
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    gateway: Gateway,
+    limit: usize,
+    stopped: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let sidecar = "TaskHubSidecarService";
+    reporter.set_service_status(sidecar, tonic_health::ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(durahub_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(OversizeLayer { limit })
+        .add_service(gateway.sidecar())
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)
+        .await?;
+    Ok(())
+}
+
+/// Tells a person where to connect, and a program which addresses were bound.
+fn announce(config: &Config, (grpc, http, peer): (std::net::SocketAddr, std::net::SocketAddr, std::net::SocketAddr)) {
+    let data = config.data_dir.display().to_string();
+    let banner = Banner {
+        grpc,
+        http,
+        peer,
+        hubs: &config.task_hubs,
+        data: (!config.ephemeral).then_some(&data),
+    };
+    if let Some(warning) = banner.warning() {
+        tracing::warn!("{warning}");
+    }
+    // A closed standard output is no reason not to serve.
+    let _ = std::io::stdout().write_all(banner.text().as_bytes());
+    tracing::info!(%grpc, %http, %peer, connect = banner.connection_string(), "listening");
+}

@@ -1,0 +1,76 @@
+//! Logs on standard error: text for people, one JSON object per line for machines.
+//!
+//! Libraries that speak often at INFO are quiet unless the filter names them: what an operator reads by
+//! default is the story of the node.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Put in front of every filter; a later directive for the same target wins.
+const QUIET: &str =
+    "openraft=warn,sled=warn,h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn";
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Time, level, spans, message and fields on one line; in colour on a terminal.
+    Text,
+    /// An object per line: `timestamp`, `level`, `target`, `message`, the event's fields, `span`.
+    Json,
+}
+
+/// Logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter cannot be read.
+    #[error("read the log filter {filter:?}")]
+    Filter {
+        /// The filter as given.
+        filter: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Something else has already taken the process's logs.
+    #[error("start logging")]
+    Taken(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Starts logging for the whole process, once.
+///
+/// # Errors
+/// [`LogError`] when the filter cannot be read or logging was already started.
+pub fn start(filter: &str, style: Style) -> Result<(), LogError> {
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(env_filter(filter)?).with_writer(std::io::stderr);
+    match style {
+        Style::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).finish().try_init()?,
+        Style::Json => {
+            subscriber.json().flatten_event(true).with_span_list(false).finish().try_init()?
+        }
+    }
+    Ok(())
+}
+
+fn env_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_unless_named() {
+        let parts = |filter: &str| {
+            let text = env_filter(filter).unwrap().to_string();
+            text.split(',').map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(parts("debug").contains(&"debug".to_owned()));
+        assert!(parts("debug").contains(&"openraft=warn".to_owned()));
+        assert!(parts("info,openraft=trace").contains(&"openraft=trace".to_owned()));
+        assert!(!parts("info,openraft=trace").contains(&"openraft=warn".to_owned()));
+    }
+}

@@ -1,0 +1,199 @@
+//! Metrics: every name of the main package in one table, and the text that Prometheus reads.
+//!
+//! A room counts with the constants below (`metrics::counter!(metrics::REQUESTS, "rpc" => name)`), so a
+//! metric that is not in [`METRICS`] cannot be counted by accident, and the table is what the dashboard, the
+//! Grafana file and the documentation are written from.
+//!
+//! Labels have few values each: kinds, codes, statuses, hub names when hubs are listed. Never an instance id.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the process lives.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution; all of ours are in seconds.
+    Histogram,
+}
+
+/// One metric of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Name as Prometheus sees it.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Labels, in the order in which they are written.
+    pub labels: &'static [&'static str],
+    /// What it tells, in one sentence.
+    pub help: &'static str,
+}
+
+/// Declares the constants and the table together, so that neither can miss a metric.
+macro_rules! table {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// Every metric of the main package.
+        pub const METRICS: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+table! {
+    BUILD_INFO = "durahub_build_info", Gauge, ["version"], "Always 1; the label tells the version that runs.";
+    READY = "durahub_ready", Gauge, [], "1 when the node takes work, otherwise 0.";
+    REQUESTS = "durahub_requests_total", Counter, ["rpc", "code"], "Calls answered by the gateway, by gRPC code.";
+    REQUEST_SECONDS = "durahub_request_duration_seconds", Histogram, ["rpc"], "Time from a call's arrival to its answer, waits left out.";
+    REFUSED = "durahub_refused_total", Counter, ["reason"], "Calls and work items refused because of a limit.";
+    WORKER_STREAMS = "durahub_worker_streams", Gauge, [], "Worker streams that are open on this node.";
+    WORK_ITEMS_SENT = "durahub_work_items_sent_total", Counter, ["kind"], "Work items handed to workers, repeats included.";
+    WORK_ITEMS_REDELIVERED = "durahub_work_items_redelivered_total", Counter, ["kind", "reason"], "Work items handed out again: lease over, stream gone, abandoned.";
+    WORK_ITEMS_COMPLETED = "durahub_work_items_completed_total", Counter, ["kind", "outcome"], "Answers of workers: accepted, stale or unknown.";
+    WORK_ITEM_WAIT_SECONDS = "durahub_work_item_wait_seconds", Histogram, ["kind"], "Time from ready to handed out.";
+    WORK_ITEM_RUN_SECONDS = "durahub_work_item_run_seconds", Histogram, ["kind"], "Time from handed out to answered.";
+    READY_ITEMS = "durahub_ready_items", Gauge, ["kind"], "Work items that wait for a worker, on the partitions led here.";
+    LEASES = "durahub_leases", Gauge, ["kind"], "Work items that are with a worker, on the partitions led here.";
+    TIMERS = "durahub_timers", Gauge, [], "Timers that are pending, on the partitions led here.";
+    TIMER_LAG_SECONDS = "durahub_timer_lag_seconds", Histogram, [], "Time from a timer's due time to its firing.";
+    OUTBOX_MESSAGES = "durahub_outbox_messages", Gauge, [], "Messages that wait to travel to another partition.";
+    INSTANCES_STARTED = "durahub_instances_started_total", Counter, [], "Instances created, on the partitions led here.";
+    INSTANCES_FINISHED = "durahub_instances_finished_total", Counter, ["status"], "Instances that reached a terminal status, on the partitions led here.";
+    PARTITIONS_LED = "durahub_partitions_led", Gauge, [], "Partitions that this node leads.";
+    COMMANDS = "durahub_commands_total", Counter, ["command", "outcome"], "Commands applied here as leader: accepted or rejected.";
+}
+
+/// Upper ends of histogram buckets in seconds: fine around a commit, coarse up to a lease.
+const BUCKETS: &[f64] = &[
+    0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+    30.0, 60.0, 300.0,
+];
+
+/// Metrics could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The recorder refused its settings.
+    #[error("set up metrics")]
+    Setup(#[from] BuildError),
+    /// Something else has already taken the process's metrics.
+    #[error("start metrics: another recorder is installed in this process")]
+    Taken,
+}
+
+/// Handle to all metrics of the process; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Installs the recorder of the process and describes every metric.
+    ///
+    /// # Errors
+    /// [`MetricsError::Taken`] when called twice.
+    pub fn install() -> Result<Metrics, MetricsError> {
+        let recorder = builder()?.build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?;
+        describe();
+        metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Metrics { handle })
+    }
+
+    /// A handle of its own that nothing is counted in, for tests and for processes that count elsewhere.
+    ///
+    /// # Errors
+    /// Never in practice: the settings are constants.
+    pub fn detached() -> Result<Metrics, MetricsError> {
+        Ok(Metrics { handle: builder()?.build_recorder().handle() })
+    }
+
+    /// All metrics in the text format of Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Moves recorded values into their buckets. Called every few seconds, it keeps memory bounded when
+    /// nobody scrapes.
+    pub fn tidy(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS)
+}
+
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => {
+                metrics::describe_histogram!(metric.name, metrics::Unit::Seconds, metric.help)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for (i, metric) in METRICS.iter().enumerate() {
+            assert!(metric.name.starts_with("durahub_"), "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{}",
+                metric.name
+            );
+            assert_eq!(
+                metric.name.ends_with("_seconds"),
+                metric.kind == Kind::Histogram,
+                "{}",
+                metric.name
+            );
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+            assert!(
+                METRICS[..i].iter().all(|other| other.name != metric.name),
+                "{} twice",
+                metric.name
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_rendered_with_its_description() {
+        let recorder = builder().unwrap().build_recorder();
+        let metrics = Metrics { handle: recorder.handle() };
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::counter!(REQUESTS, "rpc" => "Hello", "code" => "OK").increment(2);
+            metrics::histogram!(REQUEST_SECONDS, "rpc" => "Hello").record(0.003);
+        });
+        metrics.tidy();
+        let text = metrics.render();
+        for part in [
+            "# HELP durahub_requests_total Calls answered by the gateway, by gRPC code.",
+            "# TYPE durahub_requests_total counter",
+            "durahub_requests_total{rpc=\"Hello\",code=\"OK\"} 2",
+            "durahub_request_duration_seconds_bucket{rpc=\"Hello\",le=\"0.005\"} 1",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+        }
+    }
+}
