@@ -46,6 +46,7 @@ pub trait Rows {
     fn get(&self, key: &[u8]) -> Option<Bytes>;
 
     /// Visits the rows with `from <= key < to` in ascending order, until `visit` breaks.
+    #[allow(clippy::type_complexity)]
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
 }
 

@@ -5,6 +5,8 @@
 //! answer, or one above: the command that was under way. Anything less was lost, anything more was applied
 //! twice.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Three nodes in one process, connected by function calls: replication, failover, catching up.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -70,7 +70,10 @@ fn turn(rows: &dyn Rows, at: Address, now: i64, limit: usize) -> Assembled {
         orchestration_trace_context: turn.span,
     };
     let bytes = request.encoded_len();
-    let item = wire::WorkItem { request: Some(Request::OrchestratorRequest(request)), ..Default::default() };
+    let item = wire::WorkItem {
+        request: Some(Request::OrchestratorRequest(request)),
+        ..Default::default()
+    };
     Assembled::Item { work: Work::Turn(turn.id), item: Box::new(item), bytes }
 }
 
@@ -106,6 +109,7 @@ fn activity(rows: &dyn Rows, item: Item, limit: usize) -> Assembled {
         return Assembled::TooLarge { command: Command::CompleteActivity(command), reason };
     }
     let work = Work::Activity(ActivityWork { task: id, task_id: request.task_id });
-    let item = wire::WorkItem { request: Some(Request::ActivityRequest(request)), ..Default::default() };
+    let item =
+        wire::WorkItem { request: Some(Request::ActivityRequest(request)), ..Default::default() };
     Assembled::Item { work, item: Box::new(item), bytes }
 }

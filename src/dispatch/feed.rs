@@ -67,7 +67,9 @@ impl Dispatcher {
         let id = self.next_id();
         let (sender, parcels) = mpsc::unbounded_channel();
         self.0.feeds.lock().insert(id, sender);
-        self.with_hub(hub, |hub| hub.open_stream(id, Filter::new(request.work_item_filters), capacities));
+        self.with_hub(hub, |hub| {
+            hub.open_stream(id, Filter::new(request.work_item_filters), capacities)
+        });
         self.pump(hub);
         WorkStream {
             dispatcher: self.clone(),

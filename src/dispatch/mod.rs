@@ -141,7 +141,10 @@ impl Dispatcher {
             let hub = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
             let before = hub.next_deadline();
             let result = f(hub);
-            (result, hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)))
+            (
+                result,
+                hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)),
+            )
         };
         if deadline_moved {
             self.0.deadline.notify_one();
@@ -155,7 +158,11 @@ impl Dispatcher {
             Effect::TurnReady { at, class } => (at.hub, Key::Turn { instance: at.instance }, class),
             Effect::ActivityReady { item, class } => {
                 let (generation, number) = (item.generation, item.number);
-                (item.at.hub, Key::Activity { instance: item.at.instance, generation, number }, class)
+                (
+                    item.at.hub,
+                    Key::Activity { instance: item.at.instance, generation, number },
+                    class,
+                )
             }
             Effect::InstanceChanged { at, status } => {
                 self.0.waiters.changed(&at, status);
@@ -199,7 +206,12 @@ impl Dispatcher {
             }
             Assembled::Nothing => self.drop_assignment(hub, &key, stream, lease),
             Assembled::TooLarge { command, reason } => {
-                tracing::warn!(hub, instance = key.instance(), reason, "work item cannot be handed out");
+                tracing::warn!(
+                    hub,
+                    instance = key.instance(),
+                    reason,
+                    "work item cannot be handed out"
+                );
                 let (dispatcher, partition) = (self.clone(), partition.clone());
                 tokio::spawn(async move {
                     if let Err(error) = partition.propose(command.into_bytes()).await {

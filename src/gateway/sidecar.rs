@@ -108,7 +108,8 @@ impl TaskHubSidecarService for Gateway {
     ) -> Answer<Self::GetWorkItemsStream> {
         let hub = self.hub(request.metadata()).await?;
         // The header names the worker; the field does where it is missing; neither is needed (R1.13).
-        let header = request.metadata().get("workerid").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let header =
+            request.metadata().get("workerid").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let request = request.into_inner();
         let worker = header.unwrap_or_else(|| request.worker_instance_id.clone());
         Ok(Response::new(self.work_items(hub, request, &worker)))
@@ -222,7 +223,10 @@ impl TaskHubSidecarService for Gateway {
         later("entities")
     }
 
-    async fn get_entity(&self, _: Request<wire::GetEntityRequest>) -> Answer<wire::GetEntityResponse> {
+    async fn get_entity(
+        &self,
+        _: Request<wire::GetEntityRequest>,
+    ) -> Answer<wire::GetEntityResponse> {
         later("entities")
     }
 

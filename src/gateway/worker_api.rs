@@ -7,7 +7,12 @@ use super::{Gateway, status};
 use crate::dispatch::{StreamOptions, WorkStream};
 
 impl Gateway {
-    pub(super) fn work_items(&self, hub: u32, request: wire::GetWorkItemsRequest, worker: &str) -> WorkStream {
+    pub(super) fn work_items(
+        &self,
+        hub: u32,
+        request: wire::GetWorkItemsRequest,
+        worker: &str,
+    ) -> WorkStream {
         tracing::info!(
             hub,
             worker,

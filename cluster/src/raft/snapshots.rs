@@ -103,7 +103,7 @@ impl Snapshots {
         let (path, source) = (self.path(&last), Arc::clone(rows));
         let write = tokio::task::spawn_blocking(move || match path {
             Some(path) => {
-                fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+                fs::create_dir_all(path.parent().unwrap_or_else(|| Path::new(".")))?;
                 snapshot::write_file(&path, &header, &source)?;
                 Ok(Body::File(path))
             }
@@ -175,14 +175,14 @@ impl Snapshots {
         let last = applied.last.ok_or_else(|| invalid("the snapshot is empty"))?;
         let body = match (body, self.path(&last)) {
             (Body::File(from), Some(path)) if from != path => {
-                fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+                fs::create_dir_all(path.parent().unwrap_or_else(|| Path::new(".")))?;
                 if from.parent() == path.parent() {
                     fs::rename(&from, &path)?;
                 } else {
                     fs::copy(&from, &path)?;
                 }
                 fs::File::open(&path)?.sync_all()?;
-                crate::store::sled::sync_dir(path.parent().unwrap_or(Path::new(".")))?;
+                crate::store::sled::sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))?;
                 Body::File(path)
             }
             (body, _) => body,

@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
 use super::record::broken;
-use super::{Engine, FaultHook, Space, VALUE_LIMIT, WriteBatch, keys};
+use super::{Engine, FaultHook, Space, VALUE_LIMIT, Visit, WriteBatch, keys};
 use crate::machine::{Changes, Rows};
 
 const INLINE: u8 = 0;
@@ -96,10 +96,7 @@ impl StateRows {
     }
 
     /// Visits all rows, whole.
-    pub(crate) fn scan_all(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> io::Result<()> {
+    pub(crate) fn scan_all(&self, visit: Visit<'_>) -> io::Result<()> {
         self.scan_stored(&[keys::ROW], &[keys::ROW_CHUNK], visit)
     }
 
@@ -151,12 +148,7 @@ impl StateRows {
         if value.len() == length { Ok(value.freeze()) } else { Err(broken("row")) }
     }
 
-    fn scan_stored(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> io::Result<()> {
+    fn scan_stored(&self, from: &[u8], to: &[u8], visit: Visit<'_>) -> io::Result<()> {
         let mut result = Ok(());
         self.engine.scan(self.space, from, to, &mut |key, stored| {
             let key = &key[1..];

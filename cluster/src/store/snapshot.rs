@@ -97,7 +97,7 @@ pub(crate) fn write_file(path: &Path, header: &Header, rows: &StateRows) -> io::
     write_to(header, rows, &mut out)?;
     out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     fs::rename(&temporary, path)?;
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
+    sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 /// Reads a snapshot to its end, checks everything, and returns its header.

@@ -3,7 +3,7 @@
 //! The machine's commands are words: `add KEY N` (not idempotent on purpose), `put KEY SIZE`, `del KEY`,
 //! `stamp`. Replies and rows are text, so that a failing test is read easily.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
