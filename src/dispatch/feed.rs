@@ -33,7 +33,7 @@ pub struct StreamOptions {
 pub(crate) struct Parcel {
     pub(crate) key: Key,
     pub(crate) lease: LeaseId,
-    pub(crate) item: wire::WorkItem,
+    pub(crate) item: Box<wire::WorkItem>,
     pub(crate) bytes: usize,
 }
 
@@ -94,7 +94,7 @@ impl Stream for WorkStream {
             if self.dispatcher.with_hub(hub, |hub| hub.sent(id, parcel.bytes)) {
                 self.dispatcher.pump(hub);
             }
-            return Poll::Ready(Some(Ok(parcel.item)));
+            return Poll::Ready(Some(Ok(*parcel.item)));
         }
         if self.closing.as_mut().poll(cx).is_ready() {
             let status = Status::unavailable("this server is shutting down; connect again");
