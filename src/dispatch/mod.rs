@@ -42,7 +42,7 @@ use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
 
-pub use feed::{StreamOptions, WorkStream};
+pub use feed::{Closing, StreamOptions, WorkStream};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use waiters::{Waiter, Wanted};
