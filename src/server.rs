@@ -18,7 +18,7 @@ use tonic::transport::server::{Server, TcpIncoming};
 use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dispatch::{self, Dispatcher, LeaseTimes, Leaders};
+use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
 use crate::gateway::{self, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
@@ -106,7 +106,11 @@ pub async fn run(
     Ok(())
 }
 
-async fn start_node(config: &Config, clock: &Clock, machine: Orchestrations) -> anyhow::Result<Node> {
+async fn start_node(
+    config: &Config,
+    clock: &Clock,
+    machine: Orchestrations,
+) -> anyhow::Result<Node> {
     let storage = match config.ephemeral {
         true => Storage::Memory,
         false => Storage::Folder(config.data_dir.clone()),
@@ -168,7 +172,10 @@ async fn serve_grpc(
 }
 
 /// Tells a person where to connect, and a program which addresses were bound.
-fn announce(config: &Config, (grpc, http, peer): (std::net::SocketAddr, std::net::SocketAddr, std::net::SocketAddr)) {
+fn announce(
+    config: &Config,
+    (grpc, http, peer): (std::net::SocketAddr, std::net::SocketAddr, std::net::SocketAddr),
+) {
     let data = config.data_dir.display().to_string();
     let banner = Banner {
         grpc,

@@ -24,13 +24,20 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the partition cannot be reached.
-    pub async fn complete_turn(&self, hub: u32, response: wire::OrchestratorResponse) -> Result<(), Error> {
+    pub async fn complete_turn(
+        &self,
+        hub: u32,
+        response: wire::OrchestratorResponse,
+    ) -> Result<(), Error> {
         let claimed = self.claim(hub, &response.completion_token, || {
             self.with_hub(hub, |hub| hub.outstanding(&response.instance_id, None))
         });
-        let Some(Claimed { work: Work::Turn(turn), lease, is_current }) = claimed else { return Ok(()) };
+        let Some(Claimed { work: Work::Turn(turn), lease, is_current }) = claimed else {
+            return Ok(());
+        };
         let key = Work::Turn(turn.clone()).key();
-        let processed = response.num_events_processed.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        let processed =
+            response.num_events_processed.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
         let command = Command::CompleteTurn(CompleteTurn {
             turn,
             actions: response.actions,
@@ -56,7 +63,11 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the partition cannot be reached.
-    pub async fn complete_activity(&self, hub: u32, response: wire::ActivityResponse) -> Result<(), Error> {
+    pub async fn complete_activity(
+        &self,
+        hub: u32,
+        response: wire::ActivityResponse,
+    ) -> Result<(), Error> {
         let claimed = self.claim(hub, &response.completion_token, || {
             self.with_hub(hub, |hub| hub.outstanding(&response.instance_id, Some(response.task_id)))
         });
@@ -82,7 +93,10 @@ impl Dispatcher {
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
     pub fn abandon(&self, hub: u32, token: &str) {
-        let Some(Claimed { work, lease, is_current: true }) = self.claim(hub, token, || None) else { return };
+        let Some(Claimed { work, lease, is_current: true }) = self.claim(hub, token, || None)
+        else {
+            return;
+        };
         tracing::debug!(hub, instance = work.instance(), "work item abandoned");
         let now = self.0.clock.now();
         self.with_hub(hub, |hub| hub.finish(&work.key(), lease, End::Abandoned, now));
@@ -132,7 +146,9 @@ impl Dispatcher {
     ) -> Result<(), Error> {
         match answer? {
             Ok(_) => {}
-            Err(reject) => tracing::debug!(hub, instance, %reject, "{what} completion changed nothing"),
+            Err(reject) => {
+                tracing::debug!(hub, instance, %reject, "{what} completion changed nothing")
+            }
         }
         Ok(())
     }

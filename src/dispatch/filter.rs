@@ -27,7 +27,8 @@ impl Filter {
             }
             names
         };
-        let orchestrations = filters.orchestrations.into_iter().map(|f| (f.name, f.versions)).collect();
+        let orchestrations =
+            filters.orchestrations.into_iter().map(|f| (f.name, f.versions)).collect();
         let activities = filters.activities.into_iter().map(|f| (f.name, f.versions)).collect();
         let entities = filters.entities.into_iter().map(|f| (f.name, Vec::new())).collect();
         Filter { kinds: Some([names(orchestrations), names(activities), names(entities)]) }
@@ -61,7 +62,10 @@ mod tests {
         let filter = Filter::new(Some(wire::WorkItemFilters {
             orchestrations: vec![
                 wire::OrchestrationFilter { name: "Any".into(), versions: vec![] },
-                wire::OrchestrationFilter { name: "Strict".into(), versions: vec!["1".into(), "".into()] },
+                wire::OrchestrationFilter {
+                    name: "Strict".into(),
+                    versions: vec!["1".into(), "".into()],
+                },
             ],
             ..Default::default()
         }));

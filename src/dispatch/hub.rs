@@ -189,7 +189,12 @@ impl Hub {
         self.slots.insert(key, Slot::Ready(item));
     }
 
-    pub(crate) fn open_stream(&mut self, id: StreamId, filter: Filter, capacity: [usize; Kind::COUNT]) {
+    pub(crate) fn open_stream(
+        &mut self,
+        id: StreamId,
+        filter: Filter,
+        capacity: [usize; Kind::COUNT],
+    ) {
         let leases = Default::default();
         let stream = Stream { filter, capacity, leases, unsent: 0, unsent_bytes: 0, paused: false };
         self.streams.insert(id, stream);
@@ -234,7 +239,9 @@ impl Hub {
                 let Some(stream) = self.streams.get_mut(&id) else { continue };
                 let filter = &stream.filter;
                 let queue = &mut self.queues[kind as usize];
-                let Some((_, _, key)) = queue.pop(|class| filter.accepts(kind, class)) else { continue };
+                let Some((_, _, key)) = queue.pop(|class| filter.accepts(kind, class)) else {
+                    continue;
+                };
                 stream.leases[kind as usize].insert(key.clone());
                 stream.unsent += 1;
                 self.lease(key.clone(), id, lease, now);
@@ -254,7 +261,8 @@ impl Hub {
         if let Some(expires) = expires {
             self.deadlines.insert((expires, key.clone()));
         }
-        let lease = Lease { id, stream, item, work: None, again: false, completing: false, expires };
+        let lease =
+            Lease { id, stream, item, work: None, again: false, completing: false, expires };
         self.slots.insert(key, Slot::Leased(lease));
     }
 
@@ -304,7 +312,9 @@ impl Hub {
             .iter()
             .filter(|(key, _)| key.kind() == Kind::Activity && key.instance() == instance)
             .filter_map(|(_, slot)| leased(slot))
-            .filter(|(_, work)| matches!(work, Work::Activity(activity) if activity.task_id == task));
+            .filter(
+                |(_, work)| matches!(work, Work::Activity(activity) if activity.task_id == task),
+            );
         let only = found.next()?;
         found.next().is_none().then_some(only)
     }
@@ -349,7 +359,9 @@ impl Hub {
     /// Makes ready what has waited or was held long enough. Returns the items whose lease ran out.
     pub(crate) fn expire(&mut self, now: i64) -> Vec<Key> {
         let mut expired = Vec::new();
-        while let Some((time, key)) = self.deadlines.first().cloned().filter(|(time, _)| *time <= now) {
+        while let Some((time, key)) =
+            self.deadlines.first().cloned().filter(|(time, _)| *time <= now)
+        {
             self.deadlines.remove(&(time, key.clone()));
             match self.slots.get_mut(&key) {
                 Some(Slot::Leased(lease)) if lease.completing => lease.expires = None,
@@ -376,10 +388,13 @@ impl Hub {
 
     /// Forgets the items that `mine` names: another node leads them now.
     pub(crate) fn resign(&mut self, mine: impl Fn(&str) -> bool) {
-        let gone: Vec<Key> = self.slots.keys().filter(|key| mine(key.instance())).cloned().collect();
+        let gone: Vec<Key> =
+            self.slots.keys().filter(|key| mine(key.instance())).cloned().collect();
         for key in gone {
             match self.slots.remove(&key) {
-                Some(Slot::Ready(item)) => self.queues[key.kind() as usize].remove(&item.class, item.age),
+                Some(Slot::Ready(item)) => {
+                    self.queues[key.kind() as usize].remove(&item.class, item.age)
+                }
                 Some(Slot::Leased(lease)) => {
                     if let Some(expires) = lease.expires {
                         self.deadlines.remove(&(expires, key.clone()));

@@ -31,7 +31,8 @@ impl Leaders {
     /// Makes room for the effects of so many partitions, and the listener that fills it. The metadata group
     /// has none.
     pub fn new(partitions: u32) -> (Listener, Leaders) {
-        let (senders, effects): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
+        let (senders, effects): (Vec<_>, Vec<_>) =
+            (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
         let listener = move |group: GroupId, told: Vec<Effect>| {
             let sender: Option<&mpsc::UnboundedSender<Vec<Effect>>> =
                 (group.0 as usize).checked_sub(1).and_then(|index| senders.get(index));
@@ -73,7 +74,8 @@ impl Leader {
         let mut leadership = self.partition.leadership();
         leadership.mark_changed();
         let clock = self.dispatcher.0.clock.clone();
-        let mut firing: futures::future::Fuse<BoxFuture<'static, ()>> = futures::future::Fuse::terminated();
+        let mut firing: futures::future::Fuse<BoxFuture<'static, ()>> =
+            futures::future::Fuse::terminated();
         loop {
             let due = match self.next_due.filter(|_| firing.is_terminated()) {
                 Some(due) => clock.sleep_until(due).boxed(),
@@ -98,7 +100,8 @@ impl Leader {
                 }
                 Wake::Effects(_) => {}
                 Wake::Leadership => {
-                    let leads = matches!(*leadership.borrow_and_update(), Leadership::Leader { .. });
+                    let leads =
+                        matches!(*leadership.borrow_and_update(), Leadership::Leader { .. });
                     self.lead(leads);
                 }
                 Wake::TimerDue => {
@@ -179,7 +182,11 @@ impl Dispatcher {
             let hubs: Vec<u32> = self.0.hubs.lock().keys().copied().collect();
             for hub in hubs {
                 for key in self.with_hub(hub, |hub| hub.expire(now)) {
-                    tracing::info!(hub, instance = key.instance(), "lease ended; work is handed out again");
+                    tracing::info!(
+                        hub,
+                        instance = key.instance(),
+                        "lease ended; work is handed out again"
+                    );
                 }
                 self.pump(hub);
             }

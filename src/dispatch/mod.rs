@@ -42,7 +42,7 @@ use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
 
-pub use feed::{StreamOptions, WorkStream};
+pub use feed::{Closing, StreamOptions, WorkStream};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use waiters::{Waiter, Wanted};
@@ -141,7 +141,10 @@ impl Dispatcher {
             let hub = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
             let before = hub.next_deadline();
             let result = f(hub);
-            (result, hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)))
+            (
+                result,
+                hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)),
+            )
         };
         if deadline_moved {
             self.0.deadline.notify_one();
@@ -155,7 +158,11 @@ impl Dispatcher {
             Effect::TurnReady { at, class } => (at.hub, Key::Turn { instance: at.instance }, class),
             Effect::ActivityReady { item, class } => {
                 let (generation, number) = (item.generation, item.number);
-                (item.at.hub, Key::Activity { instance: item.at.instance, generation, number }, class)
+                (
+                    item.at.hub,
+                    Key::Activity { instance: item.at.instance, generation, number },
+                    class,
+                )
             }
             Effect::InstanceChanged { at, status } => {
                 self.0.waiters.changed(&at, status);
@@ -185,10 +192,10 @@ impl Dispatcher {
         let now = self.0.clock.now();
         let assembled = partition.peek(|rows| assemble::assemble(rows, hub, &key, now, limit));
         match assembled {
-            Assembled::Item { work, item, bytes } => {
+            Assembled::Item { work, mut item, bytes } => {
                 self.with_hub(hub, |hub| hub.assembled(&key, lease, work.clone(), bytes));
                 let token = Token { run: self.0.run, lease, work: Some(work) };
-                let item = assemble::with_token(*item, token.to_text());
+                item.completion_token = token.to_text();
                 let parcel = Parcel { key, lease, item, bytes };
                 let feed = self.0.feeds.lock().get(&stream).cloned();
                 // A stream that has gone gives its leases back when it is closed.
@@ -199,7 +206,12 @@ impl Dispatcher {
             }
             Assembled::Nothing => self.drop_assignment(hub, &key, stream, lease),
             Assembled::TooLarge { command, reason } => {
-                tracing::warn!(hub, instance = key.instance(), reason, "work item cannot be handed out");
+                tracing::warn!(
+                    hub,
+                    instance = key.instance(),
+                    reason,
+                    "work item cannot be handed out"
+                );
                 let (dispatcher, partition) = (self.clone(), partition.clone());
                 tokio::spawn(async move {
                     if let Err(error) = partition.propose(command.into_bytes()).await {

@@ -100,7 +100,8 @@ mod tests {
         let work = Work::Activity(ActivityWork { task, task_id: -1 });
         let token = Token { run: u64::MAX, lease: 7, work: Some(work) };
         assert_eq!(Token::from_text(&token.to_text()), Some(token));
-        for garbage in ["", "garbage", "????", "AAAA", "id:id:00000000-0000-0000-0000-000000000000"] {
+        for garbage in ["", "garbage", "????", "AAAA", "id:id:00000000-0000-0000-0000-000000000000"]
+        {
             assert_eq!(Token::from_text(garbage), None, "{garbage}");
         }
     }

@@ -40,7 +40,9 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Start(Start { hub, request });
         match self.propose(hub, &instance, command).await? {
-            Reply::Started { instance } => Ok(wire::CreateInstanceResponse { instance_id: instance }),
+            Reply::Started { instance } => {
+                Ok(wire::CreateInstanceResponse { instance_id: instance })
+            }
             other => Err(Status::internal(format!("unexpected answer {other:?}"))),
         }
     }
@@ -61,7 +63,10 @@ impl Gateway {
             .read(|rows| read::state(&RowsView(rows), &at, payloads))
             .await
             .map_err(|error| status::of_cluster(&error))?;
-        check_size(wire::GetInstanceResponse { exists: state.is_some(), orchestration_state: state })
+        check_size(wire::GetInstanceResponse {
+            exists: state.is_some(),
+            orchestration_state: state,
+        })
     }
 
     /// Waits until an instance has started or ended; the client's deadline is the only limit (R2.34).
@@ -195,7 +200,9 @@ fn chunks(events: Vec<Bytes>) -> Vec<Result<wire::HistoryChunk, Status>> {
 
 /// Whether an id is that of an entity: `@name@key`, the name not empty (R5.1).
 fn is_entity(id: &str) -> bool {
-    id.strip_prefix('@').and_then(|rest| rest.split_once('@')).is_some_and(|(name, _)| !name.is_empty())
+    id.strip_prefix('@')
+        .and_then(|rest| rest.split_once('@'))
+        .is_some_and(|(name, _)| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -204,7 +211,9 @@ mod tests {
 
     #[test]
     fn entity_ids_are_told_from_others() {
-        for (id, is) in [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)] {
+        for (id, is) in
+            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
+        {
             assert_eq!(is_entity(id), is, "{id}");
         }
     }
@@ -213,9 +222,12 @@ mod tests {
     fn a_history_is_cut_into_chunks_that_fit() {
         let event = Bytes::from(vec![0; 100 * 1024]);
         let cut = chunks(vec![event; 5]);
-        let sizes: Vec<usize> = cut.iter().map(|c| c.as_ref().map_or(0, |c| c.events.len())).collect();
+        let sizes: Vec<usize> =
+            cut.iter().map(|c| c.as_ref().map_or(0, |c| c.events.len())).collect();
         assert_eq!(sizes, [2, 2, 1]);
         assert!(chunks(Vec::new()).is_empty(), "an empty history is an empty stream (R2.93)");
-        assert!(chunks(vec![Bytes::from(vec![0; SEND_LIMIT + 1])]).pop().is_some_and(|c| c.is_err()));
+        assert!(
+            chunks(vec![Bytes::from(vec![0; SEND_LIMIT + 1])]).pop().is_some_and(|c| c.is_err())
+        );
     }
 }

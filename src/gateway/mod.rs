@@ -72,7 +72,13 @@ impl Gateway {
         entropy: impl Fn() -> u64 + Send + Sync + 'static,
         closing: watch::Receiver<bool>,
     ) -> Gateway {
-        Gateway(Arc::new(Shared { settings, metadata, dispatcher, entropy: Box::new(entropy), closing }))
+        Gateway(Arc::new(Shared {
+            settings,
+            metadata,
+            dispatcher,
+            entropy: Box::new(entropy),
+            closing,
+        }))
     }
 
     /// The service that SDKs call.
@@ -108,7 +114,9 @@ impl Gateway {
         let name = match headers.get("taskhub") {
             None => DEFAULT_HUB,
             Some(value) => value.to_str().map_err(|_| {
-                Status::invalid_argument("taskhub: the header holds characters that a name cannot have")
+                Status::invalid_argument(
+                    "taskhub: the header holds characters that a name cannot have",
+                )
             })?,
         };
         if let Some(hub) = self.0.metadata.peek(|rows| read::hub(&RowsView(rows), name)) {
@@ -147,7 +155,10 @@ impl Gateway {
 
 /// Proposes a command and reads the engine's answer.
 async fn propose(partition: &Partition, command: Command) -> Result<Reply, Status> {
-    let reply = partition.propose(command.into_bytes()).await.map_err(|error| status::of_cluster(&error))?;
+    let reply = partition
+        .propose(command.into_bytes())
+        .await
+        .map_err(|error| status::of_cluster(&error))?;
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))

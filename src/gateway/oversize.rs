@@ -56,11 +56,12 @@ fn translate<Body>(mut response: Response<Body>, limit: usize) -> Response<Body>
     const MESSAGE: &str = "grpc-message";
     let headers = response.headers();
     let out_of_range = (Code::OutOfRange as i32).to_string();
-    let is_refusal = headers.get(STATUS).is_some_and(|status| status.as_bytes() == out_of_range.as_bytes())
-        && headers
-            .get(MESSAGE)
-            .and_then(|text| text.to_str().ok())
-            .is_some_and(|text| text.contains("message%20length%20too%20large"));
+    let is_refusal =
+        headers.get(STATUS).is_some_and(|status| status.as_bytes() == out_of_range.as_bytes())
+            && headers
+                .get(MESSAGE)
+                .and_then(|text| text.to_str().ok())
+                .is_some_and(|text| text.contains("message%20length%20too%20large"));
     if is_refusal {
         let code = HeaderValue::from(Code::ResourceExhausted as i32);
         let text = format!(

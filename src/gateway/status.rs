@@ -40,6 +40,9 @@ mod tests {
     fn only_calls_that_committed_nothing_are_unavailable() {
         assert_eq!(of_cluster(&Error::NotLeader { leader: None }).code(), Code::Unavailable);
         assert_eq!(of_cluster(&Error::Unavailable("no quorum".into())).code(), Code::Unknown);
-        assert_eq!(of_cluster(&Error::TooLarge { bytes: 2, limit: 1 }).code(), Code::ResourceExhausted);
+        assert_eq!(
+            of_cluster(&Error::TooLarge { bytes: 2, limit: 1 }).code(),
+            Code::ResourceExhausted
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What everybody else may ask of the rows: pure functions over a [`View`], the engine's read models.
+//! What everybody else may ask of the rows: pure functions over a [`View`](super::View), the engine's read models.
 
 mod history;
 mod hubs;

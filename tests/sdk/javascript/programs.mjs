@@ -345,9 +345,13 @@ programs.scheduled_start = async (hub) => {
   const now = async function now(ctx) {
     return ctx.currentUtcDateTime.toISOString();
   };
+  // Must wait: the SDK gives way to a termination only in an orchestrator that has not returned.
+  const waits = async function* waits(ctx) {
+    yield ctx.waitForExternalEvent("never");
+  };
 
   const client = hub.client();
-  await hub.withWorker({ orchestrators: [now, echo] }, async () => {
+  await hub.withWorker({ orchestrators: [now, waits, echo] }, async () => {
     const due = new Date(Date.now() + 2000);
     let instance = await client.scheduleNewOrchestration(now, undefined, { startAt: due });
     await runEcho(client);
@@ -362,7 +366,7 @@ programs.scheduled_start = async (hub) => {
 
     await finish(client, await client.scheduleNewOrchestration(now, undefined, { startAt: new Date(Date.now() - 86_400_000) }));
 
-    instance = await client.scheduleNewOrchestration(now, undefined, { startAt: new Date(Date.now() + 3_600_000) });
+    instance = await client.scheduleNewOrchestration(waits, undefined, { startAt: new Date(Date.now() + 3_600_000) });
     await client.terminateOrchestration(instance, "never mind");
     equal(output(await finish(client, instance, Status.TERMINATED)), "never mind", "output (R2.48)");
   });

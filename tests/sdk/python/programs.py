@@ -432,7 +432,11 @@ def scheduled_start(hub: Hub):
     def now(ctx, _):
         return ctx.current_utc_datetime.isoformat()
 
-    with hub.client() as client, hub.worker([now, echo]):
+    def waits(ctx, _):
+        # Must wait: the SDK gives way to a termination only in an orchestrator that has not returned.
+        yield ctx.wait_for_external_event("never")
+
+    with hub.client() as client, hub.worker([now, waits, echo]):
         due = datetime.now(timezone.utc) + timedelta(seconds=2)
         instance = client.schedule_new_orchestration(now, start_at=due)
         run_echo(client)
@@ -450,8 +454,8 @@ def scheduled_start(hub: Hub):
 
         finish(client, client.schedule_new_orchestration(now, start_at=datetime.now(timezone.utc) - timedelta(days=1)))
 
-        # An event for an instance that has not begun is kept; its end can come before its time (R2.41, R2.48).
-        instance = client.schedule_new_orchestration(now, start_at=datetime.now(timezone.utc) + timedelta(hours=1))
+        # An event for an instance that has not begun is no error; its end can come before its time (R2.41, R2.48).
+        instance = client.schedule_new_orchestration(waits, start_at=datetime.now(timezone.utc) + timedelta(hours=1))
         client.raise_orchestration_event(instance, "early")
         client.terminate_orchestration(instance, output="never mind")
         equal(finish(client, instance, OrchestrationStatus.TERMINATED).get_output(), "never mind", "output")
