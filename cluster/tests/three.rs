@@ -166,7 +166,8 @@ async fn stopped_follower_catches_up(on_disk: bool) {
     assert_eq!(cluster.converge(P1, None).await, 1502);
     if let Some(dir) = &cluster.dir {
         let files = |id: u64| count(&dir.path().join(id.to_string()).join("snap/1"));
-        assert_eq!((files(leader), files(follower)), (1, 1));
+        // A file each; a second one stays while a transfer may still open it, and never a third.
+        assert!((1..=2).contains(&files(leader)) && (1..=2).contains(&files(follower)));
         // What was installed survives a restart.
         cluster.nodes.remove(&follower).unwrap().stop().await;
         cluster.start_node(follower).await;
