@@ -85,6 +85,36 @@ async fn an_oversize_message_is_refused_and_one_below_is_not() {
     assert!(client.get("larger").await.is_none());
 }
 
+/// R1.25, S1: a message just below the limit becomes one log entry, which outlives a crash.
+#[tokio::test]
+async fn a_message_near_the_limit_survives_kill_9() {
+    let mut server = TestServer::start().await;
+    let client = server.client();
+    let request = wire::CreateInstanceRequest {
+        input: Some("x".repeat(63 << 20).into()),
+        ..start("large", "A")
+    };
+    client.rpc().start_instance(request).await.expect("below the limit");
+    server.kill9();
+    server.restart().await;
+    let client = server.client();
+    let request = wire::GetInstanceRequest { instance_id: "large".into(), ..Default::default() };
+    let state = client.rpc().get_instance(request).await.expect("is there").into_inner();
+    let state = state.orchestration_state.expect("exists");
+    assert_eq!(state.orchestration_status(), wire::OrchestrationStatus::Pending);
+    // Whole, not only named: with its input it is more than any client may be sent (R1.23).
+    let request =
+        wire::GetInstanceRequest { instance_id: "large".into(), get_inputs_and_outputs: true };
+    let refused = client.rpc().get_instance(request).await.expect_err("too large to send");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let size: usize = refused
+        .message()
+        .split_whitespace()
+        .find_map(|word| word.parse().ok())
+        .expect("the refusal names the size");
+    assert!(size > 63 << 20, "{refused}");
+}
+
 /// R3.54, R3.55, R3.61: garbage, unknown and used-up tokens are OK and change nothing.
 #[tokio::test]
 async fn completions_that_mean_nothing_change_nothing() {
