@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use durahub_proto::wire;
 use support::actions::{complete, create_timer, schedule_task};
+use support::server::http_get;
 use support::{TestServer, Worker, WorkerOptions};
 use tonic::Code;
 
@@ -288,4 +289,33 @@ async fn sigterm_lets_work_finish_and_ends_streams_politely() {
     assert_eq!(ended.code(), Code::Unavailable);
     server.restart().await;
     assert_eq!(server.client().output("a1").await, "in time");
+}
+
+/// R1.41: a worker that connects while the node drains is given nothing; what it would get waits on disk.
+#[tokio::test]
+async fn a_draining_node_hands_out_nothing_to_new_streams() {
+    let mut server = TestServer::start().await;
+    let client = server.client();
+    let mut busy = Worker::connect(&client, WorkerOptions::default()).await;
+    client.start("held", "Greet", "").await;
+    let held = busy.next_turn().await;
+    let http = server.addresses.http;
+    let (status, ()) = tokio::join!(server.terminate(), async {
+        // It says that it drains once it hands out nothing more.
+        while http_get(http, "/readyz").await.expect("answers while it drains").0 == 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        client.start("probe", "Greet", "").await;
+        let mut late = Worker::connect(&client, WorkerOptions::default()).await;
+        late.expect_nothing(Duration::from_millis(700)).await;
+        busy.complete_turn(&held, vec![complete(1, "in time")]).await;
+    });
+    assert!(status.success(), "{status}");
+    server.restart().await;
+    let client = server.client();
+    assert_eq!(client.output("held").await, "in time");
+    let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
+    let turn = worker.next_turn_of("probe").await;
+    worker.complete_turn(&turn, vec![complete(1, "later")]).await;
+    assert_eq!(client.output("probe").await, "later");
 }
