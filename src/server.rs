@@ -49,6 +49,7 @@ pub async fn run(
 
     let clock = Clock::system();
     let metrics = Metrics::install()?;
+    durahub_cluster::metrics::describe();
     let health = Health::new(&["storage", "partitions"]);
     let pages = http::Node { health: health.clone(), metrics: metrics.clone(), grpc: addresses.0 };
     let (stop_http, http_stopped) = oneshot::channel::<()>();
@@ -84,8 +85,9 @@ pub async fn run(
 
     shutdown.await;
     tracing::info!("draining: no new work is handed out");
-    health.drain();
+    // In this order: whoever is told that the node drains will be handed nothing by it.
     dispatcher.pause();
+    health.drain();
     let drained = tokio::time::timeout(config.limits.drain_timeout, async {
         while dispatcher.is_busy() {
             tokio::time::sleep(DRAIN_LOOK).await;

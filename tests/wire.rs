@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use durahub_proto::wire;
 use support::actions::{complete, create_timer, schedule_task};
+use support::server::http_get;
 use support::{TestServer, Worker, WorkerOptions};
 use tonic::Code;
 
@@ -83,6 +84,36 @@ async fn an_oversize_message_is_refused_and_one_below_is_not() {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("67108864"), "{refused}");
     assert!(client.get("larger").await.is_none());
+}
+
+/// R1.25, S1: a message just below the limit becomes one log entry, which outlives a crash.
+#[tokio::test]
+async fn a_message_near_the_limit_survives_kill_9() {
+    let mut server = TestServer::start().await;
+    let client = server.client();
+    let request = wire::CreateInstanceRequest {
+        input: Some("x".repeat(63 << 20).into()),
+        ..start("large", "A")
+    };
+    client.rpc().start_instance(request).await.expect("below the limit");
+    server.kill9();
+    server.restart().await;
+    let client = server.client();
+    let request = wire::GetInstanceRequest { instance_id: "large".into(), ..Default::default() };
+    let state = client.rpc().get_instance(request).await.expect("is there").into_inner();
+    let state = state.orchestration_state.expect("exists");
+    assert_eq!(state.orchestration_status(), wire::OrchestrationStatus::Pending);
+    // Whole, not only named: with its input it is more than any client may be sent (R1.23).
+    let request =
+        wire::GetInstanceRequest { instance_id: "large".into(), get_inputs_and_outputs: true };
+    let refused = client.rpc().get_instance(request).await.expect_err("too large to send");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let size: usize = refused
+        .message()
+        .split_whitespace()
+        .find_map(|word| word.parse().ok())
+        .expect("the refusal names the size");
+    assert!(size > 63 << 20, "{refused}");
 }
 
 /// R3.54, R3.55, R3.61: garbage, unknown and used-up tokens are OK and change nothing.
@@ -258,4 +289,33 @@ async fn sigterm_lets_work_finish_and_ends_streams_politely() {
     assert_eq!(ended.code(), Code::Unavailable);
     server.restart().await;
     assert_eq!(server.client().output("a1").await, "in time");
+}
+
+/// R1.41: a worker that connects while the node drains is given nothing; what it would get waits on disk.
+#[tokio::test]
+async fn a_draining_node_hands_out_nothing_to_new_streams() {
+    let mut server = TestServer::start().await;
+    let client = server.client();
+    let mut busy = Worker::connect(&client, WorkerOptions::default()).await;
+    client.start("held", "Greet", "").await;
+    let held = busy.next_turn().await;
+    let http = server.addresses.http;
+    let (status, ()) = tokio::join!(server.terminate(), async {
+        // It says that it drains once it hands out nothing more.
+        while http_get(http, "/readyz").await.expect("answers while it drains").0 == 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        client.start("probe", "Greet", "").await;
+        let mut late = Worker::connect(&client, WorkerOptions::default()).await;
+        late.expect_nothing(Duration::from_millis(700)).await;
+        busy.complete_turn(&held, vec![complete(1, "in time")]).await;
+    });
+    assert!(status.success(), "{status}");
+    server.restart().await;
+    let client = server.client();
+    assert_eq!(client.output("held").await, "in time");
+    let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
+    let turn = worker.next_turn_of("probe").await;
+    worker.complete_turn(&turn, vec![complete(1, "later")]).await;
+    assert_eq!(client.output("probe").await, "later");
 }

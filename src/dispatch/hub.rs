@@ -133,8 +133,6 @@ struct Stream {
     /// Items on their way to the connection, and their bytes.
     unsent: usize,
     unsent_bytes: usize,
-    /// No new items: the worker or the node is going away.
-    paused: bool,
 }
 
 /// What may be on its way to one connection before it has taken something (the receiver chooses the
@@ -196,7 +194,7 @@ impl Hub {
         capacity: [usize; Kind::COUNT],
     ) {
         let leases = Default::default();
-        let stream = Stream { filter, capacity, leases, unsent: 0, unsent_bytes: 0, paused: false };
+        let stream = Stream { filter, capacity, leases, unsent: 0, unsent_bytes: 0 };
         self.streams.insert(id, stream);
     }
 
@@ -213,13 +211,6 @@ impl Hub {
                 }
                 self.deadlines.insert((expires, key));
             }
-        }
-    }
-
-    /// Gives a stream no new items.
-    pub(crate) fn pause_stream(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.paused = true;
         }
     }
 
@@ -444,7 +435,7 @@ impl Stream {
     /// Free room for a kind, if there is any.
     fn free(&self, kind: Kind) -> Option<usize> {
         let (capacity, held) = (self.capacity[kind as usize], self.leases[kind as usize].len());
-        (!self.paused && !self.is_full() && capacity > held).then(|| capacity - held)
+        (!self.is_full() && capacity > held).then(|| capacity - held)
     }
 }
 

@@ -27,7 +27,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use durahub_cluster::placement;
 use parking_lot::Mutex;
@@ -72,6 +72,8 @@ struct Shared {
     feeds: Mutex<HashMap<StreamId, mpsc::UnboundedSender<Parcel>>>,
     waiters: Waiters,
     next_id: AtomicU64,
+    /// Nothing is handed out any more.
+    paused: AtomicBool,
     /// Wakes the task that ends leases and delays.
     deadline: Notify,
 }
@@ -89,6 +91,7 @@ impl Dispatcher {
             feeds: Mutex::default(),
             waiters: Waiters::default(),
             next_id: AtomicU64::new(1),
+            paused: AtomicBool::new(false),
             deadline: Notify::new(),
         }))
     }
@@ -103,12 +106,9 @@ impl Dispatcher {
         self.0.hubs.lock().values().any(Hub::is_busy)
     }
 
-    /// Hands out nothing more: the node is going away.
+    /// Hands out nothing more, on streams that are open or that are opened later: the node is going away.
     pub fn pause(&self) {
-        let streams: Vec<StreamId> = self.0.feeds.lock().keys().copied().collect();
-        for hub in self.0.hubs.lock().values_mut() {
-            streams.iter().for_each(|id| hub.pause_stream(*id));
-        }
+        self.0.paused.store(true, Ordering::Release);
     }
 
     /// What waits and what runs, per hub.
@@ -176,7 +176,7 @@ impl Dispatcher {
 
     /// Hands out what can be handed out in a hub.
     fn pump(&self, hub: u32) {
-        loop {
+        while !self.0.paused.load(Ordering::Acquire) {
             let (id, now) = (self.next_id(), self.0.clock.now());
             match self.with_hub(hub, |hub| hub.assign(now, id)) {
                 Some(assignment) => self.deliver(hub, assignment),
