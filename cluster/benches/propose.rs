@@ -93,7 +93,10 @@ fn run(bencher: Bencher<'_, '_>, storage: Storage, groups: u32, clients: u32) {
     times.sort_unstable();
     if std::env::var_os("LATENCIES").is_some() && !times.is_empty() {
         let at = |part: usize| times[(times.len() - 1) * part / 100];
-        eprintln!("  groups {groups} clients {clients}: p50 {} us, p99 {} us", at(50), at(99));
+        #[allow(clippy::print_stderr, reason = "a bench tells what it measured")]
+        {
+            eprintln!("  groups {groups} clients {clients}: p50 {} us, p99 {} us", at(50), at(99));
+        }
     }
     runtime.block_on(node.stop());
 }

@@ -21,7 +21,7 @@ pub(crate) enum Assembled {
     /// Nothing wants to be done any more.
     Nothing,
     /// No worker could receive it (R1.27): the command fails that one item instead.
-    TooLarge { command: Command, reason: String },
+    TooLarge { command: Box<Command>, reason: String },
 }
 
 /// Reads what a worker needs.
@@ -33,12 +33,6 @@ pub(crate) fn assemble(rows: &dyn Rows, hub: u32, key: &Key, now: i64, limit: us
             activity(rows, Item { at, generation: *generation, number: *number }, limit)
         }
     }
-}
-
-/// Adds the completion token.
-pub(crate) fn with_token(mut item: wire::WorkItem, token: String) -> wire::WorkItem {
-    item.completion_token = token;
-    item
 }
 
 fn turn(rows: &dyn Rows, at: Address, now: i64, limit: usize) -> Assembled {
@@ -53,7 +47,7 @@ fn turn(rows: &dyn Rows, at: Address, now: i64, limit: usize) -> Assembled {
                 too_large.bytes
             );
             let command = FailTurn { turn: too_large.id, reason: reason.clone() };
-            return Assembled::TooLarge { command: Command::FailTurn(command), reason };
+            return Assembled::TooLarge { command: Box::new(Command::FailTurn(command)), reason };
         }
     };
     let request = wire::OrchestratorRequest {
@@ -106,7 +100,10 @@ fn activity(rows: &dyn Rows, item: Item, limit: usize) -> Assembled {
             ..Default::default()
         };
         let command = CompleteActivity { task: id, result: None, failure: Some(failure) };
-        return Assembled::TooLarge { command: Command::CompleteActivity(command), reason };
+        return Assembled::TooLarge {
+            command: Box::new(Command::CompleteActivity(command)),
+            reason,
+        };
     }
     let work = Work::Activity(ActivityWork { task: id, task_id: request.task_id });
     let item =

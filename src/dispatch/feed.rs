@@ -11,7 +11,6 @@ use durahub_proto::wire;
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tonic::Status;
 
 use super::Dispatcher;
 use super::filter::Filter;
@@ -29,11 +28,15 @@ pub struct StreamOptions {
     pub request: wire::GetWorkItemsRequest,
 }
 
+/// The node is going away: the last thing on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing;
+
 /// A leased item on its way to the connection.
 pub(crate) struct Parcel {
     pub(crate) key: Key,
     pub(crate) lease: LeaseId,
-    pub(crate) item: wire::WorkItem,
+    pub(crate) item: Box<wire::WorkItem>,
     pub(crate) bytes: usize,
 }
 
@@ -48,8 +51,8 @@ pub struct WorkStream {
 }
 
 impl Dispatcher {
-    /// Opens the stream of a worker. It ends with `UNAVAILABLE` once `closing` is done, never with OK
-    /// (R1.40, R1.41).
+    /// Opens the stream of a worker. It ends with [`Closing`] once `closing` is done, never by itself
+    /// (R1.40).
     pub fn open_stream(
         &self,
         options: StreamOptions,
@@ -84,7 +87,7 @@ impl Dispatcher {
 }
 
 impl Stream for WorkStream {
-    type Item = Result<wire::WorkItem, Status>;
+    type Item = Result<wire::WorkItem, Closing>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next_ping = Instant::now() + self.dispatcher.0.settings.health_ping;
@@ -94,11 +97,10 @@ impl Stream for WorkStream {
             if self.dispatcher.with_hub(hub, |hub| hub.sent(id, parcel.bytes)) {
                 self.dispatcher.pump(hub);
             }
-            return Poll::Ready(Some(Ok(parcel.item)));
+            return Poll::Ready(Some(Ok(*parcel.item)));
         }
         if self.closing.as_mut().poll(cx).is_ready() {
-            let status = Status::unavailable("this server is shutting down; connect again");
-            return Poll::Ready(Some(Err(status)));
+            return Poll::Ready(Some(Err(Closing)));
         }
         if self.ping.as_mut().poll(cx).is_ready() {
             self.ping.as_mut().reset(next_ping);

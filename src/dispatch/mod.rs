@@ -42,7 +42,7 @@ use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
 
-pub use feed::{StreamOptions, WorkStream};
+pub use feed::{Closing, StreamOptions, WorkStream};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use waiters::{Waiter, Wanted};
@@ -192,10 +192,10 @@ impl Dispatcher {
         let now = self.0.clock.now();
         let assembled = partition.peek(|rows| assemble::assemble(rows, hub, &key, now, limit));
         match assembled {
-            Assembled::Item { work, item, bytes } => {
+            Assembled::Item { work, mut item, bytes } => {
                 self.with_hub(hub, |hub| hub.assembled(&key, lease, work.clone(), bytes));
                 let token = Token { run: self.0.run, lease, work: Some(work) };
-                let item = assemble::with_token(*item, token.to_text());
+                item.completion_token = token.to_text();
                 let parcel = Parcel { key, lease, item, bytes };
                 let feed = self.0.feeds.lock().get(&stream).cloned();
                 // A stream that has gone gives its leases back when it is closed.

@@ -1,1 +1,148 @@
-//! Tests.
+//! The tables of a hub, driven by hand: no clock, no rows, no network.
+
+use std::time::Duration;
+
+use super::filter::Filter;
+use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes};
+use crate::engine::Class;
+
+const SECOND: i64 = 1_000_000_000;
+
+fn hub() -> Hub {
+    Hub::new(LeaseTimes {
+        turn: Duration::from_secs(300),
+        activity: None,
+        grace: Duration::from_secs(5),
+    })
+}
+
+fn turn(instance: &str) -> Key {
+    Key::Turn { instance: instance.into() }
+}
+
+fn activity(number: u64) -> Key {
+    Key::Activity { instance: "a".into(), generation: 1, number }
+}
+
+fn class() -> Class {
+    Class { name: "N".into(), version: String::new() }
+}
+
+fn stream(hub: &mut Hub, id: u64, capacity: usize) {
+    hub.open_stream(id, Filter::default(), [capacity; Kind::COUNT]);
+}
+
+fn assign(hub: &mut Hub, now: i64, lease: u64) -> Option<(Key, u64)> {
+    hub.assign(now, lease).map(|Assignment { key, stream, .. }| (key, stream))
+}
+
+#[test]
+fn an_item_is_outstanding_once_and_what_arrives_meanwhile_makes_it_ready_again() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    hub.ready(turn("a"), class());
+    hub.ready(turn("a"), class());
+    assert_eq!(assign(&mut hub, 0, 7), Some((turn("a"), 1)));
+    assert_eq!(assign(&mut hub, 0, 8), None);
+    hub.ready(turn("a"), class());
+    assert_eq!(assign(&mut hub, 0, 8), None, "R3.16");
+    assert_eq!(hub.claim(&turn("a"), 7), Claim::Current);
+    assert_eq!(hub.claim(&turn("a"), 7), Claim::Stale, "the same completion twice");
+    hub.finish(&turn("a"), 7, End::Done, 0);
+    assert_eq!(assign(&mut hub, 0, 9), Some((turn("a"), 1)), "no wake-up is lost");
+    hub.finish(&turn("a"), 9, End::Done, 0);
+    assert_eq!(assign(&mut hub, 0, 10), None);
+    assert_eq!(hub.claim(&turn("a"), 9), Claim::Unleased);
+}
+
+#[test]
+fn streams_get_no_more_than_they_can_hold_and_the_freest_comes_first() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 1);
+    stream(&mut hub, 2, 2);
+    for number in 0..5 {
+        hub.ready(activity(number), class());
+    }
+    let given: Vec<_> = (0..5).filter_map(|lease| assign(&mut hub, 0, lease)).collect();
+    assert_eq!(given, [(activity(0), 2), (activity(1), 2), (activity(2), 1)]);
+    hub.finish(&activity(2), 2, End::Done, 0);
+    assert_eq!(assign(&mut hub, 0, 9), Some((activity(3), 1)));
+    assert_eq!(hub.counts(Kind::Activity), (1, 3));
+}
+
+#[test]
+fn a_closed_stream_gives_back_after_the_grace_and_a_late_completion_still_counts() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    hub.ready(turn("a"), class());
+    hub.ready(activity(1), class());
+    assert!(assign(&mut hub, 0, 1).is_some() && assign(&mut hub, 0, 2).is_some());
+    hub.close_stream(1, 0);
+    stream(&mut hub, 2, 10);
+    assert!(hub.expire(4 * SECOND).is_empty());
+    assert_eq!(hub.claim(&turn("a"), 1), Claim::Current, "R1.42");
+    assert_eq!(hub.expire(5 * SECOND), [activity(1)], "what is being committed is not taken away");
+    assert_eq!(assign(&mut hub, 5 * SECOND, 3), Some((activity(1), 2)));
+    assert_eq!(hub.claim(&activity(1), 2), Claim::Stale, "R3.54");
+    hub.finish(&turn("a"), 1, End::Done, 5 * SECOND);
+    assert_eq!(hub.next_deadline(), None, "no lease time on an activity of a live stream (R3.51)");
+}
+
+#[test]
+fn a_lease_ends_by_its_time_while_the_stream_lives() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    hub.ready(turn("a"), class());
+    assert!(assign(&mut hub, 0, 1).is_some());
+    assert_eq!(hub.next_deadline(), Some(300 * SECOND));
+    assert_eq!(hub.expire(300 * SECOND), [turn("a")]);
+    assert_eq!(assign(&mut hub, 300 * SECOND, 2), Some((turn("a"), 1)));
+}
+
+#[test]
+fn an_abandoned_item_comes_back_later_each_time() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    hub.ready(turn("a"), class());
+    let mut now = 0;
+    for (lease, delay) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 60), (8, 60)] {
+        assert!(assign(&mut hub, now, lease).is_some());
+        hub.finish(&turn("a"), lease, End::Abandoned, now);
+        hub.ready(turn("a"), class());
+        assert_eq!(
+            assign(&mut hub, now, 99),
+            None,
+            "an arrival does not shorten the delay (R3.62)"
+        );
+        assert_eq!(hub.next_deadline(), Some(now + delay * SECOND));
+        now += delay * SECOND;
+        assert!(hub.expire(now).is_empty());
+    }
+}
+
+#[test]
+fn a_stream_that_takes_nothing_gets_a_bounded_number_of_items() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 100_000);
+    for number in 0..1_000 {
+        hub.ready(activity(number), class());
+    }
+    let given = (0..1_000).filter_map(|lease| assign(&mut hub, 0, lease)).count();
+    assert_eq!(given, 64, "R1: memory stays bounded");
+    assert!(hub.sent(1, 0), "room again: more may follow");
+    assert!(assign(&mut hub, 0, 5_000).is_some() && assign(&mut hub, 0, 5_001).is_none());
+}
+
+#[test]
+fn a_leader_that_resigns_forgets_what_it_led() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 1);
+    for instance in ["mine-1", "mine-2", "other"] {
+        hub.ready(turn(instance), class());
+    }
+    assert_eq!(assign(&mut hub, 0, 1), Some((turn("mine-1"), 1)));
+    hub.resign(|instance| instance.starts_with("mine"));
+    assert_eq!(hub.next_deadline(), None);
+    assert_eq!(assign(&mut hub, 0, 2), Some((turn("other"), 1)));
+    assert!(hub.is_busy());
+}

@@ -6,11 +6,12 @@ use std::pin::Pin;
 
 use durahub_proto::wire;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarService;
-use futures::Stream;
+use futures::stream::MapErr;
+use futures::{Stream, TryStreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
-use crate::dispatch::{Wanted, WorkStream};
+use crate::dispatch::{Closing, Wanted, WorkStream};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -100,7 +101,7 @@ impl TaskHubSidecarService for Gateway {
         Ok(Response::new(Box::pin(chunks)))
     }
 
-    type GetWorkItemsStream = WorkStream;
+    type GetWorkItemsStream = MapErr<WorkStream, fn(Closing) -> Status>;
 
     async fn get_work_items(
         &self,
@@ -112,7 +113,10 @@ impl TaskHubSidecarService for Gateway {
             request.metadata().get("workerid").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let request = request.into_inner();
         let worker = header.unwrap_or_else(|| request.worker_instance_id.clone());
-        Ok(Response::new(self.work_items(hub, request, &worker)))
+        // A worker connects again on UNAVAILABLE, politely; on a clean end some do so in a tight loop (R1.41).
+        let closing: fn(Closing) -> Status =
+            |Closing| Status::unavailable("this server is shutting down; connect again");
+        Ok(Response::new(self.work_items(hub, request, &worker).map_err(closing)))
     }
 
     async fn complete_orchestrator_task(

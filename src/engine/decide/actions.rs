@@ -35,11 +35,10 @@ pub(crate) fn sort(mut actions: Vec<wire::OrchestratorAction>) -> Result<Sorted,
         match orchestrator_action_type {
             Some(Action::CompleteOrchestration(action)) => {
                 let outcome = outcome(id, action)?;
-                let beats = match (&sorted.outcome, &outcome) {
-                    (None, _) => true,
-                    (Some(Outcome::ContinueAsNew { .. }), Outcome::End { .. }) => true,
-                    _ => false,
-                };
+                let beats = matches!(
+                    (&sorted.outcome, &outcome),
+                    (None, _) | (Some(Outcome::ContinueAsNew { .. }), Outcome::End { .. })
+                );
                 if beats {
                     sorted.outcome = Some(outcome);
                 }
