@@ -263,7 +263,8 @@ if [ -e "$folder/over" ]; then rm -rf "$folder"; else kill $watcher; fi
 
 impl Server {
     fn start() -> Result<Server, String> {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?.keep();
+        let folder = tempfile::Builder::new().prefix("durahub-sdk-").tempdir();
+        let folder = folder.map_err(|error| error.to_string())?.keep();
         let log = folder.join("log");
         let mut leash = Command::new("sh")
             .args(["-c", LEASH, "leash"])

@@ -99,7 +99,8 @@ async fn start(mut client: Client, ledger: &Ledger, instance: &str, kind: Kind, 
                 .violation(format!("started {instance}, the answer names {:?}", answer.get_ref())),
             // The answer to an earlier send was lost, the start was not.
             Err(status) if status.code() == Code::AlreadyExists => break,
-            Err(status) => again(ledger, &format!("start {instance}"), &status).await,
+            Err(status) if again(ledger, &format!("start {instance}"), &status).await => {}
+            Err(_) => break,
         }
     }
     ledger.started();
@@ -117,7 +118,9 @@ async fn raise(mut client: Client, ledger: &Ledger, instance: &str, payload: Str
                 ledger.raised(instance, payload, sends);
                 return;
             }
-            Err(status) => again(ledger, &format!("raise an event for {instance}"), &status).await,
+            Err(status)
+                if again(ledger, &format!("raise an event for {instance}"), &status).await => {}
+            Err(_) => return,
         }
     }
 }
@@ -138,7 +141,8 @@ async fn await_end(mut client: Client, ledger: &Ledger, instance: &str) {
             }
             // Once the load is over the check waits for what is open, and says which.
             Err(_) if ledger.is_over() => return,
-            Err(status) => again(ledger, &format!("wait for {instance}"), &status).await,
+            Err(status) if again(ledger, &format!("wait for {instance}"), &status).await => {}
+            Err(_) => return,
         }
     }
 }
@@ -150,19 +154,19 @@ pub(crate) fn within<T>(seconds: u64, message: T) -> Request<T> {
     request
 }
 
-/// Pauses before a repeat. A dead server shows as a broken connection; any other refusal is a violation,
-/// `NOT_FOUND` for an instance whose start was acknowledged first of all (S1).
-pub(crate) async fn again(ledger: &Ledger, what: &str, status: &Status) {
-    let broken = matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::Unknown
-            | Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Internal
-    );
-    if !broken {
-        ledger.violation(format!("{what}: {status}"));
+/// Whether a failed call may be repeated, after a pause. A dead server shows as a broken connection; any
+/// other refusal is a violation, `NOT_FOUND` for an instance whose start was acknowledged first of all (S1).
+async fn again(ledger: &Ledger, what: &str, status: &Status) -> bool {
+    if is_broken(status) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        return true;
     }
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    ledger.violation(format!("{what}: {status}"));
+    false
+}
+
+/// Whether this is how a call ends when the server dies.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unknown};
+    matches!(status.code(), Unavailable | Unknown | Cancelled | DeadlineExceeded | Internal)
 }

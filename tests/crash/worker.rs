@@ -17,11 +17,10 @@ use durahub_proto::wire::{
     OrchestratorRequest, OrchestratorResponse, ScheduleTaskAction, WorkItem,
 };
 use prost::Message;
-use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::ledger::{Kind, Ledger, Step, activity_input};
-use crate::load::{Client, within};
+use crate::load::{Client, is_broken, within};
 
 /// Runs until it is aborted.
 pub(crate) async fn run(channel: Channel, ledger: Arc<Ledger>, mut random: fastrand::Rng) {
@@ -129,14 +128,7 @@ async fn take_turn(mut client: Client, ledger: &Ledger, turn: OrchestratorReques
 
 /// A completion that did not arrive is nothing to this worker; one that was refused is (R3.55).
 fn lost(ledger: &Ledger, what: &str, status: &tonic::Status) {
-    if !matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::Unknown
-            | Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Internal
-    ) {
+    if !is_broken(status) {
         ledger.violation(format!("{what}: {status}"));
     }
 }
