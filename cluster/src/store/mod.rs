@@ -78,7 +78,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// True when nothing outlives the process, so that group commit has no point.
     fn volatile(&self) -> bool;
 
-    /// Closes the files. Every later call fails.
+    /// Closes the files: once it returns, they can be opened again. Every later call fails.
     fn close(&self);
 }
 

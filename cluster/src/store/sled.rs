@@ -149,7 +149,13 @@ impl Engine for SledEngine {
     }
 
     fn close(&self) {
-        drop(self.open.write().take());
+        let Some(Open { db, log, states, file }) = self.open.write().take() else { return };
+        drop((db, log, states));
+        // Jobs that sled still runs in the background, and scans, keep the database and its lock alive
+        // for a moment. Whoever opens the folder next would be refused, so wait for the lock here.
+        if let Err(error) = file.lock() {
+            tracing::warn!(%error, "cannot tell whether the database is free again");
+        }
     }
 }
 
@@ -193,6 +199,28 @@ fn to_io(error: sled::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// sled's background jobs share one small pool of threads per process, so many databases at once
+    /// keep each other's jobs, and with them their files, alive for longer.
+    #[test]
+    fn closed_database_opens_again_at_once() {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let dir = tempfile::tempdir().unwrap();
+                    for round in 0..50_u32 {
+                        let engine = SledEngine::open(dir.path(), 1, 16 << 20).unwrap();
+                        let row = |row: u32| (row.to_be_bytes().to_vec(), Some(vec![7; 4096]));
+                        engine.write(Space::State(0), (0..200).map(row).collect()).unwrap();
+                        if round % 2 == 0 {
+                            engine.sync().unwrap();
+                        }
+                        engine.close();
+                    }
+                });
+            }
+        });
+    }
 
     #[test]
     fn unfinished_page_table_snapshot_does_not_block_opening() {
