@@ -4,7 +4,7 @@
 //! service and for the test against the wire table. The lean one drives code generation: every
 //! `repeated HistoryEvent` becomes `repeated bytes` (the same bytes on the wire), so that the server
 //! stores and forwards histories without decoding them, and texts become [`Text`], which shares the
-//! buffer it was read from.
+//! buffer it was read from. The peer protocol is ours alone and generated as it stands.
 
 use std::path::PathBuf;
 
@@ -42,6 +42,17 @@ fn main() -> Result<(), Failure> {
         .extern_path(".google.protobuf", "::prost_types")
         .include_file("mod.rs")
         .compile_fds(lean(sdk))?;
+
+    let peer = protox::compile(["peer.proto"], ["peer"])?;
+    std::fs::write(out.join("peer.bin"), peer.encode_to_vec())?;
+    let peer_out = out.join("peer");
+    std::fs::create_dir_all(&peer_out)?;
+    tonic_prost_build::configure()
+        .out_dir(&peer_out)
+        .bytes(".")
+        .btree_map(".")
+        .include_file("mod.rs")
+        .compile_fds(peer)?;
     Ok(())
 }
 

@@ -16,9 +16,19 @@ pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/sdk/mod.rs"));
 }
 
+mod peer_wire {
+    #![allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
+    include!(concat!(env!("OUT_DIR"), "/peer/mod.rs"));
+}
+
+/// What nodes say to each other, and an operator to a node: `peer/peer.proto`.
+pub use peer_wire::durahub::peer::v1 as peer;
 pub use text::Text;
 pub use wire::durabletask::protos::backend::v1 as backend;
 pub use wire::microsoft::durabletask::sandboxes as sandbox;
 
 /// The descriptors of the SDK services, encoded, as the `.proto` files state them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/durabletask.bin"));
+
+/// The descriptors of the peer protocol, encoded.
+pub const PEER_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer.bin"));

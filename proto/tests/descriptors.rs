@@ -1,7 +1,10 @@
 //! Holds the compiled descriptors against the wire table: every service, method, message, field and enum.
 //!
 //! `wire.json` was read from the public protocol; a name, number or type that drifts breaks programs
-//! which already exist.
+//! which already exist. The peer protocol has a table of its own.
+
+#[path = "descriptors/peer.rs"]
+mod peer;
 
 use std::collections::BTreeMap;
 
