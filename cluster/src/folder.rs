@@ -32,6 +32,24 @@ pub struct Identity {
     pub node: u64,
     /// Number of partitions of the cluster, without the metadata group.
     pub partitions: u32,
+    /// Drawn for the folder: a node that comes back with another one has lost its data. 0 in folders of
+    /// versions before it was known.
+    #[serde(default, with = "hex")]
+    pub incarnation: u64,
+}
+
+/// Sixteen digits: JSON readers round large numbers.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &u64, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&format!("{value:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(from)?;
+        u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
+    }
 }
 
 impl Identity {
@@ -49,6 +67,8 @@ pub(crate) struct Expected {
     pub(crate) partitions: u32,
     /// `None` accepts any cluster, and makes one up in a new folder.
     pub(crate) cluster: Option<String>,
+    /// Incarnation of a new folder.
+    pub(crate) incarnation: u64,
 }
 
 /// An open folder; its lock goes when this is dropped.
@@ -100,6 +120,7 @@ impl Folder {
                     cluster: expected.cluster.clone().unwrap_or_else(invent),
                     node: expected.node,
                     partitions: expected.partitions,
+                    incarnation: expected.incarnation,
                 };
                 write_identity(path, &identity).map_err(failed(path))?;
                 identity
@@ -184,7 +205,7 @@ mod tests {
     const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 
     fn expected() -> Expected {
-        Expected { node: 1, partitions: 8, cluster: None }
+        Expected { node: 1, partitions: 8, cluster: None, incarnation: 0xab }
     }
 
     fn open(path: &Path, expected: &Expected) -> Result<Folder, StartError> {
@@ -212,7 +233,7 @@ mod tests {
         assert_eq!(first.cluster, CLUSTER);
         assert_eq!(
             fs::read_to_string(path.join("node")).unwrap(),
-            "{\n  \"format\": 1,\n  \"cluster\": \"00112233445566778899aabbccddeeff\",\n  \"node\": 1,\n  \"partitions\": 8\n}\n"
+            "{\n  \"format\": 1,\n  \"cluster\": \"00112233445566778899aabbccddeeff\",\n  \"node\": 1,\n  \"partitions\": 8,\n  \"incarnation\": \"00000000000000ab\"\n}\n"
         );
     }
 

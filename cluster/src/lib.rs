@@ -11,7 +11,7 @@
 //! - [`node`]: all groups of a process; start and stop; [`config`]: with which settings;
 //! - [`placement`], [`directory`], [`membership`]: which group holds a key, who leads it, who votes;
 //! - [`folder`]: whose data folder this is;
-//! - [`peers`]: what nodes say to each other;
+//! - [`peers`]: what nodes say to each other; `transport/`: how it travels between processes;
 //! - `raft/`: consensus, the only room that names openraft;
 //! - `store/`: bytes on disk, the only room that names sled.
 //!
@@ -31,6 +31,7 @@ pub mod node;
 pub mod partition;
 pub mod peers;
 pub mod placement;
+pub mod transport;
 
 mod batch;
 mod raft;

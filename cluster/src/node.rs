@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use durahub_proto::peer::Hello;
 use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -30,6 +31,7 @@ use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::rows::StateRows;
 use crate::store::sled::SledEngine;
+use crate::transport;
 
 /// A running node. Dropping it without [`Node::stop`] leaves its tasks running.
 pub struct Node<M: Machine> {
@@ -40,6 +42,7 @@ pub struct Node<M: Machine> {
 pub(crate) struct Inner<M: Machine> {
     pub(crate) node_id: u64,
     pub(crate) identity: Identity,
+    pub(crate) hello: Hello,
     pub(crate) groups: Vec<Partition<M>>,
     directory: Directory,
     engine: Arc<dyn Engine>,
@@ -61,6 +64,15 @@ impl<M: Machine> Node<M> {
         let flusher = Arc::new(
             Flusher::start(Arc::clone(&engine), config.options.fault.clone()).map_err(broken)?,
         );
+        let hello = Hello {
+            version: transport::PROTOCOL,
+            cluster: identity.cluster.clone(),
+            node: config.node_id,
+            to: 0,
+            incarnation: identity.incarnation,
+            partitions: identity.partitions,
+        };
+        config.options.transport.introduce(hello.clone());
         let cluster = identity.cluster_bytes().unwrap_or_default();
         let count = config.partitions + 1;
         let tail_limit = (config.cache_bytes as usize / 8 / count as usize).clamp(1 << 20, 8 << 20);
@@ -74,7 +86,6 @@ impl<M: Machine> Node<M> {
             let setup = Setup {
                 id,
                 node: config.node_id,
-                cluster: identity.cluster.clone(),
                 address: config.options.peer_address.clone(),
                 initial_members: config.options.initial_members.clone(),
                 machine: Arc::clone(&machine),
@@ -119,6 +130,7 @@ impl<M: Machine> Node<M> {
         let inner = Arc::new(Inner {
             node_id: config.node_id,
             identity,
+            hello,
             groups,
             directory,
             engine,
@@ -202,6 +214,7 @@ async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), 
             format!("{:016x}{:016x}", crate::batch::mix(high ^ now as u64), crate::batch::mix(low))
         }
     };
+    let incarnation = crate::batch::mix((config.stamp)().1) | 1;
     let members = &config.options.initial_members;
     let cluster = (members.len() > 1).then(|| membership::cluster_of_members(members));
     match config.storage.clone() {
@@ -211,12 +224,17 @@ async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), 
                 cluster: cluster.unwrap_or_else(invent),
                 node: config.node_id,
                 partitions: config.partitions,
+                incarnation,
             };
             Ok((None, identity))
         }
         Storage::Folder(path) => {
-            let expected =
-                Expected { node: config.node_id, partitions: config.partitions, cluster };
+            let expected = Expected {
+                node: config.node_id,
+                partitions: config.partitions,
+                cluster,
+                incarnation,
+            };
             let failed = StartError::Folder {
                 path: path.clone(),
                 source: io::Error::other("the opener panicked"),

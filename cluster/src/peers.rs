@@ -1,20 +1,24 @@
 //! What nodes say to each other, without how it travels.
 //!
 //! A [`Transport`] carries calls to a peer; a [`PeerService`] answers them. The node implements the
-//! service; a gRPC transport and plain function calls between nodes of one process implement the other
-//! side. Payloads are opaque here: the consensus room encodes and decodes them.
+//! service; the transport between processes (`transport/`) and plain function calls between nodes of one
+//! process implement the other side. Payloads are opaque here.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use durahub_proto::peer::Method;
+use durahub_proto::peer::{Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse};
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
-use crate::error::Error;
 use crate::machine::GroupId;
+use crate::transport::AddressBook;
 
 /// A node as others reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,37 +29,20 @@ pub struct Peer {
     pub address: String,
 }
 
-/// Kind of a consensus call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallKind {
-    /// Entries, or a heartbeat without any.
-    Append,
-    /// A candidate asks for a vote.
-    Vote,
-    /// A node asks whether it would get a vote.
-    PreVote,
-    /// A leader asks its follower to take over.
-    TransferLeader,
-}
-
-/// A consensus call to one group of a peer.
+/// A call to one group of a peer.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Cluster of the caller; a peer of another cluster refuses.
-    pub cluster: String,
     /// Group that is addressed.
     pub group: GroupId,
     /// What is asked.
-    pub kind: CallKind,
-    /// Encoded by the consensus room.
+    pub method: Method,
+    /// Encoded by whoever asks.
     pub payload: Bytes,
 }
 
 /// A snapshot on its way to a peer.
 #[derive(Clone, Debug)]
 pub struct SnapshotCall {
-    /// Cluster of the caller.
-    pub cluster: String,
     /// Group that is addressed.
     pub group: GroupId,
     /// Vote and meta data, encoded by the consensus room.
@@ -65,20 +52,64 @@ pub struct SnapshotCall {
 }
 
 /// The bytes of a snapshot.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum SnapshotBody {
     /// In a file.
     File(PathBuf),
     /// In memory.
     Memory(Bytes),
+    /// Read from the rows while it is sent, as they are when this is called.
+    Live(Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>),
+}
+
+impl std::fmt::Debug for SnapshotBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Live(_) => f.write_str("live rows"),
+        }
+    }
+}
+
+impl SnapshotBody {
+    /// Opens the bytes for reading. Reading blocks.
+    pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::File(path) => {
+                Box::new(io::BufReader::with_capacity(256 << 10, File::open(path)?))
+            }
+            Self::Memory(bytes) => Box::new(io::Cursor::new(bytes.clone())),
+            Self::Live(open) => open()?,
+        })
+    }
+}
+
+/// Why a node does not want to talk to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Not yet, or not here: worth asking again.
+    NotNow(String),
+    /// The two were started with settings that do not fit.
+    Mismatch(String),
+    /// The caller is not, or no longer, a member of the cluster: it must not go on.
+    Expelled(String),
 }
 
 /// Why a call to a peer gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
-    /// The peer cannot be reached; the caller backs off.
+    /// The peer cannot be reached: the call has not arrived. The caller backs off.
     #[error("peer {peer} cannot be reached: {reason}")]
     Unreachable {
+        /// Node id of the peer.
+        peer: u64,
+        /// What the transport says.
+        reason: String,
+    },
+    /// The connection broke before the answer: the call may have arrived.
+    #[error("peer {peer} was lost: {reason}")]
+    Lost {
         /// Node id of the peer.
         peer: u64,
         /// What the transport says.
@@ -92,7 +123,7 @@ pub enum PeerError {
         /// What the peer says.
         reason: String,
     },
-    /// No answer in time.
+    /// No answer in time: the call may have arrived.
     #[error("peer {peer} did not answer within {timeout:?}")]
     Timeout {
         /// Node id of the peer.
@@ -102,9 +133,36 @@ pub enum PeerError {
     },
 }
 
+impl PeerError {
+    /// True when the call cannot have arrived.
+    pub fn not_sent(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// What went wrong, without whose peer it was.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unreachable { reason, .. }
+            | Self::Lost { reason, .. }
+            | Self::Failed { reason, .. } => reason.clone(),
+            Self::Timeout { timeout, .. } => format!("no answer within {timeout:?}"),
+        }
+    }
+}
+
 /// Carries calls to peers. Clones of the `Arc` are shared by all groups of a node.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends a consensus call and waits for its answer, at most `timeout`.
+    /// Tells the transport who its node is, before the first call.
+    fn introduce(&self, hello: Hello) {
+        let _ = hello;
+    }
+
+    /// Where the transport looks up addresses, if it does.
+    fn addresses(&self) -> Option<AddressBook> {
+        None
+    }
+
+    /// Sends a call and waits for its answer, at most `timeout`.
     fn call<'a>(
         &'a self,
         to: &'a Peer,
@@ -119,20 +177,14 @@ pub trait Transport: Send + Sync + 'static {
         call: SnapshotCall,
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, PeerError>>;
-
-    /// Hands a command to the leader of a group on another node.
-    fn propose<'a>(
-        &'a self,
-        to: &'a Peer,
-        cluster: &'a str,
-        group: GroupId,
-        command: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, Error>>;
 }
 
 /// Answers the calls of peers.
 pub trait PeerService: Send + Sync + 'static {
-    /// Answers a consensus call.
+    /// Says who this node is, or why it does not want to talk to the caller.
+    fn greet(&self, hello: &Hello) -> Result<Hello, Rejection>;
+
+    /// Answers a call.
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
     /// Where the frames of a snapshot for `group` shall be written; `None` keeps them in memory.
@@ -141,13 +193,11 @@ pub trait PeerService: Send + Sync + 'static {
     /// Installs a received snapshot.
     fn snapshot(&self, call: SnapshotCall) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
-    /// Proposes a forwarded command.
-    fn propose<'a>(
-        &'a self,
-        cluster: &'a str,
-        group: GroupId,
-        command: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, Error>>;
+    /// Says who this node is and what it knows of the caller.
+    fn identify(&self, request: &IdentifyRequest) -> IdentifyResponse;
+
+    /// Takes a new node into the cluster.
+    fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>>;
 }
 
 /// The transport of a node without peers.
@@ -175,16 +225,6 @@ impl Transport for NoPeers {
         Box::pin(async move {
             Err(PeerError::Unreachable { peer: to.id, reason: "this node has no transport".into() })
         })
-    }
-
-    fn propose<'a>(
-        &'a self,
-        _: &'a Peer,
-        _: &'a str,
-        _: GroupId,
-        _: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, Error>> {
-        Box::pin(async { Err(Error::Unavailable("this node has no transport".into())) })
     }
 }
 
@@ -264,41 +304,21 @@ impl Transport for LocalTransport {
     ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let service = self.network.find(self.from, to.id)?;
-            let failed = |error: std::io::Error| PeerError::Failed {
-                peer: to.id,
-                reason: error.to_string(),
-            };
-            let body = match (service.incoming_snapshot(call.group)?, &call.body) {
-                (Some(path), SnapshotBody::File(source)) => {
-                    std::fs::copy(source, &path).map_err(failed)?;
-                    SnapshotBody::File(path)
+            let failed =
+                |error: io::Error| PeerError::Failed { peer: to.id, reason: error.to_string() };
+            let target = service.incoming_snapshot(call.group)?;
+            let source = call.body.clone();
+            let copy = tokio::task::spawn_blocking(move || {
+                let mut bytes = Vec::new();
+                source.open()?.read_to_end(&mut bytes)?;
+                match target {
+                    Some(path) => std::fs::write(&path, bytes).map(|()| SnapshotBody::File(path)),
+                    None => Ok(SnapshotBody::Memory(bytes.into())),
                 }
-                (Some(path), SnapshotBody::Memory(bytes)) => {
-                    std::fs::write(&path, bytes).map_err(failed)?;
-                    SnapshotBody::File(path)
-                }
-                (None, SnapshotBody::File(source)) => {
-                    SnapshotBody::Memory(std::fs::read(source).map_err(failed)?.into())
-                }
-                (None, SnapshotBody::Memory(bytes)) => SnapshotBody::Memory(bytes.clone()),
-            };
+            });
+            let body =
+                copy.await.map_err(io::Error::other).and_then(|read| read).map_err(failed)?;
             service.snapshot(SnapshotCall { body, ..call }).await
-        })
-    }
-
-    fn propose<'a>(
-        &'a self,
-        to: &'a Peer,
-        cluster: &'a str,
-        group: GroupId,
-        command: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, Error>> {
-        Box::pin(async move {
-            let service = self
-                .network
-                .find(self.from, to.id)
-                .map_err(|error| Error::Unavailable(error.to_string()))?;
-            service.propose(cluster, group, command).await
         })
     }
 }

@@ -4,26 +4,20 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use durahub_proto::peer::{Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse};
 use futures::future::BoxFuture;
 
-use crate::error::Error;
 use crate::machine::{GroupId, Machine};
 use crate::node::Inner;
 use crate::partition::Partition;
-use crate::peers::{Call, PeerError, PeerService, SnapshotCall};
+use crate::peers::{Call, PeerError, PeerService, Rejection, SnapshotCall};
 
 impl<M: Machine> Inner<M> {
-    fn find(&self, cluster: &str, group: GroupId) -> Result<&Partition<M>, PeerError> {
-        let failed = |reason: String| PeerError::Failed { peer: self.node_id, reason };
-        if cluster != self.identity.cluster {
-            return Err(failed(format!(
-                "this node is of cluster {}, not {cluster}",
-                self.identity.cluster
-            )));
-        }
-        self.groups
-            .get(group.0 as usize)
-            .ok_or_else(|| failed(format!("there is no partition {group}")))
+    fn find(&self, group: GroupId) -> Result<&Partition<M>, PeerError> {
+        self.groups.get(group.0 as usize).ok_or_else(|| PeerError::Failed {
+            peer: self.node_id,
+            reason: format!("there is no partition {group}"),
+        })
     }
 
     fn failed(&self, error: io::Error) -> PeerError {
@@ -32,21 +26,50 @@ impl<M: Machine> Inner<M> {
 }
 
 impl<M: Machine> PeerService for Inner<M> {
+    fn greet(&self, hello: &Hello) -> Result<Hello, Rejection> {
+        let (mine, id) = (&self.hello, self.node_id);
+        let mismatch = |text: String| Err(Rejection::Mismatch(text));
+        if hello.version != mine.version {
+            return mismatch(format!(
+                "node {id} speaks version {} of the peer protocol, not {}",
+                mine.version, hello.version
+            ));
+        }
+        if hello.cluster != mine.cluster {
+            return mismatch(format!(
+                "node {id} is of cluster {}, not {}",
+                mine.cluster, hello.cluster
+            ));
+        }
+        if hello.to != id {
+            return mismatch(format!("this is node {id}, not node {}", hello.to));
+        }
+        if hello.node == id {
+            return mismatch(format!("node {id} is this node: two nodes use one id"));
+        }
+        if hello.partitions != mine.partitions {
+            return mismatch(format!(
+                "the cluster has {} partitions, not {}",
+                mine.partitions, hello.partitions
+            ));
+        }
+        Ok(Hello { to: hello.node, ..mine.clone() })
+    }
+
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
-            let partition = self.find(&call.cluster, call.group)?;
+            let partition = self.find(call.group)?;
             partition.group().answer(&call).await.map_err(|error| self.failed(error))
         })
     }
 
     fn incoming_snapshot(&self, group: GroupId) -> Result<Option<PathBuf>, PeerError> {
-        let partition = self.find(&self.identity.cluster, group)?;
-        partition.group().incoming().map_err(|error| self.failed(error))
+        self.find(group)?.group().incoming().map_err(|error| self.failed(error))
     }
 
     fn snapshot(&self, call: SnapshotCall) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
-            let partition = self.find(&call.cluster, call.group)?;
+            let partition = self.find(call.group)?;
             partition
                 .group()
                 .receive(&call.payload, call.body)
@@ -55,16 +78,17 @@ impl<M: Machine> PeerService for Inner<M> {
         })
     }
 
-    fn propose<'a>(
-        &'a self,
-        cluster: &'a str,
-        group: GroupId,
-        command: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, Error>> {
-        Box::pin(async move {
-            let partition =
-                self.find(cluster, group).map_err(|error| Error::Unavailable(error.to_string()))?;
-            partition.propose(command).await
-        })
+    fn identify(&self, _: &IdentifyRequest) -> IdentifyResponse {
+        IdentifyResponse {
+            cluster: self.identity.cluster.clone(),
+            node: self.node_id,
+            partitions: self.identity.partitions,
+            known_incarnation: 0,
+            removed: false,
+        }
+    }
+
+    fn join(&self, _: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {
+        Box::pin(async { Err(Rejection::NotNow("nodes cannot join yet".into())) })
     }
 }

@@ -40,7 +40,6 @@ const LEASE_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) struct Setup<M: Machine> {
     pub(crate) id: GroupId,
     pub(crate) node: u64,
-    pub(crate) cluster: String,
     pub(crate) address: String,
     /// All voters of a new cluster; empty when this node is alone or joins a running one.
     pub(crate) initial_members: BTreeMap<u64, String>,
@@ -85,12 +84,7 @@ impl<M: Machine> Group<M> {
         let snapshots = Arc::clone(&setup.snapshots);
         let state =
             State::open(id, setup.machine, setup.rows, Arc::clone(&snapshots), setup.fault).await?;
-        let network = Network {
-            node: setup.node,
-            cluster: setup.cluster,
-            group: id,
-            transport: setup.transport,
-        };
+        let network = Network { node: setup.node, group: id, transport: setup.transport };
         let config = config(id, setup.snapshot_every, setup.keep_entries)
             .validate()
             .map_err(io::Error::other)?;

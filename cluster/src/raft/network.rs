@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::errors::{
@@ -21,14 +22,18 @@ use super::codec;
 use super::state::State;
 use super::types::{Snapshot, SnapshotMeta, Types, Vote};
 use crate::machine::{GroupId, Machine};
-use crate::peers::{Call, CallKind, Peer, PeerError, SnapshotBody, SnapshotCall, Transport};
+use crate::peers::{Call, Method, Peer, PeerError, SnapshotBody, SnapshotCall, Transport};
 use crate::store::snapshot::Body;
+
+/// Time for an append with entries, besides that for its bytes: the follower flushes before it answers.
+const APPEND_TIME: Duration = Duration::from_secs(3);
+/// Slowest network and disk on which a long message still arrives in time.
+const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
 
 /// Makes connections of one group.
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) node: u64,
-    pub(crate) cluster: String,
     pub(crate) group: GroupId,
     pub(crate) transport: Arc<dyn Transport>,
 }
@@ -52,38 +57,36 @@ type Rpc<T> = Result<T, RPCError<Types>>;
 impl Connection {
     async fn send<Q: Serialize, A: DeserializeOwned>(
         &self,
-        kind: CallKind,
+        method: Method,
         request: &Q,
-        option: &RPCOption,
+        timeout: Duration,
     ) -> Rpc<A> {
         let payload =
             codec::encode(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        let call = Call {
-            cluster: self.network.cluster.clone(),
-            group: self.network.group,
-            kind,
-            payload: Bytes::from(payload),
-        };
-        let answer = self.network.transport.call(&self.peer, call, option.hard_ttl()).await;
-        let answer = answer.map_err(|error| self.rpc_error(error, kind))?;
+        let timeout = timeout + Duration::from_secs_f64(payload.len() as f64 / BYTES_PER_SECOND);
+        let call = Call { group: self.network.group, method, payload: Bytes::from(payload) };
+        let answer = self.network.transport.call(&self.peer, call, timeout).await;
+        let answer = answer.map_err(|error| self.rpc_error(error, method))?;
         codec::decode("peer answer", &answer)
             .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
-    fn rpc_error(&self, error: PeerError, kind: CallKind) -> RPCError<Types> {
+    fn rpc_error(&self, error: PeerError, method: Method) -> RPCError<Types> {
         match error {
             PeerError::Timeout { timeout, .. } => RPCError::Timeout(Timeout {
-                action: match kind {
-                    CallKind::Append => RPCTypes::AppendEntries,
-                    CallKind::Vote | CallKind::PreVote => RPCTypes::Vote,
-                    CallKind::TransferLeader => RPCTypes::TransferLeader,
+                action: match method {
+                    Method::Vote | Method::PreVote => RPCTypes::Vote,
+                    Method::TransferLeader => RPCTypes::TransferLeader,
+                    _ => RPCTypes::AppendEntries,
                 },
                 id: self.network.node,
                 target: self.peer.id,
                 timeout,
             }),
             PeerError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&error)),
-            PeerError::Failed { .. } => RPCError::Network(NetworkError::new(&error)),
+            PeerError::Failed { .. } | PeerError::Lost { .. } => {
+                RPCError::Network(NetworkError::new(&error))
+            }
         }
     }
 }
@@ -96,7 +99,13 @@ impl RaftNetworkV2<Types> for Connection {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<Types>> {
-        self.send(CallKind::Append, &rpc, &option).await
+        // A heartbeat is answered at once; entries are flushed first, and that may take a while.
+        let timeout = if rpc.entries.is_empty() {
+            option.hard_ttl()
+        } else {
+            APPEND_TIME.max(option.hard_ttl())
+        };
+        self.send(Method::Append, &rpc, timeout).await
     }
 
     async fn vote(
@@ -104,7 +113,7 @@ impl RaftNetworkV2<Types> for Connection {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
-        self.send(CallKind::Vote, &rpc, &option).await
+        self.send(Method::Vote, &rpc, option.hard_ttl()).await
     }
 
     async fn pre_vote(
@@ -112,7 +121,7 @@ impl RaftNetworkV2<Types> for Connection {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
-        self.send(CallKind::PreVote, &rpc, &option).await
+        self.send(Method::PreVote, &rpc, option.hard_ttl()).await
     }
 
     async fn transfer_leader(
@@ -120,7 +129,7 @@ impl RaftNetworkV2<Types> for Connection {
         rpc: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<Types>> {
-        self.send(CallKind::TransferLeader, &rpc, &option).await
+        self.send(Method::TransferLeader, &rpc, option.hard_ttl()).await
     }
 
     async fn full_snapshot(
@@ -133,7 +142,6 @@ impl RaftNetworkV2<Types> for Connection {
         let network = |error: io::Error| StreamingError::Network(NetworkError::new(&error));
         let payload = codec::encode(&(vote, &snapshot.meta)).map_err(network)?;
         let call = SnapshotCall {
-            cluster: self.network.cluster.clone(),
             group: self.network.group,
             payload: Bytes::from(payload),
             body: match snapshot.snapshot {
@@ -159,31 +167,32 @@ pub(crate) async fn answer<M: Machine>(
     call: &Call,
 ) -> io::Result<Bytes> {
     let what = "peer call";
-    let bytes = match call.kind {
-        CallKind::Append => {
+    let bytes = match call.method {
+        Method::Append => {
             let answer = raft
                 .append_entries(codec::decode(what, &call.payload)?)
                 .await
                 .map_err(io::Error::other)?;
             codec::encode(&answer)
         }
-        CallKind::Vote => {
+        Method::Vote => {
             let answer =
                 raft.vote(codec::decode(what, &call.payload)?).await.map_err(io::Error::other)?;
             codec::encode(&answer)
         }
-        CallKind::PreVote => {
+        Method::PreVote => {
             let answer = raft
                 .pre_vote(codec::decode(what, &call.payload)?)
                 .await
                 .map_err(io::Error::other)?;
             codec::encode(&answer)
         }
-        CallKind::TransferLeader => {
+        Method::TransferLeader => {
             let request = codec::decode(what, &call.payload)?;
             let answer = raft.handle_transfer_leader(request).await.map_err(io::Error::other)?;
             codec::encode(&answer)
         }
+        other => Err(io::Error::other(format!("{} is not a consensus call", other.as_str_name()))),
     };
     bytes.map(Bytes::from)
 }
@@ -198,6 +207,7 @@ pub(crate) async fn receive<M: Machine>(
     let snapshot = match body {
         SnapshotBody::File(path) => Body::File(path),
         SnapshotBody::Memory(bytes) => Body::Memory(bytes),
+        SnapshotBody::Live(_) => return Err(io::Error::other("a snapshot that was not received")),
     };
     let answer = raft
         .install_full_snapshot(vote, Snapshot { meta, snapshot })

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod net;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;

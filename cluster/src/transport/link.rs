@@ -1,0 +1,266 @@
+//! The calling side of a link: connect, greet, match answers to calls, back off, connect again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use durahub_proto::peer::peer_client::PeerClient;
+use durahub_proto::peer::{Frame, Hello};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tonic::{Code, Status, Streaming};
+
+use super::inbox::{Inbox, Message};
+use super::outbox::{Begin, Frames, Outbox};
+use super::{CONNECT_TIME, Shared, connect};
+use crate::peers::{Call, Peer, PeerError};
+
+/// Pause after the first failure to connect; doubled with every further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause between two attempts: a peer that comes back is noticed within it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A link to one peer.
+pub(super) struct Link {
+    peer: u64,
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    /// Reason that was logged last, to say it once.
+    told: Mutex<String>,
+}
+
+#[derive(Clone)]
+enum Phase {
+    Idle,
+    Connecting,
+    Up(Arc<Session>),
+    Down { until: Instant, failures: u32, reason: String },
+}
+
+/// One connection, from its greeting to its end.
+struct Session {
+    outbox: Outbox,
+    next_call: AtomicU64,
+    /// `None` once the session has ended.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Result<Bytes, PeerError>>>>>,
+}
+
+impl Link {
+    pub(super) fn new(peer: u64, shared: Arc<Shared>) -> Self {
+        Self { peer, shared, phase: watch::channel(Phase::Idle).0, told: Mutex::default() }
+    }
+
+    /// Sends a call and waits for its answer, at most `timeout`.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        to: &Peer,
+        call: Call,
+        timeout: Duration,
+    ) -> Result<Bytes, PeerError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let up = tokio::time::timeout_at(deadline, self.session(to));
+        let session =
+            up.await.unwrap_or_else(|_| Err(self.unreachable("no connection in time")))?;
+        let late = || Err(PeerError::Timeout { peer: self.peer, timeout });
+        tokio::time::timeout_at(deadline, session.call(self.peer, call, timeout))
+            .await
+            .unwrap_or_else(|_| late())
+    }
+
+    fn unreachable(&self, reason: &str) -> PeerError {
+        PeerError::Unreachable { peer: self.peer, reason: reason.into() }
+    }
+
+    /// The session, connected first if there is none. In a pause after a failure the answer is that failure.
+    async fn session(self: &Arc<Self>, to: &Peer) -> Result<Arc<Session>, PeerError> {
+        let mut phase = self.phase.subscribe();
+        loop {
+            let mut failures = None;
+            self.phase.send_if_modified(|phase| {
+                let tried = match phase {
+                    Phase::Idle => 0,
+                    Phase::Down { until, failures, .. } if *until <= Instant::now() => *failures,
+                    _ => return false,
+                };
+                failures = Some(tried);
+                *phase = Phase::Connecting;
+                true
+            });
+            if let Some(failures) = failures {
+                tokio::spawn(Arc::clone(self).connect(to.clone(), failures));
+            }
+            match &*phase.borrow_and_update() {
+                Phase::Up(session) => return Ok(Arc::clone(session)),
+                Phase::Down { until, reason, .. } if *until > Instant::now() => {
+                    return Err(self.unreachable(reason));
+                }
+                _ => {}
+            }
+            if phase.changed().await.is_err() {
+                return Err(self.unreachable("the transport is gone"));
+            }
+        }
+    }
+
+    async fn connect(self: Arc<Self>, to: Peer, failures: u32) {
+        let address = self.shared.book.find(&to);
+        match self.greet(&address).await {
+            Ok((session, answers, inbox)) => {
+                tracing::info!(peer = self.peer, %address, "linked");
+                self.told.lock().clear();
+                self.phase.send_replace(Phase::Up(Arc::clone(&session)));
+                let reason = receive(&session, answers, inbox).await;
+                tracing::info!(peer = self.peer, %reason, "link lost");
+                let until = Instant::now() + FIRST_PAUSE;
+                self.phase.send_replace(Phase::Down { until, failures: 0, reason: reason.clone() });
+                // Only now: who hears of the loss must not find the old session again.
+                session.end(self.peer, &reason);
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                if std::mem::replace(&mut *self.told.lock(), reason.clone()) != reason {
+                    tracing::warn!(peer = self.peer, %address, %reason, "no link");
+                }
+                let pause = (FIRST_PAUSE * 2_u32.pow(failures.min(6))).min(LONGEST_PAUSE);
+                let until = Instant::now() + pause;
+                self.phase.send_replace(Phase::Down { until, failures: failures + 1, reason });
+            }
+        }
+    }
+
+    /// Opens the stream and exchanges greetings.
+    async fn greet(
+        &self,
+        address: &str,
+    ) -> Result<(Arc<Session>, Streaming<Frame>, Inbox), PeerError> {
+        let Some(mine) = self.shared.hello.get() else {
+            return Err(self.unreachable("this node has no identity yet"));
+        };
+        let channel = connect(&self.shared.secure, self.peer, address).await?;
+        let outbox = Outbox::new(Hello { to: self.peer, ..mine.clone() });
+        let greeting = async {
+            let mut answers =
+                PeerClient::new(channel).link(Frames(outbox.clone())).await?.into_inner();
+            let mut inbox = Inbox::default();
+            let first = answers.message().await?.map(|frame| inbox.accept(frame));
+            match first {
+                Some(Ok(Some(Message::Hello(theirs)))) => Ok((answers, inbox, theirs)),
+                _ => Err(Status::unavailable("it does not greet")),
+            }
+        };
+        let (answers, inbox, theirs) = match tokio::time::timeout(CONNECT_TIME, greeting).await {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(status)) => {
+                if status.code() == Code::PermissionDenied {
+                    (self.shared.expelled)(status.message());
+                }
+                return Err(self.unreachable(status.message()));
+            }
+            Err(_) => return Err(self.unreachable("it does not greet in time")),
+        };
+        if theirs.cluster != mine.cluster || theirs.node != self.peer {
+            let found = format!("at {address} answers node {} of another cluster", theirs.node);
+            return Err(self.unreachable(&found));
+        }
+        let session = Session {
+            outbox,
+            next_call: AtomicU64::new(1),
+            waiting: Mutex::new(Some(HashMap::new())),
+        };
+        Ok((Arc::new(session), answers, inbox))
+    }
+}
+
+/// Hands out answers until the stream ends; returns why it did.
+async fn receive(session: &Session, mut answers: Streaming<Frame>, mut inbox: Inbox) -> String {
+    loop {
+        let frame = match answers.message().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return "the peer has closed the link".into(),
+            Err(status) => return status.message().to_owned(),
+        };
+        match inbox.accept(frame) {
+            Ok(Some(Message::Response { call, result })) => session.answer(call, result),
+            Ok(_) => {}
+            Err(reason) => return reason,
+        }
+    }
+}
+
+impl Session {
+    async fn call(&self, peer: u64, call: Call, timeout: Duration) -> Result<Bytes, PeerError> {
+        let lost = |reason: &str| PeerError::Lost { peer, reason: reason.into() };
+        let (sender, answer) = oneshot::channel();
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        match self.waiting.lock().as_mut() {
+            Some(waiting) => waiting.insert(id, sender),
+            None => {
+                let reason = "the link was just lost".into();
+                return Err(PeerError::Unreachable { peer, reason });
+            }
+        };
+        let mut unanswered = Unanswered { session: self, call: id, sent: false };
+        let begin = Begin::Request {
+            method: call.method,
+            group: call.group.0,
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+        };
+        self.outbox.send(id, begin, call.payload).await;
+        unanswered.sent = true;
+        let answer = answer.await.unwrap_or_else(|_| Err(lost("the link was lost")));
+        std::mem::forget(unanswered);
+        match answer {
+            Err(PeerError::Failed { reason, .. }) => Err(PeerError::Failed { peer, reason }),
+            other => other,
+        }
+    }
+
+    fn answer(&self, call: u64, result: Result<Bytes, String>) {
+        let waiting = self.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&call));
+        if let Some(waiting) = waiting {
+            // The peer's id is filled in by the caller.
+            let result = result.map_err(|reason| PeerError::Failed { peer: 0, reason });
+            let _ = waiting.send(result);
+        }
+    }
+
+    /// Nothing more will be answered.
+    fn end(&self, peer: u64, reason: &str) {
+        self.outbox.close();
+        for (_, waiting) in self.waiting.lock().take().into_iter().flatten() {
+            let _ = waiting.send(Err(PeerError::Lost { peer, reason: reason.into() }));
+        }
+    }
+}
+
+/// A call whose caller may go away: then the peer need not finish it.
+struct Unanswered<'a> {
+    session: &'a Session,
+    call: u64,
+    sent: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.session.waiting.lock().as_mut() {
+            waiting.remove(&self.call);
+        }
+        if self.sent {
+            self.session.outbox.cancel(self.call);
+        }
+    }
+}
+
+/// What a status of a peer means.
+pub(super) fn refusal(peer: u64, status: &Status) -> PeerError {
+    let reason = status.message().to_owned();
+    match status.code() {
+        Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument => {
+            PeerError::Failed { peer, reason }
+        }
+        Code::Unavailable => PeerError::Unreachable { peer, reason },
+        _ => PeerError::Lost { peer, reason },
+    }
+}

@@ -1,0 +1,210 @@
+//! Carries calls between processes: gRPC over TCP on the peer port.
+//!
+//! Each node opens one *link* to each peer that it has something to say to: one connection with one stream of
+//! frames in each direction. Calls of all groups share it; answers come back on it, in any order. A message
+//! longer than a frame is cut, and its pieces take turns with other messages, so that a heartbeat never waits
+//! for a long entry. A snapshot travels on a connection of its own.
+//!
+//! - [`outbox`]: what waits to be sent: cut, taking turns, bounded in bytes;
+//! - [`inbox`]: pieces that arrive, put together, capped in bytes;
+//! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
+//! - [`server`]: the answering side;
+//! - [`snapshot`]: both sides of a snapshot;
+//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS.
+//!
+//! The name of a peer's host is looked up at every connect: addresses may change behind stable names.
+//!
+//! What is absent on purpose: sending a message again. A message that may have arrived is *lost*, and only its
+//! sender knows whether it may be repeated.
+
+mod inbox;
+mod link;
+mod outbox;
+mod server;
+mod snapshot;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use durahub_proto::peer::peer_client::PeerClient;
+use durahub_proto::peer::{Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse};
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use tonic::transport::{Channel, Endpoint};
+
+pub use server::PeerServer;
+pub use stream::{PeerStream, Plain, Secure};
+
+use crate::peers::{Call, Peer, PeerError, SnapshotCall, Transport};
+use link::Link;
+
+/// Version of the protocol that this build speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// Longest piece of a message in one frame, in bytes.
+const FRAME_BYTES: usize = 256 << 10;
+/// Longest message, in bytes: an append with one entry of the largest size, and what surrounds it.
+const MESSAGE_BYTES: usize = 256 << 20;
+/// Time to reach a host and be greeted.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// Silence after which a connection is probed, and then how long the probe may take.
+const KEEPALIVE: Duration = Duration::from_secs(3);
+/// Window of one stream, in bytes: what may be on its way without the receiver having read it.
+const STREAM_WINDOW: u32 = 2 << 20;
+/// Window of a connection, in bytes.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Where peers are reached, newer than what a group's membership says.
+#[derive(Clone, Default)]
+pub struct AddressBook(Arc<RwLock<HashMap<u64, String>>>);
+
+impl AddressBook {
+    /// Replaces the whole book: node ids and their `host:port`.
+    pub fn replace(&self, addresses: impl IntoIterator<Item = (u64, String)>) {
+        *self.0.write() = addresses.into_iter().collect();
+    }
+
+    fn find(&self, peer: &Peer) -> String {
+        self.0.read().get(&peer.id).filter(|known| !known.is_empty()).cloned().unwrap_or_else(
+            || {
+                // Before the first read of the metadata only the membership knows.
+                peer.address.clone()
+            },
+        )
+    }
+}
+
+/// What all links of a node share.
+struct Shared {
+    hello: OnceLock<Hello>,
+    book: AddressBook,
+    secure: Arc<dyn Secure>,
+    /// Told when a peer says for good that this node does not belong to the cluster.
+    expelled: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// The transport between processes.
+pub struct GrpcTransport {
+    shared: Arc<Shared>,
+    links: Mutex<HashMap<u64, Arc<Link>>>,
+}
+
+impl GrpcTransport {
+    /// A transport that has connected to nobody yet. `expelled` is called with one sentence when a peer says
+    /// that this node is not, or no longer, a member: going on would be wrong.
+    pub fn new(secure: Arc<dyn Secure>, expelled: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        let shared = Shared {
+            hello: OnceLock::new(),
+            book: AddressBook::default(),
+            secure,
+            expelled: Box::new(expelled),
+        };
+        Self { shared: Arc::new(shared), links: Mutex::default() }
+    }
+
+    fn link(&self, peer: u64) -> Arc<Link> {
+        let new = || Arc::new(Link::new(peer, Arc::clone(&self.shared)));
+        Arc::clone(self.links.lock().entry(peer).or_insert_with(new))
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn introduce(&self, hello: Hello) {
+        // A transport serves one node; a second introduction is a mistake of the caller.
+        let _ = self.shared.hello.set(hello);
+    }
+
+    fn addresses(&self) -> Option<AddressBook> {
+        Some(self.shared.book.clone())
+    }
+
+    fn call<'a>(
+        &'a self,
+        to: &'a Peer,
+        call: Call,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        let link = self.link(to.id);
+        Box::pin(async move { link.call(to, call, timeout).await })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        to: &'a Peer,
+        call: SnapshotCall,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { snapshot::send(&shared, to, call, timeout).await })
+    }
+}
+
+/// Asks the node at `address` who it is and what it knows of the caller.
+///
+/// # Errors
+/// [`PeerError::Unreachable`] when nothing answers there.
+pub async fn identify(
+    secure: &Arc<dyn Secure>,
+    address: &str,
+    request: IdentifyRequest,
+) -> Result<IdentifyResponse, PeerError> {
+    let mut client = PeerClient::new(connect(secure, 0, address).await?);
+    let answer = tokio::time::timeout(CONNECT_TIME, client.identify(request)).await;
+    settle(0, answer)
+}
+
+/// Asks the node at `address` to let the caller join.
+///
+/// # Errors
+/// [`PeerError::Failed`] with a sentence when the cluster refuses; others when it may be asked again.
+pub async fn join(
+    secure: &Arc<dyn Secure>,
+    address: &str,
+    request: JoinRequest,
+) -> Result<JoinResponse, PeerError> {
+    let mut client = PeerClient::new(connect(secure, 0, address).await?);
+    settle(0, tokio::time::timeout(Duration::from_secs(20), client.join(request)).await)
+}
+
+fn settle<T>(
+    peer: u64,
+    answer: Result<Result<tonic::Response<T>, tonic::Status>, tokio::time::error::Elapsed>,
+) -> Result<T, PeerError> {
+    match answer {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(link::refusal(peer, &status)),
+        Err(_) => Err(PeerError::Lost { peer, reason: "no answer in time".into() }),
+    }
+}
+
+/// Opens a connection of its own.
+async fn connect(secure: &Arc<dyn Secure>, peer: u64, address: &str) -> Result<Channel, PeerError> {
+    let unreachable = |reason: String| PeerError::Unreachable { peer, reason };
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| unreachable(format!("{address:?} is not HOST:PORT")))?
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    let dial = stream::Dial { secure: Arc::clone(secure), address: address.to_owned() };
+    let connecting = endpoint.connect_with_connector(dial);
+    match tokio::time::timeout(CONNECT_TIME, connecting).await {
+        Ok(connected) => connected.map_err(|error| unreachable(causes(&error))),
+        Err(_) => Err(unreachable(format!("{address} does not answer within {CONNECT_TIME:?}"))),
+    }
+}
+
+/// An error with its causes, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,233 @@
+//! The answering side: the peer port.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use durahub_proto::peer::peer_server::{self, Peer};
+use durahub_proto::peer::{
+    Frame, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Method, SnapshotAnswer,
+    SnapshotFrame,
+};
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::inbox::{Inbox, Message};
+use super::outbox::{Begin, Frames, Outbox};
+use super::stream::{PeerStream, Secure};
+use super::{CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, STREAM_WINDOW, snapshot};
+use crate::machine::GroupId;
+use crate::peers::{Call, PeerService, Rejection};
+
+/// Connections that are being accepted at the same time.
+const ACCEPTING: usize = 64;
+/// Time for connections to end once they are asked to.
+const STOP_TIME: Duration = Duration::from_secs(1);
+
+/// A peer port that is being served.
+pub struct PeerServer {
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    accepting: JoinHandle<()>,
+}
+
+impl PeerServer {
+    /// Answers peers on `listener` until [`PeerServer::stop`].
+    pub fn start(
+        listener: TcpListener,
+        secure: Arc<dyn Secure>,
+        service: Arc<dyn PeerService>,
+    ) -> Self {
+        let (stop, stopping) = watch::channel(false);
+        let (accepted, incoming) = mpsc::channel(ACCEPTING);
+        let accepting = tokio::spawn(accept(listener, secure, accepted));
+        let peer = PeerApi { service, stopping: stopping.clone() };
+        let serving = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(peer_server::PeerServer::new(peer))
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), until(stopping));
+        Self { stop, serving: tokio::spawn(serving), accepting }
+    }
+
+    /// Ends all links and closes the port.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        self.accepting.abort();
+        let abort = self.serving.abort_handle();
+        if tokio::time::timeout(STOP_TIME, self.serving).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+async fn until(mut stopping: watch::Receiver<bool>) {
+    // A server that was dropped without a stop is told nothing: it serves on.
+    if stopping.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    secure: Arc<dyn Secure>,
+    accepted: mpsc::Sender<io::Result<PeerStream>>,
+) {
+    loop {
+        let tcp = match listener.accept().await {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                // Out of handles, or a connection that ended at once: neither may end the port.
+                tracing::warn!(%error, "a peer connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (secure, accepted) = (Arc::clone(&secure), accepted.clone());
+        tokio::spawn(async move {
+            let _ = tcp.set_nodelay(true);
+            match tokio::time::timeout(CONNECT_TIME, secure.accept(tcp)).await {
+                Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                Ok(Err(error)) => tracing::warn!(%error, "a peer connection was refused"),
+                Err(_) => tracing::warn!("a peer connection did not come up in time"),
+            }
+        });
+    }
+}
+
+struct PeerApi {
+    service: Arc<dyn PeerService>,
+    stopping: watch::Receiver<bool>,
+}
+
+pub(super) fn rejected(rejection: Rejection) -> Status {
+    match rejection {
+        Rejection::NotNow(reason) => Status::unavailable(reason),
+        Rejection::Mismatch(reason) => Status::failed_precondition(reason),
+        Rejection::Expelled(reason) => Status::permission_denied(reason),
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerApi {
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let mut frames = request.into_inner();
+        let mut inbox = Inbox::default();
+        let first = tokio::time::timeout(CONNECT_TIME, frames.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no greeting in time"))??;
+        let Some(Ok(Some(Message::Hello(hello)))) = first.map(|frame| inbox.accept(frame)) else {
+            return Err(Status::invalid_argument("the first frame is not a greeting"));
+        };
+        let mine = self.service.greet(&hello).map_err(rejected)?;
+        let outbox = Outbox::new(mine);
+        let peer = hello.node;
+        let link = Answering {
+            peer,
+            service: Arc::clone(&self.service),
+            outbox: outbox.clone(),
+            running: Arc::default(),
+        };
+        let stopping = self.stopping.clone();
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                reason = link.run(frames, inbox) => reason,
+                () = until(stopping) => "this node is stopping".to_owned(),
+            };
+            tracing::debug!(peer, reason = %ended, "an incoming link has ended");
+            link.outbox.close();
+            for (_, task) in link.running.lock().drain() {
+                task.abort();
+            }
+        });
+        Ok(Response::new(Box::pin(Frames(outbox).map(Ok))))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotFrame>>,
+    ) -> Result<Response<SnapshotAnswer>, Status> {
+        let payload = snapshot::receive(&self.service, request.into_inner()).await?;
+        Ok(Response::new(SnapshotAnswer { payload }))
+    }
+
+    async fn identify(
+        &self,
+        request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
+        Ok(Response::new(self.service.identify(&request.into_inner())))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        self.service.join(request.into_inner()).await.map(Response::new).map_err(rejected)
+    }
+}
+
+/// One incoming link.
+struct Answering {
+    peer: u64,
+    service: Arc<dyn PeerService>,
+    outbox: Outbox,
+    running: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+}
+
+impl Answering {
+    async fn run(&self, mut frames: Streaming<Frame>, mut inbox: Inbox) -> String {
+        loop {
+            let frame = match frames.message().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return "the peer has closed it".into(),
+                Err(status) => return status.message().to_owned(),
+            };
+            match inbox.accept(frame) {
+                Ok(Some(Message::Request { call, method, group, payload })) => {
+                    self.answer(call, Call { group: GroupId(group), method, payload });
+                }
+                Ok(Some(Message::Cancel { call })) => {
+                    if let Some(task) = self.running.lock().remove(&call) {
+                        task.abort();
+                    }
+                }
+                Ok(_) => {}
+                Err(reason) => {
+                    tracing::warn!(peer = self.peer, %reason, "a peer breaks the protocol");
+                    return reason;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, id: u64, call: Call) {
+        if call.method == Method::Unspecified {
+            self.outbox.refuse(id, "this version does not know the method".into());
+            return;
+        }
+        let (service, outbox) = (Arc::clone(&self.service), self.outbox.clone());
+        let running = Arc::clone(&self.running);
+        // Held until the task is noted, so that it cannot end before.
+        let mut noted = self.running.lock();
+        let task = tokio::spawn(async move {
+            match service.call(call).await {
+                Ok(payload) => outbox.send(id, Begin::Response, payload).await,
+                Err(error) => outbox.refuse(id, error.reason()),
+            }
+            running.lock().remove(&id);
+        });
+        noted.insert(id, task.abort_handle());
+    }
+}

@@ -1,0 +1,127 @@
+//! How a TCP connection becomes a stream of bytes: as it is, or wrapped. TLS will be one more [`Secure`].
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tonic::codegen::{Service, http};
+use tonic::transport::server::Connected;
+
+/// What a stream of bytes must be able to do.
+trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+/// A connection between nodes.
+pub struct PeerStream(Box<dyn Bytes>);
+
+impl PeerStream {
+    /// Wraps whatever carries the bytes.
+    pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self(Box::new(stream))
+    }
+}
+
+/// Wraps both ends of a connection between nodes.
+pub trait Secure: Send + Sync + 'static {
+    /// The calling end, after `host` was reached.
+    fn connect<'a>(
+        &'a self,
+        tcp: TcpStream,
+        host: &'a str,
+    ) -> BoxFuture<'a, io::Result<PeerStream>>;
+
+    /// The answering end.
+    fn accept(&self, tcp: TcpStream) -> BoxFuture<'_, io::Result<PeerStream>>;
+}
+
+/// Bytes as they are: for a network that nobody else can reach.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Secure for Plain {
+    fn connect<'a>(&'a self, tcp: TcpStream, _: &'a str) -> BoxFuture<'a, io::Result<PeerStream>> {
+        Box::pin(async { Ok(PeerStream::new(tcp)) })
+    }
+
+    fn accept(&self, tcp: TcpStream) -> BoxFuture<'_, io::Result<PeerStream>> {
+        Box::pin(async { Ok(PeerStream::new(tcp)) })
+    }
+}
+
+/// Dials one address; the name is looked up each time.
+#[derive(Clone)]
+pub(super) struct Dial {
+    pub(super) secure: Arc<dyn Secure>,
+    pub(super) address: String,
+}
+
+impl Service<http::Uri> for Dial {
+    type Response = TokioIo<PeerStream>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<TokioIo<PeerStream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let dial = self.clone();
+        Box::pin(async move {
+            let tcp = TcpStream::connect(&dial.address).await?;
+            tcp.set_nodelay(true)?;
+            let host = dial.address.rsplit_once(':').map_or("", |(host, _)| host);
+            Ok(TokioIo::new(dial.secure.connect(tcp, host).await?))
+        })
+    }
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
