@@ -34,7 +34,9 @@ pub mod placement;
 pub mod transport;
 
 mod batch;
+mod meta;
 mod raft;
+mod routing;
 mod service;
 mod store;
 

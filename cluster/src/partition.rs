@@ -14,13 +14,14 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::batch::{self, Batch};
+use crate::batch::{self, Batch, Origin};
 use crate::config::StampSource;
 use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine, Rows};
 use crate::metrics;
 use crate::raft::group::{Group, Outcome, Progress};
+use crate::routing::Route;
 use crate::store::rows::StateRows;
 
 /// Pause before proposing again to a fresh leader that has no quorum lease yet.
@@ -64,10 +65,14 @@ struct Inner<M: Machine> {
     limits: BatchLimits,
     stopping: AtomicBool,
     batcher: JoinHandle<()>,
+    /// The way to the other replicas; `None` when there can be none.
+    route: Option<Route>,
 }
 
 struct Waiting {
     command: Bytes,
+    origin: Option<Origin>,
+    system: bool,
     reply: oneshot::Sender<Result<Bytes, Error>>,
 }
 
@@ -78,6 +83,7 @@ impl<M: Machine> Partition<M> {
         rows: Arc<StateRows>,
         limits: BatchLimits,
         stamp: StampSource,
+        route: Option<Route>,
     ) -> Self {
         let group = Arc::new(group);
         let (proposals, receiver) = mpsc::channel(limits.waiting);
@@ -90,7 +96,8 @@ impl<M: Machine> Partition<M> {
         };
         let batcher = tokio::spawn(batcher.run(receiver));
         let stopping = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { id, group, rows, proposals, limits, stopping, batcher }) }
+        let inner = Inner { id, group, rows, proposals, limits, stopping, batcher, route };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Number of the group.
@@ -98,11 +105,33 @@ impl<M: Machine> Partition<M> {
         self.inner.id
     }
 
-    /// Proposes a command; returns the machine's reply once a quorum has flushed it and it is applied here.
+    /// Proposes a command, here or wherever the leader is; returns the machine's reply once a quorum has
+    /// flushed it and it is applied.
     ///
     /// After [`Error::NotLeader`] and [`Error::TooLarge`] nothing was committed; after any other error it may
     /// have been. Dropping the future does not take the command back.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, Error> {
+        match self.inner.route.as_ref().filter(|_| !self.alone()) {
+            Some(route) => self.propose_routed(route, command, false).await,
+            None => self.propose_here(command, None, false).await,
+        }
+    }
+
+    /// Proposes a command of the cluster itself.
+    pub(crate) async fn propose_system(&self, command: Bytes) -> Result<Bytes, Error> {
+        match self.inner.route.as_ref().filter(|_| !self.alone()) {
+            Some(route) => self.propose_routed(route, command, true).await,
+            None => self.propose_here(command, None, true).await,
+        }
+    }
+
+    /// Proposes a command if this node leads.
+    pub(crate) async fn propose_here(
+        &self,
+        command: Bytes,
+        origin: Option<Origin>,
+        system: bool,
+    ) -> Result<Bytes, Error> {
         let inner = &*self.inner;
         if command.len() > inner.limits.command_bytes {
             return Err(Error::TooLarge {
@@ -115,7 +144,8 @@ impl<M: Machine> Partition<M> {
         }
         let (reply, answer) = oneshot::channel();
         let propose = async {
-            inner.proposals.send(Waiting { command, reply }).await.map_err(|_| Error::Stopping)?;
+            let waiting = Waiting { command, origin, system, reply };
+            inner.proposals.send(waiting).await.map_err(|_| Error::Stopping)?;
             answer.await.unwrap_or_else(|_| Err(self.lost()))
         };
         tokio::time::timeout(inner.limits.timeout, propose).await.unwrap_or_else(|_| {
@@ -123,14 +153,27 @@ impl<M: Machine> Partition<M> {
         })
     }
 
-    /// Reads after everything that was committed before the call. `f` must be quick and must not read again:
-    /// the group applies nothing while it runs.
+    /// Reads after everything that was committed before the call, on any node. `f` must be quick and must not
+    /// read again: the group applies nothing while it runs.
     pub async fn read<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Result<T, Error> {
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
-        self.inner.group.ensure_readable().await?;
+        match self.inner.route.as_ref().filter(|_| !self.alone()) {
+            Some(route) => self.catch_up_routed(route).await?,
+            None => self.inner.group.ensure_readable().await?,
+        }
         Ok(self.peek(f))
+    }
+
+    /// True when nobody else holds the group: then the way over the other nodes costs nothing.
+    fn alone(&self) -> bool {
+        self.inner.group.facts().alone.load(Ordering::Acquire)
+            && matches!(*self.leadership().borrow(), Leadership::Leader { .. })
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.limits.timeout
     }
 
     /// Reads what is applied here, however old it is. Same rules for `f` as in [`Partition::read`].
@@ -236,11 +279,19 @@ impl<M: Machine> Batcher<M> {
             }
             metrics::BATCH_COMMANDS.record(commands.len() as f64);
             let (now, seed) = (self.stamp)();
+            let system = commands.iter().any(|waiting| waiting.system);
+            let origins = match commands.iter().any(|waiting| waiting.origin.is_some()) {
+                true => commands.iter().map(|waiting| waiting.origin.unwrap_or_default()).collect(),
+                false => Vec::new(),
+            };
+            let plain = origins.is_empty() && !system;
             let batch = Batch {
-                version: batch::VERSION,
+                version: if plain { batch::VERSION } else { batch::CLUSTER_VERSION },
                 now,
                 seed,
                 commands: commands.iter().map(|waiting| waiting.command.clone()).collect(),
+                system,
+                origins,
             };
             let entry = Bytes::from(batch.encode_to_vec());
             let give_back = give_back.clone();
@@ -260,8 +311,12 @@ impl<M: Machine> Batcher<M> {
         let mut bytes = 0;
         while let Some(waiting) = self.waiting.pop_front() {
             bytes += waiting.command.len();
+            let other_kind =
+                commands.first().is_some_and(|first: &Waiting| first.system != waiting.system);
             if !commands.is_empty()
-                && (bytes > self.limits.entry_bytes || commands.len() >= self.limits.entry_commands)
+                && (other_kind
+                    || bytes > self.limits.entry_bytes
+                    || commands.len() >= self.limits.entry_commands)
             {
                 self.waiting.push_front(waiting);
                 break;
@@ -290,7 +345,8 @@ fn settle(
             let _ = give_back.send(Returned { commands, since });
             return;
         }
-        Outcome::NotYet => Error::Unavailable("the leader has no quorum".into()),
+        // Without a quorum it leads in name only. Nothing was committed.
+        Outcome::NotYet => Error::NotLeader { leader: None },
         Outcome::NotLeader { leader } => Error::NotLeader { leader },
         Outcome::Unknown(reason) => Error::Unavailable(reason),
     };

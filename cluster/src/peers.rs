@@ -157,6 +157,11 @@ pub trait Transport: Send + Sync + 'static {
         let _ = hello;
     }
 
+    /// False when there is nobody to talk to, now and ever.
+    fn reaches_peers(&self) -> bool {
+        true
+    }
+
     /// Where the transport looks up addresses, if it does.
     fn addresses(&self) -> Option<AddressBook> {
         None
@@ -205,6 +210,10 @@ pub trait PeerService: Send + Sync + 'static {
 pub struct NoPeers;
 
 impl Transport for NoPeers {
+    fn reaches_peers(&self) -> bool {
+        false
+    }
+
     fn call<'a>(
         &'a self,
         to: &'a Peer,

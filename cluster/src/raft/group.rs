@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 use super::log::LogStore;
 use super::network::{self, Network};
 use super::snapshots::Snapshots;
-use super::state::State;
-use super::types::{OnDone, Proposal, Types};
+use super::state::{Facts, State};
+use super::types::{LogId, OnDone, Proposal, Types};
 use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine};
@@ -41,8 +41,10 @@ pub(crate) struct Setup<M: Machine> {
     pub(crate) id: GroupId,
     pub(crate) node: u64,
     pub(crate) address: String,
-    /// All voters of a new cluster; empty when this node is alone or joins a running one.
+    /// All voters of a new cluster; empty when this node is alone.
     pub(crate) initial_members: BTreeMap<u64, String>,
+    /// The node came to a running cluster: it is told its first membership by the others.
+    pub(crate) joins: bool,
     pub(crate) machine: Arc<M>,
     pub(crate) rows: Arc<StateRows>,
     pub(crate) engine: Arc<dyn Engine>,
@@ -70,10 +72,11 @@ pub(crate) enum Outcome {
 /// A running group.
 pub(crate) struct Group<M: Machine> {
     id: GroupId,
-    raft: Raft<Types, State<M>>,
+    pub(super) raft: Raft<Types, State<M>>,
     leadership: watch::Receiver<Leadership>,
     watcher: JoinHandle<()>,
     snapshots: Arc<Snapshots>,
+    facts: Arc<Facts>,
 }
 
 impl<M: Machine> Group<M> {
@@ -82,8 +85,9 @@ impl<M: Machine> Group<M> {
         let id = setup.id;
         let log = LogStore::open(id.0, setup.engine, Arc::clone(&setup.flusher), setup.tail_limit)?;
         let snapshots = Arc::clone(&setup.snapshots);
-        let state =
-            State::open(id, setup.machine, setup.rows, Arc::clone(&snapshots), setup.fault).await?;
+        let facts = Arc::<Facts>::default();
+        let (known, files) = (Arc::clone(&facts), Arc::clone(&snapshots));
+        let state = State::open(id, setup.machine, setup.rows, files, setup.fault, known).await?;
         let network = Network { node: setup.node, group: id, transport: setup.transport };
         let config = config(id, setup.snapshot_every, setup.keep_entries)
             .validate()
@@ -95,8 +99,10 @@ impl<M: Machine> Group<M> {
 
         let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
         let watcher = tokio::spawn(watch_leadership(id, raft.clone(), sender));
-        let group = Self { id, raft, leadership, watcher, snapshots };
-        group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
+        let group = Self { id, raft, leadership, watcher, snapshots, facts };
+        if !setup.joins {
+            group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
+        }
         Ok(group)
     }
 
@@ -166,9 +172,30 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Asks to hand the leadership to another voter.
-    pub(crate) async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
-        self.raft.trigger().transfer_leader(to).await.map_err(fatal)
+    /// Returns once everything up to `index` is applied here; false when that takes longer than `within`.
+    pub(crate) async fn wait_applied(&self, index: u64, within: Duration) -> bool {
+        let applied = |metrics: &openraft::RaftMetrics<Types>| {
+            metrics.last_applied.as_ref().is_some_and(|id| id.index() >= index)
+        };
+        index == 0 || self.raft.wait(Some(within)).metrics(applied, "applied").await.is_ok()
+    }
+
+    /// Index up to which a reader on another node must have applied, if this node leads.
+    pub(crate) async fn read_point(&self) -> Result<u64, Error> {
+        self.ensure_readable().await?;
+        Ok(self.progress().applied_index.unwrap_or(0))
+    }
+
+    /// What the rest of the node wants to know at once.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Peer address of a member, as the membership says.
+    pub(crate) fn address(&self, node: u64) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&node).map(|node| node.addr.clone())
     }
 
     /// Names a compaction point now, so that older entries may be purged.
@@ -186,7 +213,19 @@ impl<M: Machine> Group<M> {
             applied_index: metrics.last_applied.as_ref().map(|id| id.index()),
             compacted_index: metrics.snapshot.as_ref().map(|id| id.index()),
             purged_index: metrics.purged.as_ref().map(|id| id.index()),
+            leader: metrics.current_leader,
             voters: metrics.membership_config.voter_ids().collect(),
+            learners: metrics.membership_config.membership().learner_ids().collect(),
+            joint_target: match metrics.membership_config.get_joint_config().as_slice() {
+                [_, .., target] => Some(target.iter().copied().collect()),
+                _ => None,
+            },
+            membership_index: metrics
+                .membership_config
+                .log_id()
+                .as_ref()
+                .map_or(0, |id| id.index()),
+            followers: metrics.replication.iter().flatten().map(follower).collect(),
         }
     }
 
@@ -224,8 +263,22 @@ pub struct Progress {
     pub compacted_index: Option<u64>,
     /// Last purged entry.
     pub purged_index: Option<u64>,
+    /// The leader, if one is known.
+    pub leader: Option<u64>,
     /// Node ids that vote.
     pub voters: Vec<u64>,
+    /// Node ids that hold a copy and do not vote.
+    pub learners: Vec<u64>,
+    /// Voters that a change under way leads to.
+    pub joint_target: Option<Vec<u64>>,
+    /// Index of the entry that holds the membership.
+    pub membership_index: u64,
+    /// Only on the leader: last entry that each other member is known to hold.
+    pub followers: BTreeMap<u64, Option<u64>>,
+}
+
+fn follower((node, matched): (&u64, &Option<LogId>)) -> (u64, Option<u64>) {
+    (*node, matched.as_ref().map(|id| id.index()))
 }
 
 fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
@@ -260,7 +313,7 @@ fn outcome(result: Result<ClientWriteResponse<Types>, ClientWriteError<Types>>) 
     }
 }
 
-fn fatal(error: Fatal<Types>) -> Error {
+pub(super) fn fatal(error: Fatal<Types>) -> Error {
     match error {
         Fatal::Stopped => Error::Stopping,
         other => Error::Unavailable(other.to_string()),

@@ -4,8 +4,10 @@
 //! - [`codec`]: the stored form of openraft's own bookkeeping (bincode, with a version byte);
 //! - [`log`]: openraft's log storage over a [`GroupLog`](crate::store::log::GroupLog);
 //! - [`state`]: openraft's state machine over [`StateRows`](crate::store::rows::StateRows) and a machine;
+//! - [`origins`]: which commands were applied already, by where they came from;
 //! - [`snapshots`]: compaction points, snapshot files and their install;
 //! - [`network`]: openraft's network over a [`Transport`](crate::peers::Transport);
+//! - [`members`]: changes of who holds a group, one safe step at a time;
 //! - [`group`]: one running Raft group, in this crate's own words. Everything outside uses only this.
 //!
 //! openraft is pinned to one alpha version on purpose; DESIGN.md lists the pitfalls that shaped the code.
@@ -13,7 +15,9 @@
 pub(crate) mod codec;
 pub(crate) mod group;
 pub(crate) mod log;
+pub(crate) mod members;
 pub(crate) mod network;
+pub(crate) mod origins;
 pub(crate) mod snapshots;
 pub(crate) mod state;
 #[cfg(test)]

@@ -9,16 +9,20 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::Notify;
 
 use super::codec::{self, Applied};
+use super::origins::Origins;
 use super::snapshots::{Builder, Snapshots};
 use super::types::{Entry, LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::batch::Batch;
-use crate::machine::{GroupId, Machine};
+use crate::machine::{Changes, GroupId, Machine};
+use crate::meta;
 use crate::store::FaultHook;
 use crate::store::overlay::Overlay;
 use crate::store::rows::StateRows;
@@ -35,6 +39,17 @@ pub(crate) struct State<M: Machine> {
     snapshots: Arc<Snapshots>,
     fault: FaultHook,
     applied: Applied,
+    origins: Origins,
+    facts: Arc<Facts>,
+}
+
+/// What the rest of the node wants to know of a group's state at once.
+#[derive(Default)]
+pub(crate) struct Facts {
+    /// Nobody but this node is in the membership.
+    pub(crate) alone: AtomicBool,
+    /// Told when a command of the cluster was applied.
+    pub(crate) changed: Notify,
 }
 
 type Item = (Entry, Option<ApplyResponder<Types>>);
@@ -47,13 +62,22 @@ impl<M: Machine> State<M> {
         rows: Arc<StateRows>,
         snapshots: Arc<Snapshots>,
         fault: FaultHook,
+        facts: Arc<Facts>,
     ) -> io::Result<Self> {
         snapshots.resume_install(&rows).await?;
         let applied = match rows.applied()? {
             Some(bytes) => codec::decode("applied record", &bytes)?,
             None => Applied::default(),
         };
-        Ok(Self { group, machine, rows, snapshots, fault, applied })
+        let origins = Origins::load(&rows)?;
+        let state = Self { group, machine, rows, snapshots, fault, applied, origins, facts };
+        state.look_around();
+        Ok(state)
+    }
+
+    fn look_around(&self) {
+        let alone = self.applied.membership.nodes().count() <= 1;
+        self.facts.alone.store(alone, Ordering::Release);
     }
 
     fn apply_chunk(&mut self, chunk: Vec<Item>) -> io::Result<()> {
@@ -61,12 +85,14 @@ impl<M: Machine> State<M> {
         let mut overlay = Overlay::new(&base);
         let mut answers = Vec::with_capacity(chunk.len());
         let mut effects = Vec::new();
+        let mut system = false;
         for (entry, responder) in chunk {
             let mut replies = Replies::default();
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Membership(membership) => {
                     self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.look_around();
                 }
                 EntryPayload::Normal(proposal) => {
                     let batch = Batch::read(proposal.0)?;
@@ -74,10 +100,31 @@ impl<M: Machine> State<M> {
                     for (position, command) in batch.commands.iter().enumerate() {
                         let stamp = batch.stamp(entry.log_id.index(), position, self.applied.time);
                         self.applied.time = stamp.now;
-                        let applied = self.machine.apply(&overlay, stamp, command);
-                        overlay.extend(applied.changes);
-                        replies.0.push(applied.reply);
-                        effects.extend(applied.effects);
+                        let origin = batch.origin(position);
+                        if let Some(reply) = origin.and_then(|origin| self.origins.seen(&origin)) {
+                            replies.0.push(reply);
+                            continue;
+                        }
+                        let reply = if batch.system {
+                            let (changes, reply) = meta::change::apply(&overlay, command);
+                            overlay.extend(changes);
+                            system = true;
+                            reply
+                        } else {
+                            let applied = self.machine.apply(&overlay, stamp, command);
+                            overlay.extend(applied.changes);
+                            effects.extend(applied.effects);
+                            applied.reply
+                        };
+                        if let Some(origin) = origin {
+                            self.origins.note(&origin, reply.clone());
+                        }
+                        replies.0.push(reply);
+                    }
+                    if !batch.origins.is_empty() {
+                        let mut changes = Changes::new();
+                        self.origins.finish(entry.log_id.index(), self.applied.time, &mut changes);
+                        overlay.extend(changes);
                     }
                 }
             }
@@ -89,6 +136,9 @@ impl<M: Machine> State<M> {
         self.rows.write(&overlay.into_changes(), codec::encode(&self.applied)?)?;
         for (responder, replies) in answers {
             responder.send(replies);
+        }
+        if system {
+            self.facts.changed.notify_waiters();
         }
         if !effects.is_empty() {
             self.machine.committed(self.group, effects);
@@ -149,6 +199,9 @@ impl<M: Machine> RaftStateMachine<Types> for State<M> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Body) -> io::Result<()> {
         self.applied = self.snapshots.install(&self.rows, meta, snapshot).await?;
+        self.origins = Origins::load(&self.rows)?;
+        self.look_around();
+        self.facts.changed.notify_waiters();
         Ok(())
     }
 

@@ -49,7 +49,8 @@ async fn build(sled: bool) -> io::Result<(tempfile::TempDir, LogStore, State<Idl
     let folder = sled.then(|| dir.path().join("snap"));
     let snapshots = Arc::new(Snapshots::new([7; 16], GroupId(1), folder, engine, flusher));
     snapshots.set_live();
-    let state = State::open(GroupId(1), Arc::new(Idle), rows, snapshots, fault).await?;
+    let state =
+        State::open(GroupId(1), Arc::new(Idle), rows, snapshots, fault, Arc::default()).await?;
     Ok((dir, log, state))
 }
 

@@ -100,6 +100,11 @@ impl StateRows {
         self.scan_stored(&[keys::ROW], &[keys::ROW_CHUNK], visit)
     }
 
+    /// Visits the rows with `from <= key < to`.
+    pub(crate) fn scan_between(&self, from: &[u8], to: &[u8], visit: Visit<'_>) -> io::Result<()> {
+        self.scan_stored(&keys::row(from), &keys::row(to), visit)
+    }
+
     /// True if any row lies in chunks, which is rare: then writes need not look for old chunks.
     fn chunks_exist(&self) -> io::Result<bool> {
         let mut found = false;

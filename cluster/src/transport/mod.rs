@@ -67,6 +67,13 @@ impl AddressBook {
         *self.0.write() = addresses.into_iter().collect();
     }
 
+    /// Nodes of the book.
+    pub(crate) fn nodes(&self) -> Vec<u64> {
+        let mut nodes: Vec<u64> = self.0.read().keys().copied().collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
     fn find(&self, peer: &Peer) -> String {
         self.0.read().get(&peer.id).filter(|known| !known.is_empty()).cloned().unwrap_or_else(
             || {

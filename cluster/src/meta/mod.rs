@@ -1,0 +1,104 @@
+//! What the whole cluster must agree on: its nodes and its settings, as rows of the metadata group.
+//!
+//! Rows of this room begin with 0xff in every group, so a machine's own rows must not. They are changed only
+//! by the cluster's own commands ([`change`]), which travel and are applied like any other command; every node
+//! holds the metadata group and watches it. Who holds a partition is not repeated here: the partition's own
+//! membership says it, and two places could disagree.
+//!
+//! Stored records are protobuf, hand-written: fields are only added.
+
+pub(crate) mod change;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::machine::Rows;
+
+/// First byte of this room's rows.
+pub(crate) const RESERVED: u8 = 0xff;
+const NODE: u8 = b'n';
+const SETTINGS: u8 = b's';
+
+/// Key of the settings.
+pub(crate) fn settings_key() -> Vec<u8> {
+    vec![RESERVED, SETTINGS]
+}
+
+/// Key of a node.
+pub(crate) fn node_key(node: u64) -> Vec<u8> {
+    let mut key = vec![RESERVED, NODE];
+    key.extend_from_slice(&node.to_be_bytes());
+    key
+}
+
+/// Settings of the cluster, fixed when it is founded.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SettingsRecord {
+    #[prost(uint32, tag = "1")]
+    pub(crate) replication_factor: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) partitions: u32,
+}
+
+/// What is known of a node. Its numbers are those of `NodeState` in the peer protocol.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct NodeRecord {
+    #[prost(uint64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(string, tag = "2")]
+    pub(crate) address: String,
+    #[prost(string, tag = "3")]
+    pub(crate) zone: String,
+    #[prost(enumeration = "State", tag = "4")]
+    pub(crate) state: i32,
+    /// Incarnation of its folder; 0 until it has come.
+    #[prost(fixed64, tag = "5")]
+    pub(crate) incarnation: u64,
+}
+
+/// Part of a node in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum State {
+    /// Not known to this version.
+    Unspecified = 0,
+    /// An id is reserved, no node has come yet.
+    Expected = 1,
+    /// Holds replicas and leads.
+    Active = 2,
+    /// Holds replicas and leads nothing that another node can lead.
+    Draining = 3,
+    /// Its replicas are being moved away.
+    Leaving = 4,
+    /// Gone for good.
+    Removed = 5,
+}
+
+/// The metadata as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Metadata {
+    /// `None` until the cluster is founded.
+    pub(crate) settings: Option<SettingsRecord>,
+    pub(crate) nodes: BTreeMap<u64, NodeRecord>,
+}
+
+impl Metadata {
+    pub(crate) fn read(rows: &dyn Rows) -> Self {
+        let settings = rows.get(&settings_key()).and_then(decode);
+        let mut nodes = BTreeMap::new();
+        rows.scan(&[RESERVED, NODE], &[RESERVED, NODE + 1], &mut |_, value| {
+            if let Some(node) = decode::<NodeRecord>(Bytes::copy_from_slice(value)) {
+                nodes.insert(node.node, node);
+            }
+            ControlFlow::Continue(())
+        });
+        Self { settings, nodes }
+    }
+}
+
+fn decode<T: Message + Default>(bytes: Bytes) -> Option<T> {
+    T::decode(bytes).ok()
+}

@@ -1,0 +1,68 @@
+//! Changes of who holds a group: one safe step at a time, at the group's leader.
+//!
+//! A step is planned from one membership and refused when it is no longer that one, so two planners cannot
+//! work against each other. Voters change through a joint membership, which openraft leaves by itself; if the
+//! leader is lost in between, the next step asks for the same voters again and so ends it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use durahub_proto::peer::change_replicas::Change;
+use durahub_proto::peer::{ChangeReplicas, Member};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::Precondition;
+use openraft::{BasicNode, ChangeMembers};
+
+use super::group::{Group, fatal};
+use crate::error::Error;
+use crate::machine::Machine;
+
+impl<M: Machine> Group<M> {
+    /// Does one step and returns when it is committed.
+    pub(crate) async fn change_replicas(&self, request: ChangeReplicas) -> Result<(), Error> {
+        let changes = match request.change {
+            Some(Change::AddLearner(Member { node, address })) => {
+                ChangeMembers::AddNodes(BTreeMap::from([(node, BasicNode::new(address))]))
+            }
+            Some(Change::SetVoters(voters)) => {
+                ChangeMembers::ReplaceAllVoters(BTreeSet::from_iter(voters.nodes))
+            }
+            Some(Change::RemoveLearner(node)) => ChangeMembers::RemoveNodes(BTreeSet::from([node])),
+            Some(Change::SetAddress(Member { node, address })) => {
+                ChangeMembers::SetNodes(BTreeMap::from([(node, BasicNode::new(address))]))
+            }
+            None => return Err(Error::Unavailable("an unknown change of replicas".into())),
+        };
+        let last_membership_log_id = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            *metrics.membership_config.log_id()
+        };
+        if last_membership_log_id.as_ref().map_or(0, |id| id.index()) != request.planned_from {
+            return Err(Error::Unavailable("the membership has changed since the plan".into()));
+        }
+        let condition = Precondition::LastMembershipLogId { last_membership_log_id };
+        // A voter that is no voter any more stays as a learner: it still serves reads.
+        match self.raft.change_membership_if(changes, true, [condition]).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(error)) => Err(fatal(error)),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(Error::NotLeader { leader: forward.leader_id })
+            }
+            Err(RaftError::APIError(error)) => Err(Error::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Asks to hand the leadership to another voter; returns before it has happened.
+    pub(crate) async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
+        let progress = self.progress();
+        if !progress.voters.contains(&to) {
+            let text = format!("node {to} has no vote in the partition");
+            return Err(Error::Unavailable(text));
+        }
+        if !self.raft.is_leader() {
+            return Err(Error::NotLeader { leader: progress.leader });
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(fatal)
+    }
+}

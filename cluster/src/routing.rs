@@ -1,0 +1,281 @@
+//! Finds the leader for a proposal or a read, wherever it is, and survives its change.
+//!
+//! A node that does not lead hands a command to the one that does. When it cannot know what became of it (the
+//! leader died, the link broke), it proposes the command again under the same origin: whoever leads then
+//! either finds that it was applied and answers with the same reply, or applies it. So a command is applied
+//! once, and its caller hears of trouble only when no leader answers for long.
+//!
+//! A read here needs no copy of the leader's rows: the leader says how far a reader must have applied, and the
+//! rows are read here once that is so. What the leader says holds at some moment during the call, so a process
+//! that was paused in between still returns nothing older than its call.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use durahub_proto::peer::proposal_outcome::Outcome as Told;
+use durahub_proto::peer::read_point::Point;
+use durahub_proto::peer::{NotLeader, Proposal, ProposalOutcome, ReadPoint, Stopping, TooLarge};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::time::Instant;
+
+use crate::batch::Origin;
+use crate::directory::Leadership;
+use crate::error::Error;
+use crate::machine::{GroupId, Machine, Rows};
+use crate::partition::Partition;
+use crate::peers::{Call, Method, Peer, Transport};
+
+/// How long a call that has reached no leader looks for one.
+const SEARCH_TIME: Duration = Duration::from_secs(5);
+/// Longest pause before looking again; a change of leader ends it early.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Time for a forwarded call before it is asked again, besides that for its bytes.
+const FORWARD_TIME: Duration = Duration::from_secs(5);
+/// Slowest way on which a long command still arrives in time.
+const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
+
+/// The way from one partition handle to the other replicas.
+pub(crate) struct Route {
+    pub(crate) node: u64,
+    pub(crate) group: GroupId,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// Drawn at each start.
+    pub(crate) session: u64,
+    pub(crate) open: Mutex<Open>,
+}
+
+/// Commands whose callers still wait.
+#[derive(Default)]
+pub(crate) struct Open {
+    last: u64,
+    waiting: BTreeSet<u64>,
+}
+
+/// A command from its first proposal to its answer.
+struct Ticket<'a> {
+    open: &'a Mutex<Open>,
+    origin: Origin,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.open.lock().waiting.remove(&self.origin.sequence);
+    }
+}
+
+impl Route {
+    fn ticket(&self) -> Ticket<'_> {
+        let mut open = self.open.lock();
+        open.last += 1;
+        let sequence = open.last;
+        open.waiting.insert(sequence);
+        let settled_below = open.waiting.first().copied().unwrap_or(sequence);
+        let origin = Origin { session: self.session, sequence, settled_below };
+        Ticket { open: &self.open, origin }
+    }
+
+    async fn call<A: Message + Default>(
+        &self,
+        to: Peer,
+        method: Method,
+        payload: Bytes,
+    ) -> Result<A, Error> {
+        let time = FORWARD_TIME + Duration::from_secs_f64(payload.len() as f64 / BYTES_PER_SECOND);
+        let call = Call { group: self.group, method, payload };
+        match self.transport.call(&to, call, time).await {
+            Ok(answer) => A::decode(answer).map_err(|error| Error::Unavailable(error.to_string())),
+            Err(error) if error.not_sent() => Err(Error::NotLeader { leader: None }),
+            Err(error) => Err(Error::Unavailable(error.to_string())),
+        }
+    }
+}
+
+/// What a call in search of a leader has learned.
+struct Search {
+    until: Instant,
+    /// The leader that was named last, until it was asked.
+    hint: Option<u64>,
+    /// Asked in turn while nobody is known to lead.
+    turn: usize,
+}
+
+impl<M: Machine> Partition<M> {
+    /// Proposes wherever the leader is.
+    pub(crate) async fn propose_routed(
+        &self,
+        route: &Route,
+        command: Bytes,
+        system: bool,
+    ) -> Result<Bytes, Error> {
+        let ticket = route.ticket();
+        let patience = Instant::now() + self.timeout();
+        let mut search = Search { until: Instant::now() + SEARCH_TIME, hint: None, turn: 0 };
+        let mut unknown = None;
+        loop {
+            let attempt = match self.next_leader(route, &mut search) {
+                Some(node) if node == route.node => {
+                    self.propose_here(command.clone(), Some(ticket.origin), system).await
+                }
+                Some(node) => self.forward(route, node, &command, &ticket.origin, system).await,
+                None => Err(Error::NotLeader { leader: None }),
+            };
+            match attempt {
+                Ok(reply) => return Ok(reply),
+                Err(Error::NotLeader { leader }) => search.hint = leader,
+                // It may have been committed. Under its origin it may be proposed again.
+                Err(Error::Unavailable(reason)) => {
+                    unknown = Some(reason);
+                    search.until = patience;
+                }
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= search.until {
+                return Err(match unknown {
+                    Some(reason) => Error::Unavailable(reason),
+                    None => Error::NotLeader { leader: None },
+                });
+            }
+            self.pause(&search).await;
+        }
+    }
+
+    async fn forward(
+        &self,
+        route: &Route,
+        node: u64,
+        command: &Bytes,
+        origin: &Origin,
+        system: bool,
+    ) -> Result<Bytes, Error> {
+        let proposal = Proposal {
+            command: command.clone(),
+            session: origin.session,
+            sequence: origin.sequence,
+            settled_below: origin.settled_below,
+            system,
+        };
+        let payload = Bytes::from(proposal.encode_to_vec());
+        let answer: ProposalOutcome = route.call(self.peer(node), Method::Propose, payload).await?;
+        match answer.outcome {
+            Some(Told::Reply(reply)) => Ok(reply),
+            Some(Told::NotLeader(NotLeader { leader })) => Err(Error::NotLeader { leader }),
+            Some(Told::TooLarge(TooLarge { bytes, limit })) => {
+                Err(Error::TooLarge { bytes: bytes as usize, limit: limit as usize })
+            }
+            Some(Told::Unavailable(reason)) => Err(Error::Unavailable(reason)),
+            Some(Told::Stopping(_)) => Err(Error::Unavailable("the leader is stopping".into())),
+            None => Err(Error::Unavailable("the leader gave no outcome".into())),
+        }
+    }
+
+    /// Makes sure that the rows here hold everything that was committed before the call.
+    pub(crate) async fn catch_up_routed(&self, route: &Route) -> Result<(), Error> {
+        let mut search = Search { until: Instant::now() + SEARCH_TIME, hint: None, turn: 0 };
+        loop {
+            let attempt = match self.next_leader(route, &mut search) {
+                Some(node) if node == route.node => {
+                    self.group().ensure_readable().await.map(|()| None)
+                }
+                Some(node) => {
+                    let asked: Result<ReadPoint, _> =
+                        route.call(self.peer(node), Method::ReadPoint, Bytes::new()).await;
+                    asked.and_then(|answer| match answer.point {
+                        Some(Point::Index(index)) => Ok(Some(index)),
+                        Some(Point::NotLeader(NotLeader { leader })) => {
+                            Err(Error::NotLeader { leader })
+                        }
+                        Some(Point::Unavailable(reason)) => Err(Error::Unavailable(reason)),
+                        None => Err(Error::Unavailable("the leader named no point".into())),
+                    })
+                }
+                None => Err(Error::NotLeader { leader: None }),
+            };
+            let error = match attempt {
+                Ok(None) => return Ok(()),
+                Ok(Some(index)) => {
+                    let left = search.until.saturating_duration_since(Instant::now());
+                    if self.group().wait_applied(index, left.max(LOOK_AGAIN)).await {
+                        return Ok(());
+                    }
+                    Error::Unavailable("this node has not caught up with the leader".into())
+                }
+                Err(Error::NotLeader { leader }) => {
+                    search.hint = leader;
+                    Error::NotLeader { leader: None }
+                }
+                Err(Error::Stopping) => return Err(Error::Stopping),
+                Err(error) => error,
+            };
+            if Instant::now() >= search.until {
+                return Err(error);
+            }
+            self.pause(&search).await;
+        }
+    }
+
+    /// Whom to ask next. A node that knows of no leader asks the other members in turn: they may.
+    fn next_leader(&self, route: &Route, search: &mut Search) -> Option<u64> {
+        let known = match *self.leadership().borrow() {
+            Leadership::Leader { .. } => Some(route.node),
+            Leadership::Follower { leader } => leader.filter(|leader| *leader != route.node),
+        };
+        if let Some(node) = search.hint.take().or(known) {
+            return Some(node);
+        }
+        let known = self.group().progress();
+        let mut members = known.voters;
+        members.extend(route.transport.addresses().iter().flat_map(|book| book.nodes()));
+        members.retain(|member| *member != route.node);
+        search.turn += 1;
+        members.get(search.turn % members.len().max(1)).copied()
+    }
+
+    async fn pause(&self, search: &Search) {
+        if search.hint.is_some() {
+            // Somebody was named: a short breath, so that two that name each other do not spin.
+            return tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let mut leadership = self.leadership();
+        leadership.borrow_and_update();
+        let _ = tokio::time::timeout(LOOK_AGAIN, leadership.changed()).await;
+    }
+
+    fn peer(&self, node: u64) -> Peer {
+        Peer { id: node, address: self.group().address(node).unwrap_or_default() }
+    }
+
+    /// Answers a command that another node hands over.
+    pub(crate) async fn answer_proposal(&self, payload: Bytes) -> Result<Bytes, Error> {
+        let proposal =
+            Proposal::decode(payload).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let origin = Origin {
+            session: proposal.session,
+            sequence: proposal.sequence,
+            settled_below: proposal.settled_below,
+        };
+        let outcome = match self.propose_here(proposal.command, Some(origin), proposal.system).await
+        {
+            Ok(reply) => Told::Reply(reply),
+            Err(Error::NotLeader { leader }) => Told::NotLeader(NotLeader { leader }),
+            Err(Error::TooLarge { bytes, limit }) => {
+                Told::TooLarge(TooLarge { bytes: bytes as u64, limit: limit as u64 })
+            }
+            Err(Error::Unavailable(reason)) => Told::Unavailable(reason),
+            Err(Error::Stopping) => Told::Stopping(Stopping {}),
+        };
+        Ok(Bytes::from(ProposalOutcome { outcome: Some(outcome) }.encode_to_vec()))
+    }
+
+    /// Answers how far a reader on another node must have applied.
+    pub(crate) async fn answer_read_point(&self) -> Bytes {
+        let point = match self.group().read_point().await {
+            Ok(index) => Point::Index(index),
+            Err(Error::NotLeader { leader }) => Point::NotLeader(NotLeader { leader }),
+            Err(error) => Point::Unavailable(error.to_string()),
+        };
+        Bytes::from(ReadPoint { point: Some(point) }.encode_to_vec())
+    }
+}
