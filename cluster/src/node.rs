@@ -26,6 +26,7 @@ use crate::partition::Partition;
 use crate::peers::PeerService;
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
+use crate::routing::Route;
 use crate::store::Engine;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
@@ -73,6 +74,8 @@ impl<M: Machine> Node<M> {
             partitions: identity.partitions,
         };
         config.options.transport.introduce(hello.clone());
+        let session = crate::batch::mix((config.stamp)().1) | 1;
+        let node_id = identity.node;
         let cluster = identity.cluster_bytes().unwrap_or_default();
         let count = config.partitions + 1;
         let tail_limit = (config.cache_bytes as usize / 8 / count as usize).clamp(1 << 20, 8 << 20);
@@ -88,6 +91,7 @@ impl<M: Machine> Node<M> {
                 node: config.node_id,
                 address: config.options.peer_address.clone(),
                 initial_members: config.options.initial_members.clone(),
+                joins: false,
                 machine: Arc::clone(&machine),
                 rows: Arc::clone(&rows),
                 engine: Arc::clone(&engine),
@@ -106,8 +110,10 @@ impl<M: Machine> Node<M> {
                 fault: config.options.fault.clone(),
             };
             let (limits, stamp) = (limits.clone(), Arc::clone(&config.stamp));
+            let transport = Arc::clone(&config.options.transport);
+            let route = transport.reaches_peers().then(|| Route::new(node_id, id, transport, session));
             // Each group on a task of its own: recovery of many groups then uses all cores.
-            tokio::spawn(async move { Ok((id, Group::start(setup).await?, rows, limits, stamp)) })
+            tokio::spawn(async move { Ok((Group::start(setup).await?, rows, limits, stamp, route)) })
         });
         let started = join_all(starts.collect::<Vec<_>>()).await.into_iter().map(|joined| {
             joined.map_err(io::Error::other).and_then(|started: io::Result<_>| started)
@@ -115,8 +121,9 @@ impl<M: Machine> Node<M> {
         let mut groups = Vec::with_capacity(count as usize);
         for (id, started) in started.enumerate() {
             match started {
-                Ok((id, group, rows, limits, stamp)) => {
-                    groups.push(Partition::start(id, group, rows, limits, stamp))
+                Ok((group, rows, limits, stamp, route)) => {
+                    let id = GroupId(id as u32);
+                    groups.push(Partition::start(id, group, rows, limits, stamp, route))
                 }
                 Err(error) => {
                     join_all(groups.iter().map(Partition::stop)).await;

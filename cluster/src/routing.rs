@@ -39,17 +39,17 @@ const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
 
 /// The way from one partition handle to the other replicas.
 pub(crate) struct Route {
-    pub(crate) node: u64,
-    pub(crate) group: GroupId,
-    pub(crate) transport: Arc<dyn Transport>,
+    node: u64,
+    group: GroupId,
+    transport: Arc<dyn Transport>,
     /// Drawn at each start.
-    pub(crate) session: u64,
-    pub(crate) open: Mutex<Open>,
+    session: u64,
+    open: Mutex<Open>,
 }
 
 /// Commands whose callers still wait.
 #[derive(Default)]
-pub(crate) struct Open {
+struct Open {
     last: u64,
     waiting: BTreeSet<u64>,
 }
@@ -67,6 +67,16 @@ impl Drop for Ticket<'_> {
 }
 
 impl Route {
+    /// `session` is drawn at each start of the node.
+    pub(crate) fn new(
+        node: u64,
+        group: GroupId,
+        transport: Arc<dyn Transport>,
+        session: u64,
+    ) -> Self {
+        Self { node, group, transport, session, open: Mutex::default() }
+    }
+
     fn ticket(&self) -> Ticket<'_> {
         let mut open = self.open.lock();
         open.last += 1;
@@ -225,8 +235,7 @@ impl<M: Machine> Partition<M> {
         if let Some(node) = search.hint.take().or(known) {
             return Some(node);
         }
-        let known = self.group().progress();
-        let mut members = known.voters;
+        let mut members = self.group().progress().voters;
         members.extend(route.transport.addresses().iter().flat_map(|book| book.nodes()));
         members.retain(|member| *member != route.node);
         search.turn += 1;

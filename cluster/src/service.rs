@@ -7,10 +7,11 @@ use bytes::Bytes;
 use durahub_proto::peer::{Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse};
 use futures::future::BoxFuture;
 
+use crate::error::Error;
 use crate::machine::{GroupId, Machine};
 use crate::node::Inner;
 use crate::partition::Partition;
-use crate::peers::{Call, PeerError, PeerService, Rejection, SnapshotCall};
+use crate::peers::{Call, Method, PeerError, PeerService, Rejection, SnapshotCall};
 
 impl<M: Machine> Inner<M> {
     fn find(&self, group: GroupId) -> Result<&Partition<M>, PeerError> {
@@ -59,7 +60,15 @@ impl<M: Machine> PeerService for Inner<M> {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let partition = self.find(call.group)?;
-            partition.group().answer(&call).await.map_err(|error| self.failed(error))
+            let told = |error: Error| PeerError::Failed {
+                peer: self.node_id,
+                reason: error.to_string(),
+            };
+            match call.method {
+                Method::Propose => partition.answer_proposal(call.payload).await.map_err(told),
+                Method::ReadPoint => Ok(partition.answer_read_point().await),
+                _ => partition.group().answer(&call).await.map_err(|error| self.failed(error)),
+            }
         })
     }
 

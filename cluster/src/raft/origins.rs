@@ -72,7 +72,7 @@ impl Origins {
     pub(crate) fn load(rows: &StateRows) -> io::Result<Self> {
         let mut origins = Self::default();
         let mut broken = None;
-        rows.scan_between(&[RESERVED, ORIGIN], &[RESERVED, ORIGIN + 1], &mut |key, value| {
+        let mut visit = |key: &[u8], value: &[u8]| {
             let number = |at: usize| {
                 let bytes = key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
                 bytes.map(u64::from_be_bytes)
@@ -82,7 +82,8 @@ impl Origins {
                 _ => broken = Some(io::Error::other("a row of origins is broken")),
             }
             std::ops::ControlFlow::Continue(())
-        })?;
+        };
+        rows.look(|rows| rows.scan(&[RESERVED, ORIGIN], &[RESERVED, ORIGIN + 1], &mut visit));
         broken.map_or(Ok(origins), Err)
     }
 
@@ -211,7 +212,7 @@ mod tests {
                 .map(|sequence| origin(index % 3 + 1, sequence, first.saturating_sub(8)))
                 .collect();
             let changes = apply(&mut running, index, index as i64 * 20_000_000_000, &all);
-            rows.write(&changes, Vec::new()).unwrap();
+            rows.write(changes, Vec::new()).unwrap();
             let restarted = Origins::load(&rows).unwrap();
             for session in 1..=3 {
                 for sequence in 0..130 {

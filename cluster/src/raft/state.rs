@@ -41,6 +41,8 @@ pub(crate) struct State<M: Machine> {
     applied: Applied,
     origins: Origins,
     facts: Arc<Facts>,
+    /// A command of the cluster was applied in this chunk.
+    changed: bool,
 }
 
 /// What the rest of the node wants to know of a group's state at once.
@@ -70,7 +72,7 @@ impl<M: Machine> State<M> {
             None => Applied::default(),
         };
         let origins = Origins::load(&rows)?;
-        let state = Self { group, machine, rows, snapshots, fault, applied, origins, facts };
+        let state = Self { group, machine, rows, snapshots, fault, applied, origins, facts, changed: false };
         state.look_around();
         Ok(state)
     }
@@ -81,69 +83,79 @@ impl<M: Machine> State<M> {
     }
 
     fn apply_chunk(&mut self, chunk: Vec<Item>) -> io::Result<()> {
-        let base = self.rows.view();
-        let mut overlay = Overlay::new(&base);
         let mut answers = Vec::with_capacity(chunk.len());
         let mut effects = Vec::new();
-        let mut system = false;
-        for (entry, responder) in chunk {
-            let mut replies = Replies::default();
-            match entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Membership(membership) => {
-                    self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    self.look_around();
-                }
-                EntryPayload::Normal(proposal) => {
-                    let batch = Batch::read(proposal.0)?;
-                    replies.0.reserve(batch.commands.len());
-                    for (position, command) in batch.commands.iter().enumerate() {
-                        let stamp = batch.stamp(entry.log_id.index(), position, self.applied.time);
-                        self.applied.time = stamp.now;
-                        let origin = batch.origin(position);
-                        if let Some(reply) = origin.and_then(|origin| self.origins.seen(&origin)) {
-                            replies.0.push(reply);
-                            continue;
-                        }
-                        let reply = if batch.system {
-                            let (changes, reply) = meta::change::apply(&overlay, command);
-                            overlay.extend(changes);
-                            system = true;
-                            reply
-                        } else {
-                            let applied = self.machine.apply(&overlay, stamp, command);
-                            overlay.extend(applied.changes);
-                            effects.extend(applied.effects);
-                            applied.reply
-                        };
-                        if let Some(origin) = origin {
-                            self.origins.note(&origin, reply.clone());
-                        }
-                        replies.0.push(reply);
-                    }
-                    if !batch.origins.is_empty() {
-                        let mut changes = Changes::new();
-                        self.origins.finish(entry.log_id.index(), self.applied.time, &mut changes);
-                        overlay.extend(changes);
-                    }
-                }
+        let rows = Arc::clone(&self.rows);
+        let changes = rows.look(|base| {
+            let mut overlay = Overlay::new(base);
+            for (entry, responder) in chunk {
+                let replies = self.apply_entry(entry, &mut overlay, &mut effects)?;
+                answers.extend(responder.map(|responder| (responder, replies)));
             }
-            self.applied.last = Some(entry.log_id);
-            if let Some(responder) = responder {
-                answers.push((responder, replies));
-            }
-        }
-        self.rows.write(&overlay.into_changes(), codec::encode(&self.applied)?)?;
+            Ok::<_, io::Error>(overlay.into_changes())
+        })?;
+        rows.write(changes, codec::encode(&self.applied)?)?;
         for (responder, replies) in answers {
             responder.send(replies);
         }
-        if system {
+        if std::mem::take(&mut self.changed) {
             self.facts.changed.notify_waiters();
         }
         if !effects.is_empty() {
             self.machine.committed(self.group, effects);
         }
         Ok(())
+    }
+
+    fn apply_entry(
+        &mut self,
+        entry: Entry,
+        overlay: &mut Overlay<'_>,
+        effects: &mut Vec<M::Effect>,
+    ) -> io::Result<Replies> {
+        let mut replies = Replies::default();
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Membership(membership) => {
+                self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+                self.look_around();
+            }
+            EntryPayload::Normal(proposal) => {
+                let batch = Batch::read(proposal.0)?;
+                replies.0.reserve(batch.commands.len());
+                for (position, command) in batch.commands.iter().enumerate() {
+                    let stamp = batch.stamp(entry.log_id.index(), position, self.applied.time);
+                    self.applied.time = stamp.now;
+                    let origin = batch.origin(position);
+                    if let Some(reply) = origin.and_then(|origin| self.origins.seen(&origin)) {
+                        replies.0.push(reply);
+                        continue;
+                    }
+                    let reply = if batch.system {
+                        let (changes, reply) = meta::change::apply(&*overlay, command);
+                        overlay.extend(changes);
+                        self.changed = true;
+                        reply
+                    } else {
+                        let applied = self.machine.apply(&*overlay, stamp, command);
+                        overlay.extend(applied.changes);
+                        effects.extend(applied.effects);
+                        applied.reply
+                    };
+                    if let Some(origin) = origin {
+                        self.origins.note(&origin, reply.clone());
+                    }
+                    replies.0.push(reply);
+                }
+                if !batch.origins.is_empty() {
+                    let mut changes = Changes::new();
+                    self.origins.finish(entry.log_id.index(), self.applied.time, &mut changes);
+                    overlay.extend(changes);
+                }
+            }
+        }
+        self.applied.last = Some(entry.log_id);
+        Ok(replies)
     }
 
     /// A panic in apply would repeat on every restart of every replica: it is a fault, not an error.
@@ -190,11 +202,11 @@ impl<M: Machine> RaftStateMachine<Types> for State<M> {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(self.snapshots.builder(&self.applied))
+        Some(self.snapshots.builder(&self.rows, &self.applied))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        self.snapshots.builder(&self.applied)
+        self.snapshots.builder(&self.rows, &self.applied)
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Body) -> io::Result<()> {
