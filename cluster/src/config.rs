@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::batch::COMMANDS_LIMIT;
 use crate::error::StartError;
-use crate::membership;
 use crate::partition::BatchLimits;
 use crate::peers::{NoPeers, Transport};
 use crate::store::FaultHook;
+use crate::transport::{Plain, Secure};
 
 /// Most partitions of a cluster.
 pub const PARTITIONS_LIMIT: u32 = 1024;
@@ -19,6 +19,12 @@ const ENTRY_LIMIT: usize = 128 << 20;
 
 /// Clock and entropy: nanoseconds since the Unix epoch and 64 random bits, fresh at every call.
 pub type StampSource = Arc<dyn Fn() -> (i64, u64) + Send + Sync>;
+
+/// Told why a node has no place in its cluster.
+pub type Expelled = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Exit code of a process whose node has no place in its cluster (`EX_CONFIG`).
+pub const EXPELLED_EXIT_CODE: i32 = 78;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +38,8 @@ pub enum Storage {
 /// What a node is started with.
 #[derive(Clone)]
 pub struct NodeConfig {
-    /// Id of this node, unique in the cluster and never reused.
+    /// Id of this node, unique in the cluster and never reused. 0: that of the data folder; without one, the
+    /// cluster that is joined chooses, and a node alone is 1.
     pub node_id: u64,
     /// Where the data lies.
     pub storage: Storage,
@@ -68,8 +75,19 @@ pub struct Options {
     /// All members of a cluster that starts for the first time, with their peer addresses; empty for a
     /// cluster of one.
     pub initial_members: BTreeMap<u64, String>,
+    /// Peer addresses of members of a running cluster; a node with a new folder asks them to let it join.
+    pub join: Vec<String>,
+    /// Failure domain of this node; replicas are spread over them. Empty when it does not matter.
+    pub zone: String,
+    /// Votes per partition, fixed when the cluster is founded.
+    pub replication_factor: u32,
     /// Carries calls to peers.
     pub transport: Arc<dyn Transport>,
+    /// Wraps the connections on which a node asks before it is a member.
+    pub secure: Arc<dyn Secure>,
+    /// Called with one sentence when the cluster says that this node is not, or no longer, a member. Going on
+    /// would be wrong; the default leaves the process.
+    pub expelled: Expelled,
     /// Longest command, in bytes.
     pub command_bytes: usize,
     /// Bytes after which a log entry is closed.
@@ -95,7 +113,15 @@ impl Default for Options {
         Self {
             peer_address: String::new(),
             initial_members: BTreeMap::new(),
+            join: Vec::new(),
+            zone: String::new(),
+            replication_factor: 3,
             transport: Arc::new(NoPeers),
+            secure: Arc::new(Plain),
+            expelled: Arc::new(|reason| {
+                tracing::error!("this node cannot go on: {reason}");
+                std::process::exit(EXPELLED_EXIT_CODE);
+            }),
             command_bytes: 8 << 20,
             entry_bytes: 1 << 20,
             entry_commands: 1024,
@@ -122,6 +148,12 @@ pub(crate) fn check(config: &NodeConfig) -> Result<(), StartError> {
     if config.options.entries_in_flight == 0 || config.options.waiting_commands == 0 {
         return refuse("entries_in_flight", "0".into(), "at least 1");
     }
+    if config.options.replication_factor == 0 {
+        return refuse("replication-factor", "0".into(), "at least 1");
+    }
+    if !config.options.join.is_empty() && !config.options.initial_members.is_empty() {
+        return refuse("join", "set".into(), "left out when --initial-cluster is given");
+    }
     // An entry must fit into one message between nodes, with room to spare.
     if config.options.command_bytes > ENTRY_LIMIT || config.options.entry_bytes > ENTRY_LIMIT {
         return refuse(
@@ -130,7 +162,7 @@ pub(crate) fn check(config: &NodeConfig) -> Result<(), StartError> {
             "at most 134217728",
         );
     }
-    membership::check_members(config.node_id, &config.options.initial_members)
+    Ok(())
 }
 
 /// The batcher's share of the options.

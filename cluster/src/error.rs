@@ -106,6 +106,22 @@ pub enum StartError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// The cluster does not take this node.
+    #[error("the cluster refuses this node: {reason}")]
+    Refused {
+        /// What a member says.
+        reason: String,
+    },
+    /// No member of the cluster could be asked to let this node in.
+    #[error(
+        "no node of the cluster lets this one join through {addresses:?} ({reason}): check --join, and that the cluster has a leader"
+    )]
+    NoMember {
+        /// Addresses that were asked.
+        addresses: Vec<String>,
+        /// What the last one said.
+        reason: String,
+    },
     /// The stored data cannot be read.
     #[error("the data in {} cannot be read ({source}): restore the folder from a backup, or move it away and let this node join as a new one", .path.display())]
     Broken {

@@ -36,6 +36,9 @@ pub struct Identity {
     /// versions before it was known.
     #[serde(default, with = "hex")]
     pub incarnation: u64,
+    /// The node came to a running cluster, so it never makes one by itself.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 /// Sixteen digits: JSON readers round large numbers.
@@ -69,6 +72,8 @@ pub(crate) struct Expected {
     pub(crate) cluster: Option<String>,
     /// Incarnation of a new folder.
     pub(crate) incarnation: u64,
+    /// Whether a new folder belongs to a node that joins.
+    pub(crate) joined: bool,
 }
 
 /// An open folder; its lock goes when this is dropped.
@@ -80,6 +85,16 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// The identity in a folder, if it has one; changes nothing.
+    pub(crate) fn peek(path: &Path) -> Result<Option<Identity>, StartError> {
+        let identity_path = path.join("node");
+        match fs::read(&identity_path) {
+            Ok(bytes) => read_identity(&identity_path, &bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StartError::Folder { path: identity_path, source }),
+        }
+    }
+
     /// Opens the folder, or makes it. `invent` gives the cluster id of a new folder.
     pub(crate) fn open(
         path: &Path,
@@ -121,6 +136,7 @@ impl Folder {
                     node: expected.node,
                     partitions: expected.partitions,
                     incarnation: expected.incarnation,
+                    joined: expected.joined,
                 };
                 write_identity(path, &identity).map_err(failed(path))?;
                 identity
@@ -205,7 +221,7 @@ mod tests {
     const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 
     fn expected() -> Expected {
-        Expected { node: 1, partitions: 8, cluster: None, incarnation: 0xab }
+        Expected { node: 1, partitions: 8, cluster: None, incarnation: 0xab, joined: false }
     }
 
     fn open(path: &Path, expected: &Expected) -> Result<Folder, StartError> {
@@ -233,7 +249,7 @@ mod tests {
         assert_eq!(first.cluster, CLUSTER);
         assert_eq!(
             fs::read_to_string(path.join("node")).unwrap(),
-            "{\n  \"format\": 1,\n  \"cluster\": \"00112233445566778899aabbccddeeff\",\n  \"node\": 1,\n  \"partitions\": 8,\n  \"incarnation\": \"00000000000000ab\"\n}\n"
+            "{\n  \"format\": 1,\n  \"cluster\": \"00112233445566778899aabbccddeeff\",\n  \"node\": 1,\n  \"partitions\": 8,\n  \"incarnation\": \"00000000000000ab\",\n  \"joined\": false\n}\n"
         );
     }
 

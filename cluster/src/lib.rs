@@ -11,6 +11,7 @@
 //! - [`node`]: all groups of a process; start and stop; [`config`]: with which settings;
 //! - [`placement`], [`directory`], [`membership`]: which group holds a key, who leads it, who votes;
 //! - [`folder`]: whose data folder this is;
+//! - [`admin`]: what an operator asks of a cluster;
 //! - [`peers`]: what nodes say to each other; `transport/`: how it travels between processes;
 //! - `raft/`: consensus, the only room that names openraft;
 //! - `store/`: bytes on disk, the only room that names sled.
@@ -20,6 +21,7 @@
 //! DESIGN.md says why it is built this way, and what is synced when. A process that hosts a node should
 //! install a panic hook that ends the process: sled panics where other stores return errors.
 
+pub mod admin;
 pub mod config;
 pub mod directory;
 pub mod error;
@@ -34,7 +36,9 @@ pub mod placement;
 pub mod transport;
 
 mod batch;
+mod controller;
 mod meta;
+mod operate;
 mod raft;
 mod routing;
 mod service;

@@ -5,25 +5,29 @@
 //! Stopping goes the other way: groups first, then the queue runs dry, then the files close, then the
 //! folder's lock goes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use durahub_proto::peer::Hello;
 use futures::future::{join_all, try_join_all};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::config::{NodeConfig, Storage, check, limits};
+use crate::admin::AdminService;
+use crate::config::{Expelled, NodeConfig, Storage, check, limits};
 use crate::directory::{Directory, Leadership};
 use crate::error::StartError;
-use crate::folder::{Expected, FORMAT, Folder, Identity};
+use crate::folder::{FORMAT, Folder, Identity};
 use crate::machine::{GroupId, Machine};
-use crate::membership;
+use crate::membership::{self, Place};
+use crate::meta::Metadata;
 use crate::metrics;
+use crate::operate;
 use crate::partition::Partition;
-use crate::peers::PeerService;
+use crate::peers::{PeerService, Transport};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
 use crate::routing::Route;
@@ -45,12 +49,37 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) identity: Identity,
     pub(crate) hello: Hello,
     pub(crate) groups: Vec<Partition<M>>,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// The metadata as last seen here.
+    pub(crate) metadata: RwLock<Arc<Metadata>>,
+    pub(crate) address: String,
+    pub(crate) zone: String,
+    pub(crate) replication_factor: u32,
+    pub(crate) initial_members: BTreeMap<u64, String>,
+    pub(crate) expelled: Expelled,
+    draining: AtomicBool,
     directory: Directory,
     engine: Arc<dyn Engine>,
     flusher: Arc<Flusher>,
     folder: Mutex<Option<Folder>>,
-    meter: JoinHandle<()>,
+    store_bytes: Arc<AtomicU64>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     stopped: AtomicBool,
+}
+
+impl<M: Machine> Inner<M> {
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Bytes on disk, as last measured.
+    pub(crate) fn store_bytes(&self) -> u64 {
+        self.store_bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl<M: Machine> Node<M> {
@@ -58,26 +87,31 @@ impl<M: Machine> Node<M> {
     /// cluster returns as soon as its groups run, and leaders show up in [`Partition::leadership`].
     pub async fn start(config: NodeConfig, machine: Arc<M>) -> Result<Self, StartError> {
         check(&config)?;
-        let (folder, identity) = open_folder(&config).await?;
+        let (folder, identity, members) = open_folder(&config).await?;
         let data = folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
         let broken = |source: io::Error| StartError::Broken { path: data.clone(), source };
-        let engine = open_engine(&config, folder.as_ref()).await.map_err(broken)?;
+        let engine =
+            open_engine(&config, folder.as_ref(), identity.partitions).await.map_err(broken)?;
         let flusher = Arc::new(
             Flusher::start(Arc::clone(&engine), config.options.fault.clone()).map_err(broken)?,
         );
         let hello = Hello {
             version: transport::PROTOCOL,
             cluster: identity.cluster.clone(),
-            node: config.node_id,
+            node: identity.node,
             to: 0,
             incarnation: identity.incarnation,
             partitions: identity.partitions,
         };
         config.options.transport.introduce(hello.clone());
-        let session = crate::batch::mix((config.stamp)().1) | 1;
+        if let Some(book) = config.options.transport.addresses() {
+            book.extend(members);
+        }
         let node_id = identity.node;
+        // Two nodes never share a session, even if their entropy were the same.
+        let session = crate::batch::mix((config.stamp)().1 ^ node_id.rotate_left(48)) | 1;
         let cluster = identity.cluster_bytes().unwrap_or_default();
-        let count = config.partitions + 1;
+        let count = identity.partitions + 1;
         let tail_limit = (config.cache_bytes as usize / 8 / count as usize).clamp(1 << 20, 8 << 20);
         let limits = limits(&config.options);
 
@@ -88,10 +122,10 @@ impl<M: Machine> Node<M> {
             let id = GroupId(id);
             let setup = Setup {
                 id,
-                node: config.node_id,
+                node: node_id,
                 address: config.options.peer_address.clone(),
                 initial_members: config.options.initial_members.clone(),
-                joins: false,
+                joins: identity.joined,
                 machine: Arc::clone(&machine),
                 rows: Arc::clone(&rows),
                 engine: Arc::clone(&engine),
@@ -111,9 +145,12 @@ impl<M: Machine> Node<M> {
             };
             let (limits, stamp) = (limits.clone(), Arc::clone(&config.stamp));
             let transport = Arc::clone(&config.options.transport);
-            let route = transport.reaches_peers().then(|| Route::new(node_id, id, transport, session));
+            let route =
+                transport.reaches_peers().then(|| Route::new(node_id, id, transport, session));
             // Each group on a task of its own: recovery of many groups then uses all cores.
-            tokio::spawn(async move { Ok((Group::start(setup).await?, rows, limits, stamp, route)) })
+            tokio::spawn(
+                async move { Ok((Group::start(setup).await?, rows, limits, stamp, route)) },
+            )
         });
         let started = join_all(starts.collect::<Vec<_>>()).await.into_iter().map(|joined| {
             joined.map_err(io::Error::other).and_then(|started: io::Result<_>| started)
@@ -131,24 +168,44 @@ impl<M: Machine> Node<M> {
                 }
             }
         }
-        let directory =
-            Directory::new(config.node_id, groups.iter().map(Partition::leadership).collect());
-        let meter = tokio::spawn(measure(Arc::clone(&engine), groups.clone()));
+        let directory = Directory::new(node_id, groups.iter().map(Partition::leadership).collect());
+        let store_bytes = Arc::<AtomicU64>::default();
+        let meter =
+            tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
+        let (joined, options) = (identity.joined, config.options);
+        let alone = options.initial_members.len() <= 1 && !joined;
         let inner = Arc::new(Inner {
-            node_id: config.node_id,
+            node_id,
             identity,
             hello,
             groups,
+            transport: options.transport,
+            metadata: RwLock::default(),
+            address: options.peer_address,
+            zone: options.zone,
+            replication_factor: options.replication_factor,
+            initial_members: options.initial_members,
+            expelled: options.expelled,
+            draining: AtomicBool::new(false),
             directory,
             engine,
             flusher,
             folder: Mutex::new(folder),
-            meter,
+            store_bytes,
+            tasks: Mutex::new(vec![meter]),
             stopped: AtomicBool::new(false),
         });
         let node = Self { service: Arc::clone(&inner) as Arc<dyn PeerService>, inner };
-        if config.options.initial_members.len() <= 1 {
+        if alone {
             node.wait_until_leading().await?;
+        }
+        if node.inner.transport.reaches_peers() {
+            let inner = &node.inner;
+            inner.tasks.lock().extend([
+                tokio::spawn(Arc::clone(inner).watch_metadata()),
+                tokio::spawn(Arc::clone(inner).announce()),
+                tokio::spawn(Arc::clone(inner).control()),
+            ]);
         }
         Ok(node)
     }
@@ -178,13 +235,26 @@ impl<M: Machine> Node<M> {
         Arc::clone(&self.service)
     }
 
+    /// What answers operators; a transport's server side forwards to it.
+    pub fn admin(&self) -> Arc<dyn AdminService> {
+        operate::service(&self.inner)
+    }
+
+    /// Hands every group that this node leads to another node, as far as that is possible `within` the time.
+    /// The node leads nothing any more afterwards, unless nobody else can.
+    pub async fn hand_over_all(&self, within: Duration) {
+        self.inner.hand_over_all(within).await;
+    }
+
     /// Stops all groups, flushes and closes the files. Later calls do nothing.
     pub async fn stop(&self) {
         let inner = &self.inner;
         if inner.stopped.swap(true, Ordering::AcqRel) {
             return;
         }
-        inner.meter.abort();
+        for task in inner.tasks.lock().drain(..) {
+            task.abort();
+        }
         join_all(inner.groups.iter().map(Partition::stop)).await;
         let (engine, flusher) = (Arc::clone(&inner.engine), Arc::clone(&inner.flusher));
         let close = tokio::task::spawn_blocking(move || {
@@ -213,7 +283,10 @@ impl<M: Machine> Node<M> {
     }
 }
 
-async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), StartError> {
+/// Opens the folder, after finding out what it should be; also returns members that were told.
+async fn open_folder(
+    config: &NodeConfig,
+) -> Result<(Option<Folder>, Identity, Vec<(u64, String)>), StartError> {
     let invent = {
         let stamp = Arc::clone(&config.stamp);
         move || {
@@ -222,26 +295,25 @@ async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), 
         }
     };
     let incarnation = crate::batch::mix((config.stamp)().1) | 1;
-    let members = &config.options.initial_members;
-    let cluster = (members.len() > 1).then(|| membership::cluster_of_members(members));
+    let known = match &config.storage {
+        Storage::Memory => None,
+        Storage::Folder(path) => Folder::peek(path)?,
+    };
+    let Place { expected, members } =
+        membership::find_place(config, known.as_ref(), incarnation).await?;
     match config.storage.clone() {
         Storage::Memory => {
             let identity = Identity {
                 format: FORMAT,
-                cluster: cluster.unwrap_or_else(invent),
-                node: config.node_id,
-                partitions: config.partitions,
+                cluster: expected.cluster.unwrap_or_else(invent),
+                node: expected.node,
+                partitions: expected.partitions,
                 incarnation,
+                joined: expected.joined,
             };
-            Ok((None, identity))
+            Ok((None, identity, members))
         }
         Storage::Folder(path) => {
-            let expected = Expected {
-                node: config.node_id,
-                partitions: config.partitions,
-                cluster,
-                incarnation,
-            };
             let failed = StartError::Folder {
                 path: path.clone(),
                 source: io::Error::other("the opener panicked"),
@@ -249,20 +321,28 @@ async fn open_folder(config: &NodeConfig) -> Result<(Option<Folder>, Identity), 
             let open = tokio::task::spawn_blocking(move || Folder::open(&path, &expected, invent));
             let folder = open.await.unwrap_or(Err(failed))?;
             let identity = folder.identity().clone();
-            Ok((Some(folder), identity))
+            Ok((Some(folder), identity, members))
         }
     }
 }
 
-async fn open_engine(config: &NodeConfig, folder: Option<&Folder>) -> io::Result<Arc<dyn Engine>> {
+async fn open_engine(
+    config: &NodeConfig,
+    folder: Option<&Folder>,
+    partitions: u32,
+) -> io::Result<Arc<dyn Engine>> {
     let Some(folder) = folder else { return Ok(Arc::new(MemoryEngine::default())) };
-    let (path, groups, cache) = (folder.database(), config.partitions + 1, config.cache_bytes);
+    let (path, groups, cache) = (folder.database(), partitions + 1, config.cache_bytes);
     let open = tokio::task::spawn_blocking(move || SledEngine::open(&path, groups, cache));
     Ok(Arc::new(open.await.map_err(io::Error::other)??))
 }
 
 /// Keeps the slow gauges fresh.
-async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>) {
+async fn measure<M: Machine>(
+    engine: Arc<dyn Engine>,
+    groups: Vec<Partition<M>>,
+    store_bytes: Arc<AtomicU64>,
+) {
     let lags: Vec<_> = groups.iter().map(|group| metrics::apply_lag(group.id().0)).collect();
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -276,6 +356,7 @@ async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>)
         let engine = Arc::clone(&engine);
         if let Ok(bytes) = tokio::task::spawn_blocking(move || engine.size_on_disk()).await {
             metrics::SIZE_ON_DISK.set(bytes as f64);
+            store_bytes.store(bytes, Ordering::Relaxed);
         }
     }
 }

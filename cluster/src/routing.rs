@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::batch::Origin;
 use crate::directory::Leadership;
 use crate::error::Error;
-use crate::machine::{GroupId, Machine, Rows};
+use crate::machine::{GroupId, Machine};
 use crate::partition::Partition;
 use crate::peers::{Call, Method, Peer, Transport};
 

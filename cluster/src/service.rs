@@ -4,11 +4,16 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use durahub_proto::peer::{Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse};
+use durahub_proto::peer::{
+    Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Member,
+};
 use futures::future::BoxFuture;
+use prost::Message;
 
 use crate::error::Error;
 use crate::machine::{GroupId, Machine};
+use crate::meta::change::{What, same_folder};
+use crate::meta::{Metadata, NodeRecord, State};
 use crate::node::Inner;
 use crate::partition::Partition;
 use crate::peers::{Call, Method, PeerError, PeerService, Rejection, SnapshotCall};
@@ -54,19 +59,25 @@ impl<M: Machine> PeerService for Inner<M> {
                 mine.partitions, hello.partitions
             ));
         }
+        if let Some(known) = self.metadata().nodes.get(&hello.node) {
+            let arrived = NodeRecord { incarnation: hello.incarnation, ..NodeRecord::default() };
+            same_folder(known, &arrived).map_err(Rejection::Expelled)?;
+        }
         Ok(Hello { to: hello.node, ..mine.clone() })
     }
 
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let partition = self.find(call.group)?;
-            let told = |error: Error| PeerError::Failed {
-                peer: self.node_id,
-                reason: error.to_string(),
-            };
+            let told =
+                |error: Error| PeerError::Failed { peer: self.node_id, reason: error.to_string() };
             match call.method {
                 Method::Propose => partition.answer_proposal(call.payload).await.map_err(told),
                 Method::ReadPoint => Ok(partition.answer_read_point().await),
+                Method::ChangeReplicas | Method::HandOver => {
+                    Ok(self.answer_change(call.group, call.method, call.payload).await)
+                }
+                Method::Report => Ok(Bytes::from(self.report().encode_to_vec())),
                 _ => partition.group().answer(&call).await.map_err(|error| self.failed(error)),
             }
         })
@@ -87,17 +98,42 @@ impl<M: Machine> PeerService for Inner<M> {
         })
     }
 
-    fn identify(&self, _: &IdentifyRequest) -> IdentifyResponse {
+    fn identify(&self, request: &IdentifyRequest) -> IdentifyResponse {
+        let metadata = self.metadata();
+        let known = metadata.nodes.get(&request.node);
         IdentifyResponse {
             cluster: self.identity.cluster.clone(),
             node: self.node_id,
             partitions: self.identity.partitions,
-            known_incarnation: 0,
-            removed: false,
+            known_incarnation: known.map_or(0, |node| node.incarnation),
+            removed: known.is_some_and(|node| node.state() == State::Removed),
         }
     }
 
-    fn join(&self, _: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {
-        Box::pin(async { Err(Rejection::NotNow("nodes cannot join yet".into())) })
+    fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {
+        Box::pin(async move {
+            if self.metadata().settings.is_none() {
+                return Err(Rejection::NotNow("the cluster is not founded yet".into()));
+            }
+            let JoinRequest { incarnation, node, address, zone } = request;
+            let record = NodeRecord { node, address, zone, incarnation, ..NodeRecord::default() };
+            let answer = self
+                .change(What::Join(record))
+                .await
+                .map_err(|error| Rejection::NotNow(error.to_string()))?;
+            if !answer.refused.is_empty() {
+                return Err(Rejection::Mismatch(answer.refused));
+            }
+            let metadata = self.groups[0].peek(Metadata::read);
+            let present = metadata.nodes.into_values().filter(|node| node.state() == State::Active);
+            Ok(JoinResponse {
+                cluster: self.identity.cluster.clone(),
+                node: answer.node,
+                partitions: self.identity.partitions,
+                members: present
+                    .map(|node| Member { node: node.node, address: node.address })
+                    .collect(),
+            })
+        })
     }
 }

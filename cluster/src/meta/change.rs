@@ -103,6 +103,8 @@ fn decide(now: &Metadata, what: What, changes: &mut Changes) -> Result<u64, Stri
             same_folder(known, &arrived)?;
             let state = match known.state() {
                 State::Expected => return Err(unknown(arrived.node)),
+                // A start ends a drain.
+                State::Draining => State::Active.into(),
                 other => other.into(),
             };
             put_if_new(changes, known, NodeRecord { state, ..arrived });

@@ -72,7 +72,17 @@ impl<M: Machine> State<M> {
             None => Applied::default(),
         };
         let origins = Origins::load(&rows)?;
-        let state = Self { group, machine, rows, snapshots, fault, applied, origins, facts, changed: false };
+        let state = Self {
+            group,
+            machine,
+            rows,
+            snapshots,
+            fault,
+            applied,
+            origins,
+            facts,
+            changed: false,
+        };
         state.look_around();
         Ok(state)
     }

@@ -59,28 +59,40 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Where peers are reached, newer than what a group's membership says.
 #[derive(Clone, Default)]
-pub struct AddressBook(Arc<RwLock<HashMap<u64, String>>>);
+pub struct AddressBook(Arc<RwLock<Book>>);
+
+#[derive(Default)]
+struct Book {
+    known: HashMap<u64, String>,
+    pinned: HashMap<u64, String>,
+}
 
 impl AddressBook {
-    /// Replaces the whole book: node ids and their `host:port`.
-    pub fn replace(&self, addresses: impl IntoIterator<Item = (u64, String)>) {
-        *self.0.write() = addresses.into_iter().collect();
+    /// Adds or replaces entries: node ids and their `host:port`. Empty ones are left out.
+    pub fn extend(&self, addresses: impl IntoIterator<Item = (u64, String)>) {
+        self.0
+            .write()
+            .known
+            .extend(addresses.into_iter().filter(|(_, address)| !address.is_empty()));
+    }
+
+    /// Reaches a node at this address whatever the cluster says, as through a proxy.
+    pub fn pin(&self, node: u64, address: String) {
+        self.0.write().pinned.insert(node, address);
     }
 
     /// Nodes of the book.
     pub(crate) fn nodes(&self) -> Vec<u64> {
-        let mut nodes: Vec<u64> = self.0.read().keys().copied().collect();
+        let mut nodes: Vec<u64> = self.0.read().known.keys().copied().collect();
         nodes.sort_unstable();
         nodes
     }
 
     fn find(&self, peer: &Peer) -> String {
-        self.0.read().get(&peer.id).filter(|known| !known.is_empty()).cloned().unwrap_or_else(
-            || {
-                // Before the first read of the metadata only the membership knows.
-                peer.address.clone()
-            },
-        )
+        let book = self.0.read();
+        let known = book.pinned.get(&peer.id).or_else(|| book.known.get(&peer.id));
+        // Before the first read of the metadata only the membership knows.
+        known.unwrap_or(&peer.address).clone()
     }
 }
 

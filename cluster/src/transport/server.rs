@@ -24,6 +24,7 @@ use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
 use super::stream::{PeerStream, Secure};
 use super::{CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, STREAM_WINDOW, snapshot};
+use crate::admin::{AdminApi, AdminService};
 use crate::machine::GroupId;
 use crate::peers::{Call, PeerService, Rejection};
 
@@ -40,11 +41,12 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
-    /// Answers peers on `listener` until [`PeerServer::stop`].
+    /// Answers peers and operators on `listener` until [`PeerServer::stop`].
     pub fn start(
         listener: TcpListener,
         secure: Arc<dyn Secure>,
         service: Arc<dyn PeerService>,
+        admin: Arc<dyn AdminService>,
     ) -> Self {
         let (stop, stopping) = watch::channel(false);
         let (accepted, incoming) = mpsc::channel(ACCEPTING);
@@ -56,6 +58,7 @@ impl PeerServer {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(peer_server::PeerServer::new(peer))
+            .add_service(AdminApi::server(admin))
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), until(stopping));
         Self { stop, serving: tokio::spawn(serving), accepting }
     }

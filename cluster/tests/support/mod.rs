@@ -76,10 +76,12 @@ impl Machine for Counters {
     }
 }
 
-/// A clock that stands where it is put, and seeds that count.
+/// A clock that stands where it is put, and seeds that count, from elsewhere for each node.
 pub(crate) fn stamps() -> (StampSource, Arc<AtomicI64>) {
+    static NODES: AtomicU64 = AtomicU64::new(0);
     let clock = Arc::new(AtomicI64::new(1_000));
-    let (read, seeds) = (Arc::clone(&clock), AtomicU64::new(std::process::id().into()));
+    let first = u64::from(std::process::id()) << 40 | NODES.fetch_add(1, Ordering::Relaxed) << 32;
+    let (read, seeds) = (Arc::clone(&clock), AtomicU64::new(first));
     (Arc::new(move || (read.load(Ordering::Relaxed), seeds.fetch_add(1, Ordering::Relaxed))), clock)
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use durahub_cluster::transport::{GrpcTransport, PeerServer, Plain};
-use durahub_cluster::{GroupId, Leadership, Node, NodeConfig, Storage};
+use durahub_cluster::admin::messages::StatusResponse;
+use durahub_cluster::transport::{AddressBook, GrpcTransport, PeerServer, Plain};
+use durahub_cluster::{GroupId, Leadership, Node, NodeConfig, StartError, Storage};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -66,56 +67,147 @@ pub(crate) struct Net {
     pub(crate) nodes: BTreeMap<u64, Running>,
     pub(crate) dir: Option<tempfile::TempDir>,
     pub(crate) change: fn(&mut NodeConfig),
+    ports: BTreeMap<u64, SocketAddr>,
+    books: BTreeMap<u64, AddressBook>,
+    /// What nodes were told when the cluster did not want them.
+    pub(crate) expelled: Arc<Mutex<Vec<String>>>,
 }
 
 impl Net {
     pub(crate) async fn start(on_disk: bool, change: fn(&mut NodeConfig)) -> Self {
         let dir = on_disk.then(|| tempfile::tempdir().unwrap());
-        let mut net = Self { ways: BTreeMap::new(), nodes: BTreeMap::new(), dir, change };
-        for from in 1..=3 {
-            for to in 1..=3 {
-                let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-                net.ways.insert((from, to), Way::open(nowhere).await);
-            }
-        }
+        let mut net = Self {
+            ways: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            dir,
+            change,
+            ports: BTreeMap::new(),
+            books: BTreeMap::new(),
+            expelled: Arc::default(),
+        };
         for id in 1..=3 {
             net.start_node(id).await;
         }
+        net.balanced().await;
         net
+    }
+
+    /// Opens the ways of a node that is new.
+    async fn pave(&mut self, id: u64) {
+        let mut ids: Vec<u64> = self.ways.keys().map(|(from, _)| *from).collect();
+        ids.push(id);
+        ids.dedup();
+        for other in ids {
+            for pair in [(other, id), (id, other)] {
+                if !self.ways.contains_key(&pair) {
+                    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+                    let port = self.ports.get(&pair.1).copied().unwrap_or(nowhere);
+                    self.ways.insert(pair, Way::open(port).await);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn storage(&self, id: u64) -> Storage {
+        self.dir
+            .as_ref()
+            .map_or(Storage::Memory, |dir| Storage::Folder(dir.path().join(id.to_string())))
     }
 
     /// Starts a node on a new port, as a pod with a new address would.
     pub(crate) async fn start_node(&mut self, id: u64) {
+        self.try_start_node(id, |_| {}).await.unwrap();
+    }
+
+    pub(crate) async fn join_node(&mut self, id: u64) {
+        let at = self.ports[self.nodes.keys().next().unwrap()].to_string();
+        let join = move |config: &mut NodeConfig| {
+            config.node_id = 0;
+            config.options.initial_members.clear();
+            config.options.join = vec![at];
+        };
+        self.try_start_node(id, join).await.unwrap();
+    }
+
+    pub(crate) async fn try_start_node(
+        &mut self,
+        id: u64,
+        adjust: impl FnOnce(&mut NodeConfig),
+    ) -> Result<(), StartError> {
+        self.pave(id).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        self.ports.insert(id, address);
         for ((_, to), way) in &self.ways {
             if *to == id {
                 *way.target.lock() = address;
             }
         }
-        let storage = self
-            .dir
-            .as_ref()
-            .map_or(Storage::Memory, |dir| Storage::Folder(dir.path().join(id.to_string())));
-        let mut config = config(storage, 2);
+        let mut config = config(self.storage(id), 2);
         config.node_id = id;
         // The list is the same on every node; where a node really finds another is in its book.
-        config.options.initial_members = (1..=3).map(|id| (id, format!("node-{id}:1"))).collect();
-        let transport = GrpcTransport::new(Arc::new(Plain), |reason| panic!("{reason}"));
+        let member = |id: u64| (id, format!("node-{id}.invalid:1"));
+        config.options.initial_members = (1..=3).map(member).collect();
+        config.options.peer_address = member(id).1;
+        let expelled = Arc::clone(&self.expelled);
+        let told = move |reason: &str| expelled.lock().push(format!("{id}: {reason}"));
+        config.options.expelled = Arc::new(told.clone());
+        let transport = GrpcTransport::new(Arc::new(Plain), told);
         let book = durahub_cluster::peers::Transport::addresses(&transport).unwrap();
-        let ways = self.ways.iter().filter(|((from, _), _)| *from == id);
-        book.replace(ways.map(|((_, to), way)| (*to, way.address.to_string())));
+        for ((from, to), way) in &self.ways {
+            if *from == id {
+                book.pin(*to, way.address.to_string());
+            }
+        }
+        self.books.insert(id, book);
+        for (from, book) in &self.books {
+            book.pin(id, self.ways[&(*from, id)].address.to_string());
+        }
         config.options.transport = Arc::new(transport);
         (self.change)(&mut config);
-        let node = Node::start(config, Arc::new(Counters::default())).await.unwrap();
-        let server = PeerServer::start(listener, Arc::new(Plain), node.service());
+        adjust(&mut config);
+        let node = Node::start(config, Arc::new(Counters::default())).await?;
+        assert_eq!(node.identity().node, id);
+        let server = PeerServer::start(listener, Arc::new(Plain), node.service(), node.admin());
         self.nodes.insert(id, Running { node, server });
+        Ok(())
+    }
+
+    /// Where the nodes really listen.
+    pub(crate) fn addresses(&self) -> BTreeMap<u64, String> {
+        self.ports.iter().map(|(id, port)| (*id, port.to_string())).collect()
+    }
+
+    /// Waits until leaders and copies are where they should be.
+    pub(crate) async fn balanced(&self) -> StatusResponse {
+        let mut status = StatusResponse::default();
+        for _ in 0..600 {
+            let Some(running) = self.nodes.values().next() else { break };
+            status = running.node.admin().status().await.unwrap();
+            let nodes = status.nodes.len() as u32;
+            let leads = status.nodes.iter().map(|node| node.leads);
+            let groups = status.groups.len() as u32;
+            let even = leads.clone().all(|leads| leads * nodes <= groups + nodes - 1)
+                && leads.sum::<u32>() == groups;
+            let voters = (nodes as usize).min(3);
+            let whole = status.groups.iter().all(|group| {
+                let votes = group.replicas.iter().filter(|replica| replica.voter).count();
+                votes == voters && group.replicas.len() == nodes as usize
+            });
+            let known = status.nodes.len() == self.nodes.len();
+            if even && whole && known && status.nodes.iter().all(|node| node.reachable) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the cluster is not balanced: {status:#?}");
     }
 
     pub(crate) async fn stop_node(&mut self, id: u64) {
         let running = self.nodes.remove(&id).unwrap();
         running.server.stop().await;
         running.node.stop().await;
+        self.books.remove(&id);
     }
 
     pub(crate) async fn stop(mut self) {

@@ -1,7 +1,9 @@
-//! Which group holds a key, and which node should lead it: pure functions.
+//! Which group holds a key, and ([`plan`]) which nodes should hold and lead a group: pure functions.
 //!
 //! The hash is written here because it is stored data in disguise: a change would look for every instance
 //! in the wrong partition.
+
+pub(crate) mod plan;
 
 use crate::batch::mix;
 use crate::machine::GroupId;
@@ -22,11 +24,6 @@ fn hash(hub: u32, instance: &[u8]) -> u64 {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     mix(hash)
-}
-
-/// The node that should lead a group when all of `nodes` (sorted, not empty) can: groups go round.
-pub fn preferred_leader(group: GroupId, nodes: &[u64]) -> Option<u64> {
-    nodes.get(group.0 as usize % nodes.len().max(1)).copied()
 }
 
 #[cfg(test)]
@@ -64,15 +61,5 @@ mod tests {
                 assert!(count.abs_diff(even) < even / 5 + 100, "{count} of {even}");
             }
         }
-    }
-
-    #[test]
-    fn leaders_go_round() {
-        let nodes = [1, 4, 9];
-        assert_eq!(
-            (0..4).filter_map(|group| preferred_leader(GroupId(group), &nodes)).collect::<Vec<_>>(),
-            [1, 4, 9, 1]
-        );
-        assert_eq!(preferred_leader(GroupId(0), &[]), None);
     }
 }
