@@ -6,13 +6,17 @@
 
 use std::future::Future;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use durahub_cluster::config::PARTITIONS_LIMIT;
+use durahub_cluster::transport::{GrpcTransport, PeerServer, Plain};
 use durahub_cluster::{GroupId, NodeConfig, Storage};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use tonic::Code;
 use tonic::transport::server::{Server, TcpIncoming};
 
 use crate::banner::Banner;
@@ -31,6 +35,8 @@ use crate::telemetry::metrics::Metrics;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Room that a command needs besides the message it came in.
 const COMMAND_OVERHEAD: usize = 1 << 20;
+/// Longest time for leaders to move to other nodes before this one goes.
+const HAND_OVER_TIME: Duration = Duration::from_secs(5);
 /// How often the drain looks whether workers are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -56,8 +62,9 @@ pub async fn run(
     let http_stopped = async { http_stopped.await.unwrap_or(()) };
     let serving_http = tokio::spawn(http::serve(http, http::router(pages), metrics, http_stopped));
 
-    let (listener, leaders) = Leaders::new(config.partitions);
-    let node = start_node(&config, &clock, Orchestrations::new(listener)).await?;
+    let (listener, leaders) = Leaders::new(PARTITIONS_LIMIT);
+    let node = start_node(&config, &clock, addresses.2, Orchestrations::new(listener)).await?;
+    let peers = PeerServer::start(peer, Arc::new(Plain), node.service(), node.admin());
     health.pass("storage");
     let dispatcher = Dispatcher::new(
         dispatch_settings(&config),
@@ -71,8 +78,15 @@ pub async fn run(
     let metadata = node.group(GroupId::METADATA).clone();
     let gateway =
         Gateway::new(gateway_settings(&config), metadata, dispatcher.clone(), entropy, closing);
-    for hub in &config.task_hubs {
-        gateway.create_hub(hub).await.with_context(|| format!("create the task hub {hub}"))?;
+    tokio::pin!(shutdown);
+    tokio::select! {
+        created = create_hubs(&gateway, &config.task_hubs) => created?,
+        // A cluster without a quorum may be stopped as well.
+        () = &mut shutdown => {
+            peers.stop().await;
+            node.stop().await;
+            return Ok(());
+        }
     }
     health.pass("partitions");
     let (stop_grpc, grpc_stopped) = oneshot::channel::<()>();
@@ -88,6 +102,7 @@ pub async fn run(
     // In this order: whoever is told that the node drains will be handed nothing by it.
     dispatcher.pause();
     health.drain();
+    node.hand_over_all(HAND_OVER_TIME.min(config.limits.drain_timeout)).await;
     let drained = tokio::time::timeout(config.limits.drain_timeout, async {
         while dispatcher.is_busy() {
             tokio::time::sleep(DRAIN_LOOK).await;
@@ -101,6 +116,7 @@ pub async fn run(
     let _ = stop_grpc.send(());
     serving.await?.context("serve gRPC")?;
     drop(leading);
+    peers.stop().await;
     node.stop().await;
     let _ = stop_http.send(());
     serving_http.await?.context("serve HTTP")?;
@@ -108,9 +124,29 @@ pub async fn run(
     Ok(())
 }
 
+/// Creates the hubs that shall exist, as soon as the cluster has a leader that can.
+async fn create_hubs(gateway: &Gateway, names: &[String]) -> anyhow::Result<()> {
+    for hub in names {
+        loop {
+            match gateway.create_hub(hub).await {
+                Ok(_) => break,
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => {
+                    tracing::info!(hub, reason = status.message(), "waiting for the cluster");
+                    tokio::time::sleep(DRAIN_LOOK).await;
+                }
+                Err(status) => {
+                    return Err(status).with_context(|| format!("create the task hub {hub}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn start_node(
     config: &Config,
     clock: &Clock,
+    peer: SocketAddr,
     machine: Orchestrations,
 ) -> anyhow::Result<Node> {
     let storage = match config.ephemeral {
@@ -119,10 +155,20 @@ async fn start_node(
     };
     let clock = clock.clone();
     let stamp = Arc::new(move || (clock.now(), clock.entropy()));
-    let mut settings = NodeConfig::new(config.node_id, storage, config.partitions, stamp);
+    let mut settings =
+        NodeConfig::new(config.node_id.unwrap_or(0), storage, config.partitions, stamp);
     settings.cache_bytes = config.cache_mb << 20;
-    settings.options.peer_address = config.advertise_peer.clone().unwrap_or_default();
-    settings.options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
+    let options = &mut settings.options;
+    let listed = config.node_id.and_then(|id| config.initial_cluster.get(&id)).cloned();
+    let advertised = config.advertise_peer.clone().or(listed);
+    options.peer_address = advertised.unwrap_or_else(|| peer.to_string());
+    options.initial_members = config.initial_cluster.clone();
+    options.join = config.join.clone();
+    options.zone = config.zone.clone();
+    options.replication_factor = config.replication_factor;
+    options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
+    let expelled = Arc::clone(&options.expelled);
+    options.transport = Arc::new(GrpcTransport::new(Arc::new(Plain), move |text| expelled(text)));
     Ok(Node::start(settings, Arc::new(machine)).await?)
 }
 
@@ -174,10 +220,7 @@ async fn serve_grpc(
 }
 
 /// Tells a person where to connect, and a program which addresses were bound.
-fn announce(
-    config: &Config,
-    (grpc, http, peer): (std::net::SocketAddr, std::net::SocketAddr, std::net::SocketAddr),
-) {
+fn announce(config: &Config, (grpc, http, peer): (SocketAddr, SocketAddr, SocketAddr)) {
     let data = config.data_dir.display().to_string();
     let banner = Banner {
         grpc,

@@ -63,7 +63,7 @@ async fn three_nodes_become_five_and_three_again_under_load() {
     // Whoever was removed stays out, with its folder and without.
     let told = Arc::clone(&net.expelled);
     net.start_node(1).await;
-    for _ in 0..100 {
+    for _ in 0..400 {
         if !told.lock().is_empty() {
             break;
         }
@@ -95,7 +95,7 @@ async fn emptied_folder_and_other_cluster_are_refused() {
     // With the list that made the cluster it is greeted, and told to go.
     net.start_node(2).await;
     let told = Arc::clone(&net.expelled);
-    for _ in 0..100 {
+    for _ in 0..400 {
         if !told.lock().is_empty() {
             break;
         }

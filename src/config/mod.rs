@@ -18,6 +18,7 @@ mod problems;
 mod settings;
 mod values;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,8 +46,16 @@ pub struct Config {
     pub peer_addr: SocketAddr,
     /// `HOST:PORT` under which other nodes reach this one; `None` means [`peer_addr`](Self::peer_addr).
     pub advertise_peer: Option<String>,
-    /// Number of this node, 1 or more.
-    pub node_id: u64,
+    /// Number of this node, 1 or more; `None`: that of the data folder, or as the cluster chooses.
+    pub node_id: Option<u64>,
+    /// First nodes of a cluster and their peer addresses; empty for a cluster of one.
+    pub initial_cluster: BTreeMap<u64, String>,
+    /// Peer addresses of a cluster to join.
+    pub join: Vec<String>,
+    /// Failure domain of this node.
+    pub zone: String,
+    /// Votes per partition, odd, 1 to 7.
+    pub replication_factor: u32,
     /// Number of partitions, 1 to 128, fixed at the first start of a data folder.
     pub partitions: u32,
     /// Hubs to create at start: at least one, valid names, none twice.
@@ -105,7 +114,11 @@ impl Default for Config {
             http_addr: loopback(8082),
             peer_addr: loopback(8083),
             advertise_peer: None,
-            node_id: 1,
+            node_id: None,
+            initial_cluster: BTreeMap::new(),
+            join: Vec::new(),
+            zone: String::new(),
+            replication_factor: 3,
             partitions: 8,
             task_hubs: vec!["default".to_owned()],
             dynamic_task_hubs: false,
@@ -184,6 +197,35 @@ impl Config {
 
     /// What is wrong with values that are each fine alone.
     fn check_together(&self, problems: &mut Vec<Problem>) {
+        let mut problem = |key: &str, value: String, remedy: &str| {
+            let (key, origin) = (key.to_owned(), "taken together".to_owned());
+            problems.push(Problem { key, value, origin, remedy: remedy.to_owned() });
+        };
+        if !self.initial_cluster.is_empty() {
+            let own = self.node_id.is_some_and(|id| self.initial_cluster.contains_key(&id));
+            let ids = || format!("{:?}", self.initial_cluster.keys().collect::<Vec<_>>());
+            if !own {
+                problem(
+                    "initial_cluster",
+                    ids(),
+                    "allowed is a list that contains this node's --node-id",
+                );
+            }
+            if !self.join.is_empty() {
+                problem(
+                    "join",
+                    format!("{:?}", self.join),
+                    "left out when initial_cluster is given",
+                );
+            }
+            if self.ephemeral {
+                problem(
+                    "ephemeral",
+                    "true".into(),
+                    "left out in a cluster: a node must remember its votes",
+                );
+            }
+        }
         let ports = [
             ("grpc_addr", self.grpc_addr),
             ("http_addr", self.http_addr),

@@ -122,12 +122,60 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "node_id",
         value_name: "N",
-        help: "Number of this node, unique in its cluster. A data folder belongs to one node for ever.",
-        allowed: "a whole number from 1 to 9007199254740991",
+        help: "Number of this node, unique in its cluster and never used again. auto: that of the data folder; for a new one, the cluster that is joined chooses, and a node alone is 1.",
+        allowed: "auto, or a whole number from 1 to 9007199254740991",
         emulator: None,
         // Numbers above 2^53 would be rounded by every JSON reader that looks at a status page.
-        set: |c, v| put(&mut c.node_id, values::whole(v, 1..=(1 << 53) - 1)),
-        show: |c| c.node_id.to_string(),
+        set: |c, v| {
+            let auto = v.text() == Some("auto");
+            let id = if auto { Some(None) } else { values::whole(v, 1..=(1 << 53) - 1).map(Some) };
+            put(&mut c.node_id, id)
+        },
+        show: |c| c.node_id.map_or_else(|| quoted("auto"), |id| id.to_string()),
+    },
+    Setting {
+        key: "initial_cluster",
+        value_name: "NODES",
+        help: "All nodes of a cluster that starts for the first time, as 1=HOST:PORT,2=HOST:PORT: the same list on each of them, needs --node-id. Later starts may repeat it. Empty: a cluster of one.",
+        allowed: "a list of ID=HOST:PORT with different ids and addresses, or empty",
+        emulator: None,
+        set: |c, v| put(&mut c.initial_cluster, values::cluster_members(v)),
+        show: |c| {
+            let nodes = c.initial_cluster.iter().map(|(id, at)| quoted(&format!("{id}={at}")));
+            format!("[{}]", nodes.collect::<Vec<_>>().join(", "))
+        },
+    },
+    Setting {
+        key: "join",
+        value_name: "HOST:PORT",
+        help: "Peer addresses of nodes of a running cluster, comma separated: a node with a new data folder joins it. Later starts may repeat it.",
+        allowed: "a list of HOST:PORT, or empty",
+        emulator: None,
+        set: |c, v| put(&mut c.join, values::addresses(v)),
+        show: |c| {
+            format!("[{}]", c.join.iter().map(|at| quoted(at)).collect::<Vec<_>>().join(", "))
+        },
+    },
+    Setting {
+        key: "zone",
+        value_name: "NAME",
+        help: "Failure domain of this node, such as a rack or an availability zone. Replicas are spread over zones.",
+        allowed: "up to 64 characters A-Z a-z 0-9 - _ . /, or empty",
+        emulator: None,
+        set: |c, v| put(&mut c.zone, values::zone(v)),
+        show: |c| quoted(&c.zone),
+    },
+    Setting {
+        key: "replication_factor",
+        value_name: "N",
+        help: "Votes per partition, as far as there are nodes. Fixed when the cluster first starts.",
+        allowed: "an odd number from 1 to 7",
+        emulator: None,
+        set: |c, v| {
+            let factor = values::whole(v, 1..=7).filter(|factor| factor % 2 == 1);
+            put(&mut c.replication_factor, factor.map(|factor| factor as u32))
+        },
+        show: |c| c.replication_factor.to_string(),
     },
     Setting {
         key: "partitions",

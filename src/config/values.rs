@@ -4,6 +4,7 @@
 //! number may be written as `8` or as `"8"`. A parser answers `None` for what it does not understand; the
 //! text that tells the reader what is allowed stands beside the key, in the settings table.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -128,6 +129,34 @@ pub(super) fn host_and_port(value: &Value) -> Option<String> {
         }
     };
     (sound && port > 0).then(|| text.to_owned())
+}
+
+/// Nodes of a cluster: `1=HOST:PORT,2=HOST:PORT`, ids from 1, no id or address twice.
+pub(super) fn cluster_members(value: &Value) -> Option<BTreeMap<u64, String>> {
+    let mut members = BTreeMap::new();
+    for item in value.items().into_iter().filter(|item| !item.is_empty()) {
+        let (id, address) = item.split_once('=')?;
+        let id = id.trim().parse().ok().filter(|id| (1..1 << 53).contains(id))?;
+        let address = host_and_port(&Value::Text(address.trim().to_owned()))?;
+        if members.values().any(|known| *known == address) || members.insert(id, address).is_some()
+        {
+            return None;
+        }
+    }
+    Some(members)
+}
+
+/// Addresses of nodes: `HOST:PORT`, any number of them.
+pub(super) fn addresses(value: &Value) -> Option<Vec<String>> {
+    let items = value.items().into_iter().filter(|item| !item.is_empty());
+    items.map(|item| host_and_port(&Value::Text(item))).collect()
+}
+
+/// Name of a zone: up to 64 characters `A-Z a-z 0-9 - _ . /`, or empty.
+pub(super) fn zone(value: &Value) -> Option<String> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let text = value.text()?;
+    (text.len() <= 64 && text.chars().all(letter)).then(|| text.to_owned())
 }
 
 /// Names of task hubs: at least one, each of 1 to 64 characters `A-Z a-z 0-9 - _`, none twice.

@@ -3,7 +3,7 @@
 //! A completion that is stale, unknown or repeated changes nothing, and its worker is told nothing of it
 //! (R3.54, R3.55): an error would make some workers drop their stream.
 
-use durahub_cluster::Error;
+use durahub_cluster::{Error, Leadership};
 use durahub_proto::wire;
 
 use super::Dispatcher;
@@ -123,13 +123,19 @@ impl Dispatcher {
         let is_current = match claim {
             Claim::Current if of_this_run => true,
             // Given out before a restart or by an earlier leader: good while the item is open (R3.48).
-            Claim::Unleased if !of_this_run => false,
+            Claim::Unleased if !of_this_run || !self.leads(hub, &work) => false,
             _ => {
                 tracing::debug!(hub, instance = work.instance(), "completion is stale");
                 return None;
             }
         };
         Some(Claimed { work, lease: token.lease, is_current })
+    }
+
+    /// Leases end with the lead; the items that they were for may be finished all the same.
+    fn leads(&self, hub: u32, work: &Work) -> bool {
+        let leadership = self.partition_of(hub, work.instance()).leadership();
+        matches!(*leadership.borrow(), Leadership::Leader { .. })
     }
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Answer, Error> {

@@ -98,7 +98,12 @@ impl Leader {
                     }
                     self.act(more.into_iter().flatten());
                 }
-                Wake::Effects(_) => {}
+                // Calls may wait on any node for what only the leader acts on.
+                Wake::Effects(told) => told.into_iter().for_each(|effect| {
+                    if let Effect::InstanceChanged { at, status } = effect {
+                        self.dispatcher.0.waiters.changed(&at, status);
+                    }
+                }),
                 Wake::Leadership => {
                     let leads =
                         matches!(*leadership.borrow_and_update(), Leadership::Leader { .. });

@@ -125,6 +125,11 @@ impl Gateway {
         if self.0.settings.dynamic_hubs {
             return self.create_hub(name).await;
         }
+        // Another node may have created it just now.
+        let newest = self.0.metadata.read(|rows| read::hub(&RowsView(rows), name)).await;
+        if let Some(hub) = newest.map_err(|error| status::of_cluster(&error))? {
+            return Ok(hub.id);
+        }
         // The words are those of the managed service (R1.9).
         Err(Status::not_found(format!(
             "Task hub not found: {name}. Start the server with --task-hubs {name} or --dynamic-task-hubs"

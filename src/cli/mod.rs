@@ -4,6 +4,8 @@
 //! of causes once, and exits with code 1; a command line that cannot be understood exits with code 2, as is
 //! the custom. What a node is told beyond the command stands in [`Config`].
 
+mod cluster;
+
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -44,6 +46,8 @@ enum Command {
     Serve(Flags),
     /// Look at the configuration without running a node.
     Config(ConfigArgs),
+    /// Look at a cluster and change it while it runs.
+    Cluster(cluster::ClusterArgs),
     /// Load a server and measure it.
     Bench(BenchArgs),
 }
@@ -85,6 +89,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
             print(&Config::default().to_toml())
         }
+        Command::Cluster(args) => print(&runtime()?.block_on(cluster::run(args))?),
         Command::Bench(args) => runtime()?.block_on(crate::bench::run(args)),
     }
 }
