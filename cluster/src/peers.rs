@@ -5,8 +5,7 @@
 //! process implement the other side. Payloads are opaque here.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
 use crate::machine::GroupId;
+pub use crate::store::snapshot::Body as SnapshotBody;
 use crate::transport::AddressBook;
 
 /// A node as others reach it.
@@ -49,40 +49,6 @@ pub struct SnapshotCall {
     pub payload: Bytes,
     /// The snapshot itself.
     pub body: SnapshotBody,
-}
-
-/// The bytes of a snapshot.
-#[derive(Clone)]
-pub enum SnapshotBody {
-    /// In a file.
-    File(PathBuf),
-    /// In memory.
-    Memory(Bytes),
-    /// Read from the rows while it is sent, as they are when this is called.
-    Live(Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>),
-}
-
-impl std::fmt::Debug for SnapshotBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
-            Self::Live(_) => f.write_str("live rows"),
-        }
-    }
-}
-
-impl SnapshotBody {
-    /// Opens the bytes for reading. Reading blocks.
-    pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        Ok(match self {
-            Self::File(path) => {
-                Box::new(io::BufReader::with_capacity(256 << 10, File::open(path)?))
-            }
-            Self::Memory(bytes) => Box::new(io::Cursor::new(bytes.clone())),
-            Self::Live(open) => open()?,
-        })
-    }
 }
 
 /// Why a node does not want to talk to another.

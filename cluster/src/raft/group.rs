@@ -238,7 +238,7 @@ impl<M: Machine> Group<M> {
     }
 
     pub(crate) async fn receive(&self, payload: &Bytes, body: SnapshotBody) -> io::Result<Bytes> {
-        network::receive(&self.raft, payload, body).await
+        network::receive(&self.raft, &self.snapshots, payload, body).await
     }
 
     /// Ends the group's tasks. Nothing is written after this returns.

@@ -19,10 +19,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec;
+use super::snapshots::Snapshots;
 use super::state::State;
 use super::types::{Snapshot, SnapshotMeta, Types, Vote};
 use crate::machine::{GroupId, Machine};
-use crate::peers::{Call, Method, Peer, PeerError, SnapshotBody, SnapshotCall, Transport};
+use crate::peers::{Call, Method, Peer, PeerError, SnapshotCall, Transport};
 use crate::store::snapshot::Body;
 
 /// Time for an append with entries, besides that for its bytes: the follower flushes before it answers.
@@ -144,10 +145,7 @@ impl RaftNetworkV2<Types> for Connection {
         let call = SnapshotCall {
             group: self.network.group,
             payload: Bytes::from(payload),
-            body: match snapshot.snapshot {
-                Body::File(path) => SnapshotBody::File(path),
-                Body::Memory(bytes) => SnapshotBody::Memory(bytes),
-            },
+            body: snapshot.snapshot,
         };
         let send = self.network.transport.snapshot(&self.peer, call, option.hard_ttl());
         tokio::select! {
@@ -197,21 +195,29 @@ pub(crate) async fn answer<M: Machine>(
     bytes.map(Bytes::from)
 }
 
-/// Installs a snapshot that a peer has sent.
+/// Installs a snapshot that a peer has sent. What it says of itself counts, not what was announced: a leader
+/// goes on applying until it sends, so the snapshot may be newer.
 pub(crate) async fn receive<M: Machine>(
     raft: &Raft<Types, State<M>>,
+    snapshots: &Snapshots,
     payload: &Bytes,
-    body: SnapshotBody,
+    body: Body,
 ) -> io::Result<Bytes> {
-    let (vote, meta): (Vote, SnapshotMeta) = codec::decode("snapshot call", payload)?;
-    let snapshot = match body {
-        SnapshotBody::File(path) => Body::File(path),
-        SnapshotBody::Memory(bytes) => Body::Memory(bytes),
-        SnapshotBody::Live(_) => return Err(io::Error::other("a snapshot that was not received")),
+    let (vote, _): (Vote, SnapshotMeta) = codec::decode("snapshot call", payload)?;
+    let path = match &body {
+        Body::File(path) => Some(path.clone()),
+        _ => None,
     };
-    let answer = raft
-        .install_full_snapshot(vote, Snapshot { meta, snapshot })
-        .await
-        .map_err(io::Error::other)?;
-    codec::encode(&answer).map(Bytes::from)
+    let installed = async {
+        let meta = snapshots.check(&body).await?;
+        let snapshot = Snapshot { meta, snapshot: body };
+        let answer = raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        codec::encode(&answer).map(Bytes::from)
+    };
+    let answer = installed.await;
+    // Still there under its first name: it was refused, or not needed any more.
+    if let Some(path) = path {
+        let _ = std::fs::remove_file(path);
+    }
+    answer
 }

@@ -14,13 +14,15 @@
 //! The engine's batches are atomic on disk, not for readers beside it. Readers do not notice: what is
 //! being written still lies in memory above it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::{RwLock, RwLockUpgradableReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 
+use super::dump::{Dump, Dumps, Piece};
 use super::overlay::scan_under;
 use super::record::broken;
 use super::{Engine, FaultHook, Space, VALUE_LIMIT, Visit, WriteBatch, keys};
@@ -44,6 +46,8 @@ pub(crate) struct StateRows {
     engine: Arc<dyn Engine>,
     space: Space,
     recent: RwLock<Recent>,
+    /// Locked while the engine's rows change or a dump reads them; after `recent` when both are.
+    dumps: Mutex<Dumps>,
     fault: FaultHook,
 }
 
@@ -68,7 +72,8 @@ impl Recent {
 
 impl StateRows {
     pub(crate) fn new(engine: Arc<dyn Engine>, group: u32, fault: FaultHook) -> Self {
-        Self { engine, space: Space::State(group), recent: RwLock::default(), fault }
+        let space = Space::State(group);
+        Self { engine, space, recent: RwLock::default(), dumps: Mutex::default(), fault }
     }
 
     /// Looks at one moment of the rows. Writers wait meanwhile; `f` must not look again.
@@ -103,7 +108,21 @@ impl StateRows {
     /// Gives the engine everything written so far, in one atomic batch. Readers go on meanwhile.
     pub(crate) fn store(&self) -> io::Result<()> {
         let recent = self.recent.upgradable_read();
+        if recent.applied.is_some() {
+            self.store_changes(&recent)?;
+            *RwLockUpgradableReadGuard::upgrade(recent) = Recent::default();
+        }
+        Ok(())
+    }
+
+    fn store_changes(&self, recent: &Recent) -> io::Result<()> {
         let Some(applied) = recent.applied.clone() else { return Ok(()) };
+        let mut dumps = self.dumps.lock();
+        if !dumps.is_empty() {
+            for key in recent.changes.keys() {
+                dumps.save(key, || self.get_stored(key))?;
+            }
+        }
         let mut batch = WriteBatch::with_capacity(recent.changes.len() + 1);
         let chunks_exist = self.chunks_exist()?;
         for (key, value) in &recent.changes {
@@ -113,9 +132,41 @@ impl StateRows {
             }
         }
         batch.push((keys::APPLIED.to_vec(), Some(applied)));
-        self.engine.write(self.space, batch)?;
-        *RwLockUpgradableReadGuard::upgrade(recent) = Recent::default();
-        Ok(())
+        self.engine.write(self.space, batch)
+    }
+
+    /// Begins a dump of the rows as they are now.
+    pub(crate) fn dump(self: &Arc<Self>) -> io::Result<Dump> {
+        let mut recent = self.recent.write();
+        self.store_changes(&recent)?;
+        *recent = Recent::default();
+        let applied = self.engine.get(self.space, keys::APPLIED)?;
+        let applied = applied.ok_or_else(|| io::Error::other("nothing is applied yet"))?;
+        let id = self.dumps.lock().begin();
+        Ok(Dump::new(Arc::clone(self), id, applied))
+    }
+
+    /// The next rows of a dump, and whether it is at its end.
+    pub(super) fn next_piece(
+        &self,
+        id: u64,
+        bytes: usize,
+    ) -> io::Result<(VecDeque<(Vec<u8>, Bytes)>, bool)> {
+        let mut dumps = self.dumps.lock();
+        let dump = dumps.find(id)?;
+        let mut from = vec![keys::ROW];
+        if let Some(cursor) = dump.cursor() {
+            from.extend_from_slice(cursor);
+            from.push(0);
+        }
+        let mut piece = Piece::new(bytes);
+        self.scan_stored(&from, &[keys::ROW_CHUNK], &mut |key, value| piece.take(key, value))?;
+        let ended = piece.last.is_none();
+        Ok((dump.advance(piece.rows, piece.last), ended))
+    }
+
+    pub(super) fn end_dump(&self, end: impl FnOnce(&mut Dumps)) {
+        end(&mut self.dumps.lock());
     }
 
     /// Replaces all rows by those that `next` yields, until it yields none. Not atomic: a marker in the log
@@ -128,6 +179,7 @@ impl StateRows {
         const LOAD_BYTES: usize = 1 << 20;
         let mut recent = self.recent.write();
         *recent = Recent::default();
+        self.dumps.lock().break_all();
         self.engine.clear(self.space)?;
         let mut batch = WriteBatch::new();
         let mut bytes = 0;
@@ -144,6 +196,7 @@ impl StateRows {
     }
 
     /// Visits all rows, whole.
+    #[cfg(test)]
     pub(crate) fn scan_all(&self, visit: Visit<'_>) -> io::Result<()> {
         self.store()?;
         self.scan_stored(&[keys::ROW], &[keys::ROW_CHUNK], visit)

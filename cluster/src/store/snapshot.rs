@@ -10,15 +10,14 @@
 //! of it, so a torn or changed file is refused and never half installed. Rows are whole: how they are cut
 //! for storage is not part of the format.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Cursor, Read, Write};
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::rows::StateRows;
-use super::sled::sync_dir;
+use super::dump::Dump;
 
 const MAGIC: &[u8; 6] = b"DHSNAP";
 const VERSION: u8 = 1;
@@ -26,21 +25,37 @@ const BLOCK_BYTES: usize = 64 << 10;
 /// Longest block that a reader accepts; one row may be longer than [`BLOCK_BYTES`].
 const BLOCK_LIMIT: usize = 256 << 20;
 
-/// Where a snapshot lies.
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
-    /// In a file of the data folder.
+/// Opens a snapshot that is made while it is read.
+type Open = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
+
+/// The bytes of a snapshot.
+#[derive(Clone)]
+pub enum Body {
+    /// In a file.
     File(PathBuf),
-    /// In memory, when nothing is kept on disk.
+    /// In memory.
     Memory(Bytes),
+    /// Made from the rows while it is read, of the moment at which it is opened.
+    Live(Open),
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Live(_) => f.write_str("live rows"),
+        }
+    }
 }
 
 impl Body {
-    /// Opens the bytes for reading.
-    pub(crate) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+    /// Opens the bytes for reading. Reading blocks.
+    pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
-            Body::File(path) => Box::new(BufReader::with_capacity(256 << 10, File::open(path)?)),
-            Body::Memory(bytes) => Box::new(Cursor::new(bytes.clone())),
+            Self::File(path) => Box::new(BufReader::with_capacity(256 << 10, File::open(path)?)),
+            Self::Memory(bytes) => Box::new(Cursor::new(bytes.clone())),
+            Self::Live(open) => open()?,
         })
     }
 }
@@ -53,51 +68,82 @@ pub(crate) struct Header {
     pub(crate) applied: Bytes,
 }
 
-/// Writes the rows of a group to `out`.
-pub(crate) fn write_to(header: &Header, rows: &StateRows, out: &mut dyn Write) -> io::Result<()> {
-    let mut out = Summed { out, crc: crc32fast::Hasher::new() };
-    let mut head = Vec::with_capacity(64 + header.applied.len());
-    head.extend_from_slice(MAGIC);
-    head.extend_from_slice(&[VERSION, 0]);
-    head.extend_from_slice(&header.cluster);
-    head.extend_from_slice(&header.group.to_le_bytes());
-    head.extend_from_slice(&(header.applied.len() as u32).to_le_bytes());
-    head.extend_from_slice(&header.applied);
-    out.put(&head)?;
-    out.put(&crc32fast::hash(&head).to_le_bytes())?;
-
-    let mut count = 0_u64;
-    let mut block = Vec::with_capacity(BLOCK_BYTES * 2);
-    let mut result = Ok(());
-    rows.scan_all(&mut |key, value| {
-        count += 1;
-        block.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        block.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        block.extend_from_slice(key);
-        block.extend_from_slice(value);
-        if block.len() >= BLOCK_BYTES {
-            result = out.put_block(&mut block);
-        }
-        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    result?;
-    if !block.is_empty() {
-        out.put_block(&mut block)?;
-    }
-    out.put(&0_u32.to_le_bytes())?;
-    out.put(&count.to_le_bytes())?;
-    let crc = out.crc.clone().finalize();
-    out.out.write_all(&crc.to_le_bytes())
+/// A snapshot that is made from a dump while it is read.
+pub(crate) struct Live {
+    dump: Dump,
+    /// Made and not read yet.
+    out: Vec<u8>,
+    read: usize,
+    crc: crc32fast::Hasher,
+    rows: u64,
+    ended: bool,
 }
 
-/// Writes a snapshot file so that a crash leaves the whole file or none under `path`.
-pub(crate) fn write_file(path: &Path, header: &Header, rows: &StateRows) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut out = BufWriter::with_capacity(256 << 10, File::create(&temporary)?);
-    write_to(header, rows, &mut out)?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))
+impl Live {
+    /// Begins with the header; `applied` of the header is the dump's.
+    pub(crate) fn new(cluster: [u8; 16], group: u32, dump: Dump) -> Self {
+        let applied = dump.applied().clone();
+        let mut head = Vec::with_capacity(64 + applied.len());
+        head.extend_from_slice(MAGIC);
+        head.extend_from_slice(&[VERSION, 0]);
+        head.extend_from_slice(&cluster);
+        head.extend_from_slice(&group.to_le_bytes());
+        head.extend_from_slice(&(applied.len() as u32).to_le_bytes());
+        head.extend_from_slice(&applied);
+        let crc = crc32fast::Hasher::new();
+        let mut live = Self { dump, out: Vec::new(), read: 0, crc, rows: 0, ended: false };
+        live.put(&head);
+        live.put(&crc32fast::hash(&head).to_le_bytes());
+        live
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Makes one block, or the footer after the last.
+    fn make(&mut self) -> io::Result<()> {
+        self.out.clear();
+        self.read = 0;
+        let rows = self.dump.next(BLOCK_BYTES)?;
+        if rows.is_empty() {
+            self.put(&0_u32.to_le_bytes());
+            self.put(&self.rows.to_le_bytes());
+            let crc = self.crc.clone().finalize();
+            self.out.extend_from_slice(&crc.to_le_bytes());
+            self.ended = true;
+            return Ok(());
+        }
+        let mut block = Vec::with_capacity(BLOCK_BYTES * 2);
+        for (key, value) in rows {
+            self.rows += 1;
+            block.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            block.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            block.extend_from_slice(&key);
+            block.extend_from_slice(&value);
+        }
+        self.put(&(block.len() as u32).to_le_bytes());
+        self.put(&crc32fast::hash(&block).to_le_bytes());
+        self.put(&block);
+        Ok(())
+    }
+}
+
+impl Read for Live {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.out.len() {
+            if self.ended {
+                return Ok(0);
+            }
+            self.make()?;
+        }
+        let ready = &self.out[self.read..];
+        let count = ready.len().min(into.len());
+        into[..count].copy_from_slice(&ready[..count]);
+        self.read += count;
+        Ok(count)
+    }
 }
 
 /// Reads a snapshot to its end, checks everything, and returns its header.
@@ -107,24 +153,9 @@ pub(crate) fn verify(body: &Body) -> io::Result<Header> {
     Ok(reader.header)
 }
 
-struct Summed<'a> {
-    out: &'a mut dyn Write,
-    crc: crc32fast::Hasher,
-}
-
-impl Summed<'_> {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.crc.update(bytes);
-        self.out.write_all(bytes)
-    }
-
-    fn put_block(&mut self, block: &mut Vec<u8>) -> io::Result<()> {
-        self.put(&(block.len() as u32).to_le_bytes())?;
-        self.put(&crc32fast::hash(block).to_le_bytes())?;
-        self.put(block)?;
-        block.clear();
-        Ok(())
-    }
+/// Reads what a snapshot says about itself, without checking its rows.
+pub(crate) fn header(body: &Body) -> io::Result<Header> {
+    Ok(Reader::open(body)?.header)
 }
 
 /// Reads a snapshot row by row.

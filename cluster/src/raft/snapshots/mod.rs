@@ -3,8 +3,8 @@
 //! The state lives on disk already, so what openraft calls building a snapshot copies nothing: it makes
 //! the rows durable and names the position that they have reached. Then the log below it may go.
 //!
-//! A file is written only when a follower asks for one. That happens on the state machine task, so no
-//! command is applied meanwhile, while the log goes on accepting.
+//! A snapshot for a follower is made from the rows while it is sent, and only once the follower is there to
+//! take it; the group goes on applying meanwhile ([`dump`](crate::store::dump)). A down follower costs nothing.
 //!
 //! An install is safe against crashes at every point: the received file is verified and named durably
 //! under a marker before the rows are touched; the marker goes when the rows are durable; a start that
@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::codec::{self, Applied};
 use super::types::{LogId, Snapshot, SnapshotMeta};
@@ -26,11 +25,6 @@ use crate::store::flusher::{Flusher, Job};
 use crate::store::rows::StateRows;
 use crate::store::snapshot::{self, Body, Header};
 use crate::store::{Engine, Space, keys};
-
-/// Files kept per group: the newest, and the one that a transfer may still be about to open.
-const FILES_KEPT: usize = 2;
-/// A file is sent again while at most so many entries are newer: sending those from the log is cheaper.
-const REUSE_WITHIN: u64 = 5_000;
 
 /// Snapshots of one group.
 pub(crate) struct Snapshots {
@@ -42,9 +36,6 @@ pub(crate) struct Snapshots {
     flusher: Arc<Flusher>,
     /// False while openraft starts: it asks for the current snapshot then, and needs none.
     live: AtomicBool,
-    current: Mutex<Option<(SnapshotMeta, Body)>>,
-    /// Index of the newest compaction point: an older file may lack entries that were purged.
-    compacted: AtomicU64,
     received: AtomicU64,
 }
 
@@ -63,8 +54,6 @@ impl Snapshots {
             engine,
             flusher,
             live: AtomicBool::new(false),
-            current: Mutex::new(None),
-            compacted: AtomicU64::new(0),
             received: AtomicU64::new(0),
         }
     }
@@ -78,46 +67,32 @@ impl Snapshots {
         Builder { snapshots: Arc::clone(self), rows: Arc::clone(rows), applied: applied.clone() }
     }
 
-    /// The snapshot to send to a follower, written now if there is none that is recent enough.
-    pub(crate) async fn current(
-        &self,
-        rows: &Arc<StateRows>,
-        applied: &Applied,
-    ) -> io::Result<Option<Snapshot>> {
-        let Some(last) = applied.last else { return Ok(None) };
-        if !self.live.load(Ordering::Acquire) {
-            return Ok(None);
+    /// The snapshot to send to a follower: made when it is opened, so it may be newer than it says here.
+    pub(crate) fn current(&self, rows: &Arc<StateRows>, applied: &Applied) -> Option<Snapshot> {
+        if applied.last.is_none() || !self.live.load(Ordering::Acquire) {
+            return None;
         }
-        if let Some((meta, body)) = self.current.lock().clone()
-            && let Some(known) = meta.last_log_id
-            && known.index() >= self.compacted.load(Ordering::Acquire)
-            && last.index() - known.index().min(last.index()) <= REUSE_WITHIN
-        {
-            return Ok(Some(Snapshot { meta, snapshot: body }));
-        }
-        let header = Header {
-            cluster: self.cluster,
-            group: self.group.0,
-            applied: Bytes::from(codec::encode(applied)?),
+        let (cluster, group, rows) = (self.cluster, self.group.0, Arc::clone(rows));
+        let open = move || {
+            let live = snapshot::Live::new(cluster, group, rows.dump()?);
+            Ok(Box::new(live) as Box<dyn io::Read + Send>)
         };
-        let (path, source) = (self.path(&last), Arc::clone(rows));
-        let write = tokio::task::spawn_blocking(move || match path {
-            Some(path) => {
-                fs::create_dir_all(path.parent().unwrap_or_else(|| Path::new(".")))?;
-                snapshot::write_file(&path, &header, &source)?;
-                Ok(Body::File(path))
-            }
-            None => {
-                let mut out = Vec::new();
-                snapshot::write_to(&header, &source, &mut out)?;
-                Ok::<_, io::Error>(Body::Memory(Bytes::from(out)))
-            }
-        });
-        let body = write.await.map_err(io::Error::other)??;
-        let meta = meta_of(applied);
-        *self.current.lock() = Some((meta.clone(), body.clone()));
-        self.remove_old_files();
-        Ok(Some(Snapshot { meta, snapshot: body }))
+        Some(Snapshot { meta: meta_of(applied), snapshot: Body::Live(Arc::new(open)) })
+    }
+
+    /// Reads a received snapshot to its end and checks it; returns what it is of.
+    pub(crate) async fn check(&self, body: &Body) -> io::Result<SnapshotMeta> {
+        let checked = body.clone();
+        let verify = tokio::task::spawn_blocking(move || snapshot::verify(&checked));
+        let applied = self.fits(&verify.await.map_err(io::Error::other)??)?;
+        Ok(meta_of(&applied))
+    }
+
+    fn fits(&self, header: &Header) -> io::Result<Applied> {
+        if header.cluster != self.cluster || header.group != self.group.0 {
+            return Err(invalid("the snapshot is of another cluster or partition"));
+        }
+        codec::decode("applied record", &header.applied)
     }
 
     /// Replaces the rows by those of a received snapshot.
@@ -132,15 +107,20 @@ impl Snapshots {
             self.mark(Some(file_name(path)?)).await?;
         }
         self.load(rows, &applied, &body).await?;
-        *self.current.lock() = Some((meta_of(&applied), body));
-        self.remove_old_files();
+        if let Body::File(path) = &body {
+            remove(path);
+        }
         Ok(applied)
     }
 
     /// Repeats an install that was cut short.
     pub(crate) async fn resume_install(&self, rows: &Arc<StateRows>) -> io::Result<()> {
         let marker = self.engine.get(Space::Log, &keys::pointer(keys::INSTALL, self.group.0))?;
-        let (Some(name), Some(folder)) = (marker, &self.folder) else { return Ok(()) };
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let Some(name) = marker else {
+            remove_all(folder);
+            return Ok(());
+        };
         let path = folder.join(String::from_utf8_lossy(&name).as_ref());
         tracing::warn!(partition = self.group.0, path = %path.display(), "repeating a snapshot install");
         let body = Body::File(path.clone());
@@ -148,7 +128,9 @@ impl Snapshots {
             io::Error::new(error.kind(), format!("reading {}: {error}", path.display()))
         })?;
         let applied = codec::decode("applied record", &header.applied)?;
-        self.load(rows, &applied, &body).await
+        self.load(rows, &applied, &body).await?;
+        remove_all(folder);
+        Ok(())
     }
 
     /// Where a snapshot that a peer is about to send shall be written; `None` keeps it in memory.
@@ -160,15 +142,9 @@ impl Snapshots {
         ))
     }
 
-    /// Verifies what was received and gives it its final name.
+    /// Gives a snapshot that was checked its final name.
     async fn accept(&self, meta: &SnapshotMeta, body: Body) -> io::Result<(Applied, Body)> {
-        let checked = body.clone();
-        let verify = tokio::task::spawn_blocking(move || snapshot::verify(&checked));
-        let header = verify.await.map_err(io::Error::other)??;
-        let applied: Applied = codec::decode("applied record", &header.applied)?;
-        if header.cluster != self.cluster || header.group != self.group.0 {
-            return Err(invalid("the snapshot is of another cluster or partition"));
-        }
+        let applied = self.fits(&snapshot::header(&body)?)?;
         if applied.last != meta.last_log_id {
             return Err(invalid("the snapshot is of another position than announced"));
         }
@@ -216,20 +192,17 @@ impl Snapshots {
         let name = format!("{:020}-{:020}.snap", last.committed_leader_id().term, last.index());
         self.folder.as_ref().map(|folder| folder.join(name))
     }
+}
 
-    fn remove_old_files(&self) {
-        let Some(folder) = &self.folder else { return };
-        let Ok(entries) = fs::read_dir(folder) else { return };
-        let mut files: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "snap"))
-            .collect();
-        files.sort();
-        for path in files.iter().rev().skip(FILES_KEPT) {
-            if let Err(error) = fs::remove_file(path) {
-                tracing::warn!(path = %path.display(), %error, "an old snapshot cannot be removed");
-            }
-        }
+/// Files that only a transfer or an install needed.
+fn remove_all(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).for_each(|path| remove(&path));
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "a snapshot file cannot be removed");
     }
 }
 
@@ -245,9 +218,6 @@ impl Builder {
         let rows = Arc::clone(&self.rows);
         tokio::task::spawn_blocking(move || rows.store()).await.map_err(io::Error::other)??;
         self.snapshots.flusher.sync().await?;
-        if let Some(last) = &self.applied.last {
-            self.snapshots.compacted.fetch_max(last.index(), Ordering::AcqRel);
-        }
         Ok(Snapshot { meta: meta_of(&self.applied), snapshot: Body::Memory(Bytes::new()) })
     }
 }

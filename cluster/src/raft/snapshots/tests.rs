@@ -1,5 +1,6 @@
 //! Sending, installing and refusing snapshots, with the end of the process in between.
 
+use std::io::Read as _;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -71,13 +72,18 @@ impl Replica {
         self.engine.get(Space::Log, &keys::pointer(keys::INSTALL, 1)).unwrap()
     }
 
-    /// A copy of what `source` would send, as the transport leaves it.
-    async fn receive(&self, source: &Replica, applied: &Applied) -> (SnapshotMeta, PathBuf) {
-        let snapshot = source.snapshots.current(&source.rows, applied).await.unwrap().unwrap();
+    /// What `source` sends, as the transport leaves it.
+    fn receive(&self, source: &Replica, applied: &Applied) -> (SnapshotMeta, PathBuf) {
+        let snapshot = source.snapshots.current(&source.rows, applied).unwrap();
         let path = self.snapshots.incoming().unwrap().unwrap();
-        let Body::File(sent) = snapshot.snapshot else { panic!("a file was expected") };
-        fs::copy(sent, &path).unwrap();
+        let mut bytes = Vec::new();
+        snapshot.snapshot.open().unwrap().read_to_end(&mut bytes).unwrap();
+        fs::write(&path, bytes).unwrap();
         (snapshot.meta, path)
+    }
+
+    fn files(&self) -> usize {
+        fs::read_dir(self.dir.path().join("snap")).unwrap().count()
     }
 }
 
@@ -91,11 +97,12 @@ async fn snapshot_replaces_the_rows() {
     let (leader, follower) = (Replica::new(), Replica::new());
     let position = leader.write(40, (0..300).map(|key| (key, 100 * key as usize)));
     follower.write(2, [(1, 50_000), (999, 10)]);
-    let (meta, path) = follower.receive(&leader, &position).await;
+    let (meta, path) = follower.receive(&leader, &position);
     let installed =
         follower.snapshots.install(&follower.rows, &meta, Body::File(path.clone())).await.unwrap();
     assert_eq!(installed, position);
-    assert!(!path.exists(), "the received file was renamed");
+    assert!(!path.exists());
+    assert_eq!(follower.files(), 0, "what was installed lies in the rows");
     let follower = follower.restart();
     assert_eq!(follower.contents(), leader.contents());
     assert_eq!(
@@ -109,7 +116,7 @@ async fn snapshot_replaces_the_rows() {
 async fn install_that_was_cut_short_is_repeated_at_start() {
     let (leader, follower) = (Replica::new(), Replica::new());
     let position = leader.write(40, (0..300).map(|key| (key, 5_000)));
-    let (meta, path) = follower.receive(&leader, &position).await;
+    let (meta, path) = follower.receive(&leader, &position);
     // The process ends after the marker, with some of the rows loaded and some old ones left.
     let (_, body) = follower.snapshots.accept(&meta, Body::File(path)).await.unwrap();
     let Body::File(path) = &body else { panic!("a file was expected") };
@@ -131,30 +138,17 @@ async fn install_that_was_cut_short_is_repeated_at_start() {
 async fn snapshot_that_does_not_fit_is_refused_and_the_rows_stay() {
     let (leader, follower) = (Replica::new(), Replica::new());
     let position = leader.write(40, (0..300).map(|key| (key, 5_000)));
-    follower.write(2, [(1, 10)]);
-    let before = follower.contents();
-    let refused = async |meta: &SnapshotMeta, path: PathBuf| {
-        let error =
-            follower.snapshots.install(&follower.rows, meta, Body::File(path)).await.unwrap_err();
-        assert_eq!(follower.contents(), before);
-        assert_eq!(follower.marker(), None);
-        error.to_string()
-    };
-
-    let (meta, path) = follower.receive(&leader, &position).await;
+    let (meta, path) = follower.receive(&leader, &position);
     let whole = fs::read(&path).unwrap();
-    fs::write(&path, &whole[..whole.len() - 100]).unwrap();
-    refused(&meta, path).await;
-
-    let (_, path) = follower.receive(&leader, &position).await;
-    let error = refused(&meta_of(&applied(41)), path).await;
-    assert!(error.contains("another position"), "{error}");
-
-    let (meta, path) = follower.receive(&leader, &position).await;
-    let mut foreign = whole;
+    let check = async |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        follower.snapshots.check(&Body::File(path.clone())).await
+    };
+    assert_eq!(check(&whole).await.unwrap(), meta);
+    check(&whole[..whole.len() - 100]).await.unwrap_err();
+    let mut foreign = whole.clone();
     foreign[8] ^= 1;
-    fs::write(&path, &foreign).unwrap();
-    refused(&meta, path).await;
+    check(&foreign).await.unwrap_err();
 
     let other = Snapshots::new(
         [6; 16],
@@ -164,27 +158,46 @@ async fn snapshot_that_does_not_fit_is_refused_and_the_rows_stay() {
         Arc::clone(&leader.flusher),
     );
     other.set_live();
-    let snapshot = other.current(&leader.rows, &position).await.unwrap().unwrap();
-    let error = follower
-        .snapshots
-        .install(&follower.rows, &snapshot.meta, snapshot.snapshot)
-        .await
-        .unwrap_err();
+    let snapshot = other.current(&leader.rows, &position).unwrap();
+    let error = follower.snapshots.check(&snapshot.snapshot).await.unwrap_err();
     assert!(error.to_string().contains("another cluster"), "{error}");
+
+    // What is checked and what is installed must be the same.
+    follower.write(2, [(1, 10)]);
+    let before = follower.contents();
+    check(&whole).await.unwrap();
+    let meta = meta_of(&applied(41));
+    let install = follower.snapshots.install(&follower.rows, &meta, Body::File(path.clone()));
+    let error = install.await.unwrap_err();
+    assert!(error.to_string().contains("another position"), "{error}");
     assert_eq!(follower.contents(), before);
+    assert_eq!(follower.marker(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recent_file_is_sent_again_until_the_log_moves_past_it() {
-    let leader = Replica::new();
-    let position = leader.write(40, [(1, 10)]);
-    let first = leader.snapshots.current(&leader.rows, &position).await.unwrap().unwrap();
+async fn snapshot_is_of_the_moment_at_which_it_is_sent() {
+    let (leader, follower) = (Replica::new(), Replica::new());
+    let early = leader.write(40, [(1, 10)]);
+    let snapshot = leader.snapshots.current(&leader.rows, &early).unwrap();
     let later = leader.write(41, [(2, 10)]);
-    let again = leader.snapshots.current(&leader.rows, &later).await.unwrap().unwrap();
-    assert_eq!(again.meta, first.meta);
-    // Entries up to 41 may be purged after this, so the file of 40 no longer leads anywhere.
-    leader.snapshots.builder(&leader.rows, &later).build().await.unwrap();
-    let fresh = leader.snapshots.current(&leader.rows, &later).await.unwrap().unwrap();
-    assert_eq!(fresh.meta, meta_of(&later));
-    assert_eq!(fs::read_dir(leader.dir.path().join("snap")).unwrap().count(), 2);
+    let mut sent = snapshot.snapshot.open().unwrap();
+    leader.write(42, [(3, 10)]);
+    let path = follower.snapshots.incoming().unwrap().unwrap();
+    let mut bytes = Vec::new();
+    sent.read_to_end(&mut bytes).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let meta = follower.snapshots.check(&Body::File(path.clone())).await.unwrap();
+    assert_eq!((snapshot.meta, &meta), (meta_of(&early), &meta_of(&later)));
+    follower.snapshots.install(&follower.rows, &meta, Body::File(path)).await.unwrap();
+    assert_eq!(follower.contents().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_removes_what_an_interrupted_transfer_left() {
+    let follower = Replica::new();
+    let path = follower.snapshots.incoming().unwrap().unwrap();
+    fs::write(&path, b"half").unwrap();
+    let follower = follower.restart();
+    follower.snapshots.resume_install(&follower.rows).await.unwrap();
+    assert_eq!(follower.files(), 0);
 }

@@ -90,6 +90,7 @@ on_both_engines! {
     recent_rows_lie_over_stored_ones
     recent_rows_are_bounded
     shrunken_row_leaves_no_chunks
+    dump_shows_one_moment
     snapshot_carries_all_rows
     changed_snapshot_is_refused
 }

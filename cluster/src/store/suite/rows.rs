@@ -1,6 +1,9 @@
 //! Rows of any size, recent and stored, and the snapshots that carry them.
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -106,8 +109,8 @@ pub(super) fn shrunken_row_leaves_no_chunks(bed: Bed) {
     assert_eq!(bed.stored_keys(Space::State(1)), 2);
 }
 
-fn sample(bed: &Bed) -> (StateRows, Header) {
-    let rows = bed.rows(1);
+fn sample(bed: &Bed) -> (Arc<StateRows>, Header) {
+    let rows = Arc::new(bed.rows(1));
     let keys: Vec<[u8; 2]> = (0..500_u16).map(u16::to_be_bytes).collect();
     let all: Vec<(&[u8], Option<usize>)> =
         keys.iter().enumerate().map(|(n, key)| (&key[..], Some([10, 300, 6000][n % 3]))).collect();
@@ -115,19 +118,74 @@ fn sample(bed: &Bed) -> (StateRows, Header) {
     (rows, Header { cluster: [9; 16], group: 1, applied: Bytes::from_static(b"position") })
 }
 
-fn write_body(bed: &Bed, rows: &StateRows, header: &Header) -> Body {
+fn write_body(bed: &Bed, rows: &Arc<StateRows>, header: &Header) -> Body {
+    let mut live = snapshot::Live::new(header.cluster, header.group, rows.dump().unwrap());
+    let mut out = Vec::new();
+    live.read_to_end(&mut out).unwrap();
     match &bed.dir {
         Some(dir) => {
             let path = dir.path().join("1.snap");
-            snapshot::write_file(&path, header, rows).unwrap();
+            std::fs::write(&path, out).unwrap();
             Body::File(path)
         }
-        None => {
-            let mut out = Vec::new();
-            snapshot::write_to(header, rows, &mut out).unwrap();
-            Body::Memory(Bytes::from(out))
+        None => Body::Memory(Bytes::from(out)),
+    }
+}
+
+/// The rows go on changing, in every way, while two dumps that began at different moments walk over them.
+pub(super) fn dump_shows_one_moment(bed: Bed) {
+    let rows = Arc::new(bed.rows(1));
+    let mut seed = 7_u64;
+    let mut random = move |below: u64| {
+        seed = crate::batch::mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        seed % below
+    };
+    let mut now = BTreeMap::new();
+    let mut change = |now: &mut BTreeMap<Vec<u8>, Bytes>, count: u64| {
+        let mut changes = Changes::new();
+        for _ in 0..count {
+            let key = random(400).to_be_bytes().to_vec();
+            let size = [0, 10, 300, 5_000, 20_000][random(5) as usize];
+            let value = (random(4) > 0).then(|| Bytes::from(vec![random(256) as u8; size]));
+            match value.clone() {
+                Some(value) => now.insert(key.clone(), value),
+                None => now.remove(&key),
+            };
+            changes.insert(key, value);
+        }
+        rows.write(changes, count.to_be_bytes().to_vec()).unwrap();
+        rows.store().unwrap();
+    };
+    change(&mut now, 600);
+    let mut begun = vec![(rows.dump().unwrap(), now.clone(), BTreeMap::new())];
+    let mut compared = 0;
+    for round in 0.. {
+        change(&mut now, 40);
+        if round == 20 {
+            begun.push((rows.dump().unwrap(), now.clone(), BTreeMap::new()));
+        }
+        begun.retain_mut(|(dump, expected, seen)| {
+            let piece = dump.next(30_000).unwrap();
+            let ended = piece.is_empty();
+            for (key, value) in piece {
+                assert!(seen.last_key_value().is_none_or(|(last, _)| *last < key));
+                seen.insert(key, value);
+            }
+            if ended {
+                assert!(seen == expected, "a dump mixes moments");
+                compared += 1;
+            }
+            !ended
+        });
+        if round > 20 && begun.is_empty() {
+            break;
         }
     }
+    assert_eq!(compared, 2);
+    // Who replaces the rows ends the dumps.
+    let mut dump = rows.dump().unwrap();
+    rows.replace(b"new".to_vec(), || Ok(None)).unwrap();
+    assert!(dump.next(1).unwrap_err().to_string().contains("replaced"));
 }
 
 pub(super) fn snapshot_carries_all_rows(bed: Bed) {
