@@ -104,6 +104,8 @@ pub struct Options {
     pub snapshot_every: u64,
     /// Entries that stay in the log behind a compaction point, for followers that are a little behind.
     pub keep_entries: u64,
+    /// How often the replicas of a group compare their state.
+    pub compare_every: Duration,
     /// What to do when the disk fails.
     pub fault: FaultHook,
 }
@@ -130,6 +132,7 @@ impl Default for Options {
             propose_timeout: Duration::from_secs(15),
             snapshot_every: 50_000,
             keep_entries: 10_000,
+            compare_every: Duration::from_secs(60),
             fault: FaultHook::default(),
         }
     }

@@ -282,14 +282,14 @@ impl<M: Machine> Inner<M> {
             GroupReport {
                 group: partition.id().0,
                 term: now.term,
-                leader: now.leader,
+                leader: now.leader.filter(|_| !partition.group().is_quarantined()),
                 last_index: now.last_index,
                 applied_index: now.applied_index,
                 purged_index: now.purged_index,
                 voters: now.voters,
                 learners: now.learners,
                 membership_index: now.membership_index,
-                quarantined: false,
+                quarantined: partition.group().is_quarantined(),
                 joint_target: now.joint_target.unwrap_or_default(),
                 followers: now
                     .followers

@@ -37,6 +37,7 @@ pub mod transport;
 
 mod batch;
 mod controller;
+mod divergence;
 mod meta;
 mod operate;
 mod raft;

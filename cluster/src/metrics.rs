@@ -41,6 +41,11 @@ pub(crate) fn leader_term(group: u32) -> Gauge {
     metrics::gauge!("durahub_leader_term", "partition" => group.to_string())
 }
 
+/// 1 while a replica is in quarantine because its state differs from that of most others.
+pub(crate) fn quarantined(group: u32) -> Gauge {
+    metrics::gauge!("durahub_replica_quarantined", "partition" => group.to_string())
+}
+
 /// Registers the descriptions with the installed recorder. Install the recorder before starting a node.
 pub fn describe() {
     use metrics::{Unit, describe_gauge, describe_histogram};
@@ -76,6 +81,11 @@ pub fn describe() {
         "durahub_apply_lag_entries",
         Unit::Count,
         "Log entries of a partition that are not applied yet"
+    );
+    describe_gauge!(
+        "durahub_replica_quarantined",
+        Unit::Count,
+        "1 if this replica's state differs from that of most others, so that it was stopped"
     );
     describe_gauge!(
         "durahub_leader_term",

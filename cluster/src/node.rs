@@ -173,6 +173,7 @@ impl<M: Machine> Node<M> {
         let meter =
             tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
         let (joined, options) = (identity.joined, config.options);
+        let compare_every = options.compare_every;
         let alone = options.initial_members.len() <= 1 && !joined;
         let inner = Arc::new(Inner {
             node_id,
@@ -205,6 +206,7 @@ impl<M: Machine> Node<M> {
                 tokio::spawn(Arc::clone(inner).watch_metadata()),
                 tokio::spawn(Arc::clone(inner).announce()),
                 tokio::spawn(Arc::clone(inner).control()),
+                tokio::spawn(Arc::clone(inner).compare_states(compare_every)),
             ]);
         }
         Ok(node)

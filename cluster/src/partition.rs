@@ -206,6 +206,13 @@ impl<M: Machine> Partition<M> {
         &self.inner.group
     }
 
+    /// Ends the group on this node for good.
+    pub(crate) async fn quarantine(&self, text: &str) -> Result<(), Error> {
+        self.inner.stopping.store(true, Ordering::Release);
+        let marked = self.inner.group.quarantine(text).await;
+        marked.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
     /// Refuses new proposals and ends the group's tasks.
     pub(crate) async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);

@@ -77,6 +77,10 @@ impl<M: Machine> PeerService for Inner<M> {
                 Method::ChangeReplicas | Method::HandOver => {
                     Ok(self.answer_change(call.group, call.method, call.payload).await)
                 }
+                Method::StateHashes => {
+                    Ok(Bytes::from(self.state_hashes(partition).encode_to_vec()))
+                }
+                Method::Quarantine => self.quarantine(partition, call.payload).await.map_err(told),
                 Method::Report => Ok(Bytes::from(self.report().encode_to_vec())),
                 _ => partition.group().answer(&call).await.map_err(|error| self.failed(error)),
             }

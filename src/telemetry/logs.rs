@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Put in front of every filter; a later directive for the same target wins.
 const QUIET: &str =
-    "openraft=warn,sled=warn,h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn";
+    "openraft=error,sled=warn,h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,8 @@ mod tests {
             text.split(',').map(str::to_owned).collect::<Vec<_>>()
         };
         assert!(parts("debug").contains(&"debug".to_owned()));
-        assert!(parts("debug").contains(&"openraft=warn".to_owned()));
+        assert!(parts("debug").contains(&"openraft=error".to_owned()));
         assert!(parts("info,openraft=trace").contains(&"openraft=trace".to_owned()));
-        assert!(!parts("info,openraft=trace").contains(&"openraft=warn".to_owned()));
+        assert!(!parts("info,openraft=trace").contains(&"openraft=error".to_owned()));
     }
 }

@@ -41,7 +41,7 @@ async fn every_node_serves_and_kill_9_of_any_loses_nothing() {
     let slowest = load.slowest.load(Ordering::SeqCst);
     let count = load.end(&cluster, 2).await;
     assert!(count > 200, "only {count} instances were started");
-    assert!(slowest < 20_000, "the slowest start took {slowest} ms");
+    assert!(slowest < 8_000, "the slowest start took {slowest} ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +79,7 @@ async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     cluster.kill9(2);
     cluster.kill9(3);
     tokio::time::sleep(Duration::from_secs(4)).await;
-    for n in 0..8 {
+    for n in 0..3 {
         let request = wire::CreateInstanceRequest {
             instance_id: format!("never-{n}"),
             name: "Greet".into(),
@@ -94,9 +94,10 @@ async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     }
     cluster.restart(2).await;
     let load = Load::begin(&cluster, &[1, 2]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Partitions that were led elsewhere elect first.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(load.end(&cluster, 1).await > 10);
-    for n in 0..8 {
+    for n in 0..3 {
         let request = wire::GetInstanceRequest {
             instance_id: format!("never-{n}"),
             get_inputs_and_outputs: false,

@@ -9,7 +9,7 @@ use crate::machine::{Changes, Rows};
 /// A command of the cluster.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Change {
-    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6")]
     pub(crate) what: Option<What>,
 }
 
@@ -31,7 +31,14 @@ pub(crate) enum What {
     /// A node is given another state.
     #[prost(message, tag = "5")]
     SetState(SetState),
+    /// All replicas note the hash of their state. The only command for partitions.
+    #[prost(message, tag = "6")]
+    HashPoint(HashPoint),
 }
+
+/// Asks for the hash of the state.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct HashPoint {}
 
 /// The first settings and nodes.
 #[derive(Clone, PartialEq, Message)]
@@ -68,6 +75,12 @@ impl Change {
     }
 }
 
+/// Whether a command asks for the hash of the state.
+pub(crate) fn is_hash_point(command: &Bytes) -> bool {
+    let change = Change::decode(command.clone()).ok().and_then(|change| change.what);
+    matches!(change, Some(What::HashPoint(_)))
+}
+
 /// Applies an encoded command; returns changed rows and the encoded answer.
 pub(crate) fn apply(rows: &dyn Rows, command: &Bytes) -> (Changes, Bytes) {
     let change = Change::decode(command.clone()).ok().and_then(|change| change.what);
@@ -88,6 +101,7 @@ pub(crate) fn apply(rows: &dyn Rows, command: &Bytes) -> (Changes, Bytes) {
 
 fn decide(now: &Metadata, what: What, changes: &mut Changes) -> Result<u64, String> {
     match what {
+        What::HashPoint(_) => Ok(0),
         What::Found(found) => {
             let Some(settings) = found.settings.filter(|_| now.settings.is_none()) else {
                 return Ok(0);

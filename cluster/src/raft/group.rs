@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,9 +30,9 @@ use crate::error::Error;
 use crate::machine::{GroupId, Machine};
 use crate::metrics;
 use crate::peers::{Call, SnapshotBody, Transport};
-use crate::store::flusher::Flusher;
+use crate::store::flusher::{Flusher, Job};
 use crate::store::rows::StateRows;
-use crate::store::{Engine, FaultHook};
+use crate::store::{Engine, FaultHook, Space, keys};
 
 /// Pause before asking again when a fresh leader has no quorum lease yet.
 const LEASE_PAUSE: Duration = Duration::from_millis(2);
@@ -77,12 +78,20 @@ pub(crate) struct Group<M: Machine> {
     watcher: JoinHandle<()>,
     snapshots: Arc<Snapshots>,
     facts: Arc<Facts>,
+    flusher: Arc<Flusher>,
+    quarantined: AtomicBool,
 }
 
 impl<M: Machine> Group<M> {
     /// Opens and runs the group. A group whose only voter is this node is led by it at once.
     pub(crate) async fn start(setup: Setup<M>) -> io::Result<Self> {
         let id = setup.id;
+        if let Some(mark) = setup.engine.get(Space::Log, &keys::pointer(keys::QUARANTINE, id.0))? {
+            let text = String::from_utf8_lossy(&mark).into_owned();
+            return Err(io::Error::other(format!(
+                "{text}: remove this node from the cluster and let it join again with an empty data folder"
+            )));
+        }
         let log = LogStore::open(id.0, setup.engine, Arc::clone(&setup.flusher), setup.tail_limit)?;
         let snapshots = Arc::clone(&setup.snapshots);
         let facts = Arc::<Facts>::default();
@@ -99,7 +108,8 @@ impl<M: Machine> Group<M> {
 
         let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
         let watcher = tokio::spawn(watch_leadership(id, raft.clone(), sender));
-        let group = Self { id, raft, leadership, watcher, snapshots, facts };
+        let (flusher, quarantined) = (setup.flusher, AtomicBool::new(false));
+        let group = Self { id, raft, leadership, watcher, snapshots, facts, flusher, quarantined };
         if !setup.joins {
             group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
         }
@@ -184,6 +194,30 @@ impl<M: Machine> Group<M> {
     pub(crate) async fn read_point(&self) -> Result<u64, Error> {
         self.ensure_readable().await?;
         Ok(self.progress().applied_index.unwrap_or(0))
+    }
+
+    /// Ends the group on this node for good: its state differs from that of most others. Nothing that it says
+    /// counts any more, after a restart neither.
+    pub(crate) async fn quarantine(&self, text: &str) -> io::Result<()> {
+        if self.quarantined.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        tracing::error!(partition = self.id.0, "QUARANTINED: {text}");
+        metrics::quarantined(self.id.0).set(1.0);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.flusher.submit(Job::Put {
+            key: keys::pointer(keys::QUARANTINE, self.id.0),
+            value: Some(text.as_bytes().to_vec()),
+            done: Box::new(move |result| drop(sender.send(result))),
+        });
+        let marked =
+            receiver.await.unwrap_or_else(|_| Err(io::Error::other("the flusher is gone")));
+        self.stop().await;
+        marked
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Acquire)
     }
 
     /// What the rest of the node wants to know at once.
@@ -284,10 +318,11 @@ fn follower((node, matched): (&u64, &Option<LogId>)) -> (u64, Option<u64>) {
 fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
     Config {
         cluster_name: format!("group-{id}"),
-        // The replication timeout equals the heartbeat interval, so one slow sync must fit into it.
-        heartbeat_interval: 500,
-        election_timeout_min: 1500,
-        election_timeout_max: 3000,
+        // A follower waits for the longest election timeout (the leader's lease), then for one of its own: so a
+        // lost leader is replaced after 1.4 to 1.8 s.
+        heartbeat_interval: 250,
+        election_timeout_min: 500,
+        election_timeout_max: 900,
         install_snapshot_timeout: 600_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
         max_in_snapshot_log_to_keep: keep_entries,

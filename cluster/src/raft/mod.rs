@@ -5,6 +5,7 @@
 //! - [`log`]: openraft's log storage over a [`GroupLog`](crate::store::log::GroupLog);
 //! - [`state`]: openraft's state machine over [`StateRows`](crate::store::rows::StateRows) and a machine;
 //! - [`origins`]: which commands were applied already, by where they came from;
+//! - [`chain`]: a hash over all changes, to compare replicas by;
 //! - [`snapshots`]: compaction points, snapshot files and their install;
 //! - [`network`]: openraft's network over a [`Transport`](crate::peers::Transport);
 //! - [`members`]: changes of who holds a group, one safe step at a time;
@@ -12,6 +13,7 @@
 //!
 //! openraft is pinned to one alpha version on purpose; DESIGN.md lists the pitfalls that shaped the code.
 
+pub(crate) mod chain;
 pub(crate) mod codec;
 pub(crate) mod group;
 pub(crate) mod log;

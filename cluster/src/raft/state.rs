@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::chain::Chain;
 use super::codec::{self, Applied};
 use super::origins::Origins;
 use super::snapshots::{Builder, Snapshots};
@@ -40,6 +42,7 @@ pub(crate) struct State<M: Machine> {
     fault: FaultHook,
     applied: Applied,
     origins: Origins,
+    chain: Chain,
     facts: Arc<Facts>,
     /// A command of the cluster was applied in this chunk.
     changed: bool,
@@ -52,6 +55,8 @@ pub(crate) struct Facts {
     pub(crate) alone: AtomicBool,
     /// Told when a command of the cluster was applied.
     pub(crate) changed: Notify,
+    /// State hashes by log index, oldest first.
+    pub(crate) points: Mutex<Vec<(u64, u64)>>,
 }
 
 type Item = (Entry, Option<ApplyResponder<Types>>);
@@ -71,8 +76,9 @@ impl<M: Machine> State<M> {
             Some(bytes) => codec::decode("applied record", &bytes)?,
             None => Applied::default(),
         };
-        let origins = Origins::load(&rows)?;
+        let (origins, chain) = (Origins::load(&rows)?, Chain::load(&rows)?);
         let state = Self {
+            chain,
             group,
             machine,
             rows,
@@ -102,13 +108,16 @@ impl<M: Machine> State<M> {
                 let replies = self.apply_entry(entry, &mut overlay, &mut effects)?;
                 answers.extend(responder.map(|responder| (responder, replies)));
             }
-            Ok::<_, io::Error>(overlay.into_changes())
+            let mut changes = overlay.into_changes();
+            self.chain.store(&mut changes);
+            Ok::<_, io::Error>(changes)
         })?;
         rows.write(changes, codec::encode(&self.applied)?)?;
         for (responder, replies) in answers {
             responder.send(replies);
         }
         if std::mem::take(&mut self.changed) {
+            *self.facts.points.lock() = self.chain.points().iter().copied().collect();
             self.facts.changed.notify_waiters();
         }
         if !effects.is_empty() {
@@ -143,11 +152,16 @@ impl<M: Machine> State<M> {
                     }
                     let reply = if batch.system {
                         let (changes, reply) = meta::change::apply(&*overlay, command);
+                        self.chain.add(&changes);
                         overlay.extend(changes);
+                        if meta::change::is_hash_point(command) {
+                            self.chain.point(entry.log_id.index());
+                        }
                         self.changed = true;
                         reply
                     } else {
                         let applied = self.machine.apply(&*overlay, stamp, command);
+                        self.chain.add(&applied.changes);
                         overlay.extend(applied.changes);
                         effects.extend(applied.effects);
                         applied.reply
@@ -160,6 +174,7 @@ impl<M: Machine> State<M> {
                 if !batch.origins.is_empty() {
                     let mut changes = Changes::new();
                     self.origins.finish(entry.log_id.index(), self.applied.time, &mut changes);
+                    self.chain.add(&changes);
                     overlay.extend(changes);
                 }
             }
@@ -222,6 +237,8 @@ impl<M: Machine> RaftStateMachine<Types> for State<M> {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Body) -> io::Result<()> {
         self.applied = self.snapshots.install(&self.rows, meta, snapshot).await?;
         self.origins = Origins::load(&self.rows)?;
+        self.chain = Chain::load(&self.rows)?;
+        self.facts.points.lock().clear();
         self.look_around();
         self.facts.changed.notify_waiters();
         Ok(())

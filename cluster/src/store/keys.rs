@@ -9,6 +9,7 @@
 //! 'P' group:u32                     last purged position
 //! 'C' group:u32                     committed position, a hint that is never synced on its own
 //! 'I' group:u32                     a snapshot install is under way: name of its file
+//! 'Q' group:u32                     the replica differs from most others and must not run: a sentence
 //! ```
 //!
 //! State space of one group:
@@ -29,6 +30,8 @@ pub(crate) const VOTE: u8 = b'V';
 pub(crate) const PURGED: u8 = b'P';
 /// Prefix of committed positions.
 pub(crate) const COMMITTED: u8 = b'C';
+/// Prefix of quarantine marks.
+pub(crate) const QUARANTINE: u8 = b'Q';
 /// Prefix of install markers.
 pub(crate) const INSTALL: u8 = b'I';
 

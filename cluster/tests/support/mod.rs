@@ -10,7 +10,7 @@ pub(crate) mod net;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ use durahub_cluster::{
 #[derive(Default)]
 pub(crate) struct Counters {
     pub effects: Mutex<BTreeMap<u32, Vec<String>>>,
+    /// Counts wrong, as a broken machine would.
+    pub broken: AtomicBool,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -40,7 +42,8 @@ impl Machine for Counters {
             ["add", key, n, ..] => {
                 let old: u64 =
                     rows.get(key.as_bytes()).map_or(0, |value| text(&value).parse().unwrap());
-                let new = (old + n.parse::<u64>().unwrap()).to_string();
+                let wrong = u64::from(self.broken.load(Ordering::SeqCst));
+                let new = (old + n.parse::<u64>().unwrap() + wrong).to_string();
                 changes.insert(key.as_bytes().to_vec(), Some(Bytes::from(new.clone())));
                 new
             }

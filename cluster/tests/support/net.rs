@@ -58,6 +58,7 @@ impl Way {
 
 pub(crate) struct Running {
     pub(crate) node: Node<Counters>,
+    pub(crate) machine: Arc<Counters>,
     server: PeerServer,
 }
 
@@ -166,10 +167,11 @@ impl Net {
         config.options.transport = Arc::new(transport);
         (self.change)(&mut config);
         adjust(&mut config);
-        let node = Node::start(config, Arc::new(Counters::default())).await?;
+        let machine = Arc::new(Counters::default());
+        let node = Node::start(config, Arc::clone(&machine)).await?;
         assert_eq!(node.identity().node, id);
         let server = PeerServer::start(listener, Arc::new(Plain), node.service(), node.admin());
-        self.nodes.insert(id, Running { node, server });
+        self.nodes.insert(id, Running { node, machine, server });
         Ok(())
     }
 
