@@ -137,6 +137,14 @@ fn values_out_of_range_are_refused() {
         ("log_level", ["--log-level", "loud"]),
         ("log_format", ["--log-format", "xml"]),
         ("advertise_peer", ["--advertise-peer", "node"]),
+        ("initial_cluster", ["--initial-cluster", "1=a"]),
+        ("initial_cluster", ["--initial-cluster", "1=a:1,1=b:1"]),
+        ("initial_cluster", ["--initial-cluster", "1=a:1,2=a:1"]),
+        // The list needs this node's own id.
+        ("initial_cluster", ["--initial-cluster", "1=a:1,2=b:1"]),
+        ("join", ["--join", "a"]),
+        ("zone", ["--zone", "a b"]),
+        ("replication_factor", ["--replication-factor", "2"]),
         ("limits.max_message_bytes", ["--max-message-bytes", "1KiB"]),
         ("limits.max_instance_id_length", ["--max-instance-id-length", "0"]),
         ("limits.orchestrator_lease", ["--orchestrator-lease", "0s"]),
@@ -177,7 +185,9 @@ fn what_is_printed_is_read_back_to_the_same() {
         "--advertise-peer=[::1]:9",
         "--ephemeral",
     ];
-    for flags in [&[][..], &flags] {
+    let cluster = ["--node-id=2", "--initial-cluster=1=a:1, 2=[::1]:2", "--zone=eu-1/a"];
+    let joining = ["--join=a:1,b:2", "--replication-factor=5"];
+    for flags in [&[][..], &flags, &cluster, &joining] {
         let config = load(&Case { flags, ..Case::default() }).unwrap();
         assert_eq!(
             load(&Case { file: Some(&config.to_toml()), ..Case::default() }).unwrap(),
