@@ -161,6 +161,11 @@ impl Mesh {
         let raise = Command::RaiseEvent(command::RaiseEvent { hub: HUB, request });
         self.apply(home(&instance), raise).expect("is accepted");
         self.rewind(&instance);
+        // A child that is rewound by hand ends a second time, and must not answer a second time.
+        if !self.children.is_empty() {
+            let child = self.random.pick(&self.children).clone();
+            self.rewind(&child);
+        }
     }
 
     fn rewind(&mut self, instance: &str) -> bool {
@@ -168,7 +173,7 @@ impl Mesh {
         let rewind = Command::Rewind(command::Rewind { hub: HUB, request });
         let done = match self.apply(home(instance), rewind) {
             Ok(_) => true,
-            Err(Reject::NotFailed { .. }) => false,
+            Err(Reject::NotFailed { .. } | Reject::NotFound { .. }) => false,
             other => panic!("{other:?}"),
         };
         self.seen.rewinds += u64::from(done);
