@@ -135,7 +135,7 @@ impl Round {
 
     /// Forgets what was delivered, unless that is under way already.
     fn truncate(&mut self) {
-        let (places, pause) = self.lanes.to_truncate(TRUNCATE);
+        let (places, pause) = self.lanes.take_delivered(TRUNCATE);
         if places.is_empty() {
             return;
         }
