@@ -23,11 +23,11 @@ use crate::error::StartError;
 use crate::folder::{FORMAT, Folder, Identity};
 use crate::machine::{GroupId, Machine};
 use crate::membership::{self, Place};
-use crate::meta::Metadata;
+use crate::meta::{self, Metadata};
 use crate::metrics;
 use crate::operate;
 use crate::partition::Partition;
-use crate::peers::{PeerService, Transport};
+use crate::peers::{Judge, PeerService, Transport};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
 use crate::routing::Route;
@@ -51,7 +51,9 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) groups: Vec<Partition<M>>,
     pub(crate) transport: Arc<dyn Transport>,
     /// The metadata as last seen here.
-    pub(crate) metadata: RwLock<Arc<Metadata>>,
+    pub(crate) metadata: Arc<RwLock<Arc<Metadata>>>,
+    /// Says whether a greeting comes from the node that the cluster knows under that id.
+    pub(crate) judge: Judge,
     pub(crate) address: String,
     pub(crate) zone: String,
     pub(crate) replication_factor: u32,
@@ -103,7 +105,9 @@ impl<M: Machine> Node<M> {
             incarnation: identity.incarnation,
             partitions: identity.partitions,
         };
-        config.options.transport.introduce(hello.clone());
+        let metadata = Arc::<RwLock<Arc<Metadata>>>::default();
+        let judge = meta::judge(Arc::clone(&metadata));
+        config.options.transport.introduce(hello.clone(), Arc::clone(&judge));
         if let Some(book) = config.options.transport.addresses() {
             book.extend(members);
         }
@@ -181,7 +185,8 @@ impl<M: Machine> Node<M> {
             hello,
             groups,
             transport: options.transport,
-            metadata: RwLock::default(),
+            metadata,
+            judge,
             address: options.peer_address,
             zone: options.zone,
             replication_factor: options.replication_factor,

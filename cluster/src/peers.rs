@@ -116,11 +116,15 @@ impl PeerError {
     }
 }
 
+/// Says whether a greeting comes from the node that the cluster knows under that id.
+pub type Judge = Arc<dyn Fn(&Hello) -> Result<(), String> + Send + Sync>;
+
 /// Carries calls to peers. Clones of the `Arc` are shared by all groups of a node.
 pub trait Transport: Send + Sync + 'static {
-    /// Tells the transport who its node is, before the first call.
-    fn introduce(&self, hello: Hello) {
-        let _ = hello;
+    /// Tells the transport who its node is, and who says whether an answering peer is the right one, before the
+    /// first call.
+    fn introduce(&self, hello: Hello, judge: Judge) {
+        let _ = (hello, judge);
     }
 
     /// False when there is nobody to talk to, now and ever.

@@ -108,8 +108,16 @@ struct Search {
     until: Instant,
     /// The leader that was named last, until it was asked.
     hint: Option<u64>,
+    /// The leader that this node knows of, when it was the last to be asked.
+    asked: Option<u64>,
     /// Asked in turn while nobody is known to lead.
     turn: usize,
+}
+
+impl Search {
+    fn begin() -> Self {
+        Self { until: Instant::now() + SEARCH_TIME, hint: None, asked: None, turn: 0 }
+    }
 }
 
 impl<M: Machine> Partition<M> {
@@ -122,7 +130,7 @@ impl<M: Machine> Partition<M> {
     ) -> Result<Bytes, Error> {
         let ticket = route.ticket();
         let patience = Instant::now() + self.timeout();
-        let mut search = Search { until: Instant::now() + SEARCH_TIME, hint: None, turn: 0 };
+        let mut search = Search::begin();
         let mut unknown = None;
         loop {
             let attempt = match self.next_leader(route, &mut search) {
@@ -183,7 +191,7 @@ impl<M: Machine> Partition<M> {
 
     /// Makes sure that the rows here hold everything that was committed before the call.
     pub(crate) async fn catch_up_routed(&self, route: &Route) -> Result<(), Error> {
-        let mut search = Search { until: Instant::now() + SEARCH_TIME, hint: None, turn: 0 };
+        let mut search = Search::begin();
         loop {
             let attempt = match self.next_leader(route, &mut search) {
                 Some(node) if node == route.node => {
@@ -232,9 +240,15 @@ impl<M: Machine> Partition<M> {
             Leadership::Leader { .. } => Some(route.node),
             Leadership::Follower { leader } => leader.filter(|leader| *leader != route.node),
         };
-        if let Some(node) = search.hint.take().or(known) {
+        if let Some(node) = search.hint.take() {
             return Some(node);
         }
+        // What this node knows may be old: after a vain try somebody else is asked before it is tried again.
+        if let Some(node) = known.filter(|node| search.asked != Some(*node)) {
+            search.asked = known;
+            return Some(node);
+        }
+        search.asked = None;
         let mut members = self.group().progress().voters;
         members.extend(route.transport.addresses().iter().flat_map(|book| book.nodes()));
         members.retain(|member| *member != route.node);

@@ -12,7 +12,7 @@ use prost::Message;
 
 use crate::error::Error;
 use crate::machine::{GroupId, Machine};
-use crate::meta::change::{What, same_folder};
+use crate::meta::change::What;
 use crate::meta::{Metadata, NodeRecord, State};
 use crate::node::Inner;
 use crate::partition::Partition;
@@ -59,10 +59,7 @@ impl<M: Machine> PeerService for Inner<M> {
                 mine.partitions, hello.partitions
             ));
         }
-        if let Some(known) = self.metadata().nodes.get(&hello.node) {
-            let arrived = NodeRecord { incarnation: hello.incarnation, ..NodeRecord::default() };
-            same_folder(known, &arrived).map_err(Rejection::Expelled)?;
-        }
+        (self.judge)(hello).map_err(Rejection::Expelled)?;
         Ok(Hello { to: hello.node, ..mine.clone() })
     }
 

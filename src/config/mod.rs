@@ -201,6 +201,11 @@ impl Config {
             let (key, origin) = (key.to_owned(), "taken together".to_owned());
             problems.push(Problem { key, value, origin, remedy: remedy.to_owned() });
         };
+        let nowhere = self.peer_addr.ip().is_unspecified() && self.advertise_peer.is_none();
+        if !self.join.is_empty() && nowhere {
+            let remedy = "set to the HOST:PORT under which the other nodes reach this one";
+            problem("advertise_peer", "\"\"".into(), remedy);
+        }
         if !self.initial_cluster.is_empty() {
             let own = self.node_id.is_some_and(|id| self.initial_cluster.contains_key(&id));
             let ids = || format!("{:?}", self.initial_cluster.keys().collect::<Vec<_>>());

@@ -11,11 +11,15 @@ pub(crate) mod change;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use durahub_proto::peer::Hello;
+use parking_lot::{Mutex, RwLock};
 use prost::Message;
 
 use crate::machine::Rows;
+use crate::peers::Judge;
 
 /// First byte of this room's rows.
 pub(crate) const RESERVED: u8 = 0xff;
@@ -99,6 +103,47 @@ impl Metadata {
     }
 }
 
+/// Judges greetings by the metadata, and, before a node stands there, by who was the first to use its id: a node
+/// that lost its folder must not go on under its old id.
+pub(crate) fn judge(metadata: Arc<RwLock<Arc<Metadata>>>) -> Judge {
+    let seen = Mutex::new(BTreeMap::<u64, u64>::new());
+    Arc::new(move |hello: &Hello| {
+        let arrived = NodeRecord { incarnation: hello.incarnation, ..NodeRecord::default() };
+        let metadata = metadata.read().clone();
+        let decided =
+            |known: &&NodeRecord| known.incarnation != 0 || known.state() == State::Removed;
+        match metadata.nodes.get(&hello.node).filter(decided) {
+            Some(known) => change::same_folder(known, &arrived),
+            None => {
+                let first = *seen.lock().entry(hello.node).or_insert(hello.incarnation);
+                let known =
+                    NodeRecord { node: hello.node, incarnation: first, ..NodeRecord::default() };
+                change::same_folder(&known, &arrived)
+            }
+        }
+    })
+}
+
 fn decode<T: Message + Default>(bytes: Bytes) -> Option<T> {
     T::decode(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_folder_of_an_id_wins_until_the_metadata_knows_better() {
+        let metadata = Arc::<RwLock<Arc<Metadata>>>::default();
+        let judge = judge(Arc::clone(&metadata));
+        let hello = |node, incarnation| Hello { node, incarnation, ..Hello::default() };
+        judge(&hello(2, 7)).unwrap();
+        judge(&hello(2, 7)).unwrap();
+        assert!(judge(&hello(2, 8)).unwrap_err().contains("another data folder"));
+        let known = NodeRecord { node: 2, incarnation: 8, ..NodeRecord::default() };
+        let nodes = BTreeMap::from([(2, known)]);
+        *metadata.write() = Arc::new(Metadata { settings: None, nodes });
+        judge(&hello(2, 8)).unwrap();
+        judge(&hello(2, 7)).unwrap_err();
+    }
 }

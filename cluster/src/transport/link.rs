@@ -135,7 +135,7 @@ impl Link {
         &self,
         address: &str,
     ) -> Result<(Arc<Session>, Streaming<Frame>, Inbox), PeerError> {
-        let Some(mine) = self.shared.hello.get() else {
+        let Some((mine, judge)) = self.shared.hello.get() else {
             return Err(self.unreachable("this node has no identity yet"));
         };
         let channel = connect(&self.shared.secure, self.peer, address).await?;
@@ -164,6 +164,7 @@ impl Link {
             let found = format!("at {address} answers node {} of another cluster", theirs.node);
             return Err(self.unreachable(&found));
         }
+        judge(&theirs).map_err(|reason| self.unreachable(&reason))?;
         let session = Session {
             outbox,
             next_call: AtomicU64::new(1),

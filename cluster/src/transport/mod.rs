@@ -38,7 +38,7 @@ use tonic::transport::{Channel, Endpoint};
 pub use server::PeerServer;
 pub use stream::{PeerStream, Plain, Secure};
 
-use crate::peers::{Call, Peer, PeerError, SnapshotCall, Transport};
+use crate::peers::{Call, Judge, Peer, PeerError, SnapshotCall, Transport};
 use link::Link;
 
 /// Version of the protocol that this build speaks.
@@ -98,7 +98,7 @@ impl AddressBook {
 
 /// What all links of a node share.
 struct Shared {
-    hello: OnceLock<Hello>,
+    hello: OnceLock<(Hello, Judge)>,
     book: AddressBook,
     secure: Arc<dyn Secure>,
     /// Told when a peer says for good that this node does not belong to the cluster.
@@ -131,9 +131,9 @@ impl GrpcTransport {
 }
 
 impl Transport for GrpcTransport {
-    fn introduce(&self, hello: Hello) {
+    fn introduce(&self, hello: Hello, judge: Judge) {
         // A transport serves one node; a second introduction is a mistake of the caller.
-        let _ = self.shared.hello.set(hello);
+        let _ = self.shared.hello.set((hello, judge));
     }
 
     fn addresses(&self) -> Option<AddressBook> {

@@ -30,7 +30,7 @@ pub(super) async fn send(
     call: SnapshotCall,
     timeout: Duration,
 ) -> Result<Bytes, PeerError> {
-    let Some(mine) = shared.hello.get() else {
+    let Some((mine, _)) = shared.hello.get() else {
         let reason = "this node has no identity yet".into();
         return Err(PeerError::Unreachable { peer: to.id, reason });
     };
