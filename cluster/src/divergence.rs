@@ -64,10 +64,11 @@ impl<M: Machine> Inner<M> {
                 tokio::time::sleep(every / self.groups.len() as u32).await;
                 let now = partition.progress();
                 let members = now.voters.len() + now.learners.len();
-                if now.leader == Some(self.node_id) && members > 1 {
-                    if let Err(error) = self.compare(partition).await {
-                        tracing::debug!(partition = %partition.id(), %error, "states not compared");
-                    }
+                if now.leader == Some(self.node_id)
+                    && members > 1
+                    && let Err(error) = self.compare(partition).await
+                {
+                    tracing::debug!(partition = %partition.id(), %error, "states not compared");
                 }
             }
         }

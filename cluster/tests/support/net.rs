@@ -189,7 +189,7 @@ impl Net {
             let nodes = status.nodes.len() as u32;
             let leads = status.nodes.iter().map(|node| node.leads);
             let groups = status.groups.len() as u32;
-            let even = leads.clone().all(|leads| leads * nodes <= groups + nodes - 1)
+            let even = leads.clone().all(|leads| leads * nodes < groups + nodes)
                 && leads.sum::<u32>() == groups;
             let voters = (nodes as usize).min(3);
             let whole = status.groups.iter().all(|group| {
