@@ -40,6 +40,8 @@ pub mod time;
 mod view;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod scripts;
 
 pub use apply::{Applied, apply};
