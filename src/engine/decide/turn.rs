@@ -4,6 +4,7 @@
 //! `orchestratorStarted`, the inbox events it consumed, one event per action, and the outcome.
 
 use bytes::Bytes;
+use durahub_proto::Text;
 use durahub_proto::wire::history_event::EventType;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::{self, OrchestrationStatus};
@@ -50,6 +51,24 @@ pub(crate) fn fail_turn(plan: &mut Plan<'_>, command: FailTurn) -> Answer {
     let turn = Turn::begin(plan, &command.turn, None)?;
     turn.fail(plan, command.reason);
     Ok(Reply::Done)
+}
+
+/// Ends an instance that never ran: `executionStarted`, what ended it, and nothing else that waited (R2.48a).
+pub(crate) fn end_unstarted(
+    plan: &mut Plan<'_>,
+    at: Address,
+    mut record: InstanceRecord,
+    terminated: Bytes,
+    output: Option<Text>,
+) {
+    let now = plan.stamp.now.max(record.clock + 1);
+    let mut appended = vec![orchestrator_started(now)];
+    appended.extend(read::inbox(plan.view, &at).into_iter().map(|(_, event)| event).take(1));
+    appended.push(terminated);
+    (record.clock, record.updated, record.start_timer) = (now, now, None);
+    let status = OrchestrationStatus::Terminated;
+    let completed = execution_completed(NO_ID, now, status, output, None);
+    Turn { at, record, appended, armed: Vec::new(), now }.end(plan, status, completed);
 }
 
 /// A turn while it is being committed.
