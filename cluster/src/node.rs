@@ -240,7 +240,6 @@ async fn open_engine(config: &NodeConfig, folder: Option<&Folder>) -> io::Result
 async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>) {
     let lags: Vec<_> = groups.iter().map(|group| metrics::apply_lag(group.id().0)).collect();
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
         for (group, lag) in groups.iter().zip(&lags) {
             let progress = group.progress();
             lag.set(
@@ -252,5 +251,6 @@ async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>)
         if let Ok(bytes) = tokio::task::spawn_blocking(move || engine.size_on_disk()).await {
             metrics::SIZE_ON_DISK.set(bytes as f64);
         }
+        tokio::time::sleep(Duration::from_secs(10)).await;
     }
 }

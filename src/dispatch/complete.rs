@@ -7,7 +7,8 @@ use durahub_cluster::Error;
 use durahub_proto::wire;
 
 use super::Dispatcher;
-use super::hub::{Claim, End, LeaseId};
+use super::hub::{Claim, End, Key, LeaseId};
+use super::meter::Returned;
 use super::token::{ActivityWork, Token, Work};
 use crate::engine::command::{CompleteActivity, CompleteTurn};
 use crate::engine::{Answer, Command, Reject, decode_answer};
@@ -56,7 +57,7 @@ impl Dispatcher {
             self.with_hub(hub, |hub| hub.finish(&key, lease, end, now));
             self.pump(hub);
         }
-        self.report(hub, key.instance(), "turn", answer)
+        self.report(hub, &key, answer)
     }
 
     /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
@@ -88,7 +89,7 @@ impl Dispatcher {
             self.with_hub(hub, |hub| hub.finish(&key, lease, end, now));
             self.pump(hub);
         }
-        self.report(hub, key.instance(), "activity", answer)
+        self.report(hub, &key, answer)
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
@@ -98,6 +99,7 @@ impl Dispatcher {
             return;
         };
         tracing::debug!(hub, instance = work.instance(), "work item abandoned");
+        self.0.meters.of(hub).returned(work.key().kind(), Returned::Abandoned);
         let now = self.0.clock.now();
         self.with_hub(hub, |hub| hub.finish(&work.key(), lease, End::Abandoned, now));
         self.pump(hub);
@@ -126,6 +128,7 @@ impl Dispatcher {
             Claim::Unleased if !of_this_run => false,
             _ => {
                 tracing::debug!(hub, instance = work.instance(), "completion is stale");
+                self.0.meters.of(hub).answered(work.key().kind(), false);
                 return None;
             }
         };
@@ -137,18 +140,12 @@ impl Dispatcher {
         Ok(decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand)))
     }
 
-    fn report(
-        &self,
-        hub: u32,
-        instance: &str,
-        what: &str,
-        answer: Result<Answer, Error>,
-    ) -> Result<(), Error> {
-        match answer? {
-            Ok(_) => {}
-            Err(reject) => {
-                tracing::debug!(hub, instance, %reject, "{what} completion changed nothing")
-            }
+    fn report(&self, hub: u32, key: &Key, answer: Result<Answer, Error>) -> Result<(), Error> {
+        let answer = answer?;
+        self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
+        if let Err(reject) = answer {
+            let (kind, instance) = (key.kind(), key.instance());
+            tracing::debug!(hub, instance, ?kind, %reject, "completion changed nothing");
         }
         Ok(())
     }

@@ -77,6 +77,8 @@ pub(crate) struct Assignment {
     pub(crate) key: Key,
     pub(crate) stream: StreamId,
     pub(crate) lease: LeaseId,
+    /// Since when the item was ready, in nanoseconds since the Unix epoch.
+    pub(crate) since: i64,
 }
 
 /// What a completion may do.
@@ -104,6 +106,8 @@ pub(crate) enum End {
 struct Ready {
     class: Class,
     age: Age,
+    /// When it became ready.
+    since: i64,
     abandoned: u32,
 }
 
@@ -166,8 +170,8 @@ impl Hub {
         }
     }
 
-    /// An item may want work. Repeating it does no harm.
-    pub(crate) fn ready(&mut self, key: Key, mut class: Class) {
+    /// An item may want work, since that time. Repeating it does no harm.
+    pub(crate) fn ready(&mut self, key: Key, mut class: Class, since: i64) {
         match self.slots.get_mut(&key) {
             Some(Slot::Leased(lease)) => lease.again = true,
             Some(Slot::Ready(_) | Slot::Delayed { .. }) => {}
@@ -177,7 +181,7 @@ impl Hub {
                 }
                 let age = self.next_age;
                 self.next_age += 1;
-                self.enqueue(key, Ready { class, age, abandoned: 0 });
+                self.enqueue(key, Ready { class, age, since, abandoned: 0 });
             }
         }
     }
@@ -235,15 +239,16 @@ impl Hub {
                 };
                 stream.leases[kind as usize].insert(key.clone());
                 stream.unsent += 1;
-                self.lease(key.clone(), id, lease, now);
-                return Some(Assignment { key, stream: id, lease });
+                let since = self.lease(key.clone(), id, lease, now)?;
+                return Some(Assignment { key, stream: id, lease, since });
             }
         }
         None
     }
 
-    fn lease(&mut self, key: Key, stream: StreamId, id: LeaseId, now: i64) {
-        let Some(Slot::Ready(item)) = self.slots.remove(&key) else { return };
+    fn lease(&mut self, key: Key, stream: StreamId, id: LeaseId, now: i64) -> Option<i64> {
+        let Some(Slot::Ready(item)) = self.slots.remove(&key) else { return None };
+        let since = item.since;
         let time = match key.kind() {
             Kind::Activity => self.times.activity,
             Kind::Turn | Kind::Entity => Some(self.times.turn),
@@ -255,6 +260,7 @@ impl Hub {
         let lease =
             Lease { id, stream, item, work: None, again: false, completing: false, expires };
         self.slots.insert(key, Slot::Leased(lease));
+        Some(since)
     }
 
     /// What was assembled for a lease, and how large it is.
@@ -327,11 +333,14 @@ impl Hub {
             End::Done if !lease.again => {}
             End::Done => {
                 // New work, not the old one again: it queues up behind what has waited longer.
-                (item.age, item.abandoned) = (self.next_age, 0);
+                (item.age, item.since, item.abandoned) = (self.next_age, now, 0);
                 self.next_age += 1;
                 self.enqueue(key.clone(), item);
             }
-            End::Again => self.enqueue(key.clone(), item),
+            End::Again => {
+                item.since = now;
+                self.enqueue(key.clone(), item);
+            }
             End::Abandoned => {
                 let doubled = ABANDON_DELAY_FIRST.saturating_mul(1 << item.abandoned.min(16));
                 let until = now.saturating_add(nanos(doubled.min(ABANDON_DELAY_MAX)));
@@ -362,7 +371,8 @@ impl Hub {
                     expired.push(key);
                 }
                 Some(Slot::Delayed { .. }) => {
-                    if let Some(Slot::Delayed { item, .. }) = self.slots.remove(&key) {
+                    if let Some(Slot::Delayed { mut item, .. }) = self.slots.remove(&key) {
+                        item.since = now;
                         self.enqueue(key, item);
                     }
                 }
@@ -407,6 +417,14 @@ impl Hub {
         let of_kind = || self.slots.iter().filter(|(key, _)| key.kind() == kind);
         let leased = of_kind().filter(|(_, slot)| matches!(slot, Slot::Leased(_))).count();
         (of_kind().count() - leased, leased)
+    }
+
+    /// Since when the oldest item that waits for a worker has done so.
+    pub(crate) fn oldest(&self, kind: Kind) -> Option<i64> {
+        match self.slots.get(self.queues[kind as usize].oldest()?)? {
+            Slot::Ready(item) => Some(item.since),
+            _ => None,
+        }
     }
 
     /// How many worker streams are open.

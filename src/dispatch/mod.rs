@@ -18,6 +18,7 @@ mod feed;
 mod filter;
 mod hub;
 mod leader;
+mod meter;
 mod queue;
 mod token;
 mod waiters;
@@ -36,6 +37,7 @@ use tokio::sync::{Notify, mpsc};
 use self::assemble::Assembled;
 use self::feed::Parcel;
 use self::hub::{Assignment, End, Hub, Key, StreamId};
+use self::meter::Meters;
 use self::token::Token;
 use self::waiters::Waiters;
 use crate::clock::Clock;
@@ -71,6 +73,7 @@ struct Shared {
     hubs: Mutex<HashMap<u32, Hub>>,
     feeds: Mutex<HashMap<StreamId, mpsc::UnboundedSender<Parcel>>>,
     waiters: Waiters,
+    meters: Meters,
     next_id: AtomicU64,
     /// Nothing is handed out any more.
     paused: AtomicBool,
@@ -90,6 +93,7 @@ impl Dispatcher {
             hubs: Mutex::default(),
             feeds: Mutex::default(),
             waiters: Waiters::default(),
+            meters: Meters::default(),
             next_id: AtomicU64::new(1),
             paused: AtomicBool::new(false),
             deadline: Notify::new(),
@@ -119,6 +123,8 @@ impl Dispatcher {
             turns: hub.counts(hub::Kind::Turn),
             activities: hub.counts(hub::Kind::Activity),
             streams: hub.stream_count(),
+            oldest_turn: hub.oldest(hub::Kind::Turn),
+            oldest_activity: hub.oldest(hub::Kind::Activity),
         });
         load.collect()
     }
@@ -168,9 +174,18 @@ impl Dispatcher {
                 self.0.waiters.changed(&at, status);
                 return None;
             }
+            Effect::InstanceStarted { hub } => {
+                self.0.meters.of(hub).started();
+                return None;
+            }
+            Effect::InstanceEnded { hub, status, nanos } => {
+                self.0.meters.of(hub).ended(status, nanos);
+                return None;
+            }
             Effect::TimerSet { .. } => return None,
         };
-        self.with_hub(hub, |hub| hub.ready(key, class));
+        let since = self.0.clock.now();
+        self.with_hub(hub, |hub| hub.ready(key, class, since));
         Some(hub)
     }
 
@@ -186,7 +201,7 @@ impl Dispatcher {
     }
 
     fn deliver(&self, hub: u32, assignment: Assignment) {
-        let Assignment { key, stream, lease } = assignment;
+        let Assignment { key, stream, lease, since } = assignment;
         let partition = self.partition_of(hub, key.instance());
         let limit = self.0.settings.item_bytes;
         let now = self.0.clock.now();
@@ -196,6 +211,7 @@ impl Dispatcher {
                 self.with_hub(hub, |hub| hub.assembled(&key, lease, work.clone(), bytes));
                 let token = Token { run: self.0.run, lease, work: Some(work) };
                 item.completion_token = token.to_text();
+                self.0.meters.of(hub).sent(key.kind(), now - since);
                 let parcel = Parcel { key, lease, item, bytes };
                 let feed = self.0.feeds.lock().get(&stream).cloned();
                 // A stream that has gone gives its leases back when it is closed.
@@ -245,4 +261,8 @@ pub struct HubLoad {
     pub activities: (usize, usize),
     /// Open worker streams.
     pub streams: usize,
+    /// Since when the oldest turn waits, in nanoseconds since the Unix epoch.
+    pub oldest_turn: Option<i64>,
+    /// Since when the oldest activity waits.
+    pub oldest_activity: Option<i64>,
 }

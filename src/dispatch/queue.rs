@@ -60,6 +60,12 @@ impl<K> Queue<K> {
         }
     }
 
+    /// The oldest item of all.
+    pub(crate) fn oldest(&self) -> Option<&K> {
+        let lines = self.lines.values().filter_map(BTreeMap::first_key_value);
+        lines.min_by_key(|(age, _)| **age).map(|(_, item)| item)
+    }
+
     /// How many items are ready.
     pub(crate) fn len(&self) -> usize {
         self.ready

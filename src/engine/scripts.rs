@@ -29,6 +29,7 @@ struct Partition {
     log: Vec<(Stamp, Bytes)>,
     now: i64,
     taken: BTreeMap<String, TurnId>,
+    counted: Vec<Effect>,
 }
 
 #[test]
@@ -142,6 +143,9 @@ impl goldenscript::Runner for Partition {
                 .map(|effect| show_effect(effect) + "\n")
                 .collect()),
             "rows" => Ok(self.count_rows()),
+            "counts" => {
+                Ok(self.counted.drain(..).map(|effect| show_effect(&effect) + "\n").collect())
+            }
             other => Err(format!("unknown command {other}").into()),
         }
     }
@@ -177,7 +181,11 @@ impl Partition {
         for line in applied.events.iter().filter_map(show_event) {
             writeln!(out, "{line}").unwrap();
         }
-        for effect in &applied.effects {
+        // What is told for counting only would be noise in every script; `counts` shows it.
+        let (counted, effects): (Vec<_>, Vec<_>) =
+            applied.effects.into_iter().partition(is_for_counting);
+        self.counted.extend(counted);
+        for effect in &effects {
             writeln!(out, "⇒ {}", show_effect(effect)).unwrap();
         }
         let answer: Answer = decode_answer(applied.reply).expect("the answer decodes");
@@ -411,6 +419,10 @@ fn show_event(event: &Event) -> Option<String> {
     })
 }
 
+fn is_for_counting(effect: &Effect) -> bool {
+    matches!(effect, Effect::InstanceStarted { .. } | Effect::InstanceEnded { .. })
+}
+
 fn show_effect(effect: &Effect) -> String {
     match effect {
         Effect::TurnReady { at, class } => format!("turn ready: {} {}", at.instance, class.name),
@@ -420,6 +432,10 @@ fn show_effect(effect: &Effect) -> String {
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))
+        }
+        Effect::InstanceStarted { .. } => "started".to_owned(),
+        Effect::InstanceEnded { status, nanos, .. } => {
+            format!("ended: {} after {}", status_name(*status), *nanos as f64 / SECOND as f64)
         }
     }
 }

@@ -8,8 +8,10 @@
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
-//! - [`oversize`]: the code for messages that are too large.
+//! - [`oversize`]: the code for messages that are too large;
+//! - [`calls`]: how many calls, and how long they took.
 
+mod calls;
 mod client_api;
 mod oversize;
 mod sidecar;
@@ -29,6 +31,7 @@ use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
 
+pub use calls::CallsLayer;
 pub use oversize::OversizeLayer;
 
 /// The hub of clients that name none (R1.8).

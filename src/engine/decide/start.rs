@@ -9,7 +9,7 @@ use crate::engine::event::{START_ID, history};
 use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::{Address, FORMAT, InstanceRecord, Item, TimerKind, TimerRecord};
 use crate::engine::time::nanos;
-use crate::engine::{Event, read};
+use crate::engine::{Effect, Event, read};
 
 pub(crate) fn start(plan: &mut Plan<'_>, command: Start) -> Answer {
     let request = command.request;
@@ -74,6 +74,7 @@ fn create(plan: &mut Plan<'_>, at: &Address, request: wire::CreateInstanceReques
         plan.arm(item, TimerRecord { format: FORMAT, kind, due, ..Default::default() });
     }
     plan.receive(at, &record, history(START_ID, now, EventType::ExecutionStarted(started)));
+    plan.tell(Effect::InstanceStarted { hub: at.hub });
     plan.write(at, record);
 }
 
