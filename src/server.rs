@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
 use crate::engine::read;
-use crate::gateway::{self, CallsLayer, Gateway, OversizeLayer, SEND_LIMIT};
+use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
 use crate::listen::bind;
@@ -177,6 +177,7 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(CallsLayer::new())
+        .layer(DeadlineLayer)
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
         .add_service(health)

@@ -37,6 +37,10 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the orchestration to start"));
         }
+        if let Some(execution) = &request.execution_id {
+            // Every work item carries it: it has to be short (R1.23).
+            self.check_length("executionId", execution.as_str())?;
+        }
         let instance = request.instance_id.clone();
         let command = Command::Start(Start { hub, request });
         match self.propose(hub, &instance, command).await? {
