@@ -26,7 +26,10 @@ pub struct Applied {
 pub fn apply(view: &dyn View, stamp: Stamp, command: &Bytes) -> Applied {
     let mut plan = Plan::new(view, stamp);
     let answer = match Command::from_bytes(command) {
-        Some(command) => decide(&mut plan, command),
+        Some((command, limits)) => {
+            plan.limits = limits;
+            decide(&mut plan, command)
+        }
         None => Err(Reject::UnknownCommand),
     };
     let (events, effects) = match answer {

@@ -46,6 +46,17 @@ pub enum Reject {
     /// The turn was computed from a history or an inbox that is no longer the current one.
     #[error("turn is stale")]
     StaleTurn,
+    /// As many external events wait for the instance as may.
+    #[error(
+        "{limit} events wait for orchestration instance {instance}, the limit \
+         (limits.max_waiting_events); raise more once it has taken some in"
+    )]
+    InboxFull {
+        /// Its id.
+        instance: String,
+        /// The limit.
+        limit: u32,
+    },
     /// The task has been answered, or its generation is gone.
     #[error("task is not open")]
     TaskNotOpen,
@@ -72,6 +83,8 @@ struct AnswerRecord {
     instance: String,
     #[prost(uint32, tag = "3")]
     hub: u32,
+    #[prost(uint32, tag = "30")]
+    limit: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -86,6 +99,7 @@ enum Kind {
     InvalidReusePolicy = 6,
     StaleTurn = 7,
     TaskNotOpen = 8,
+    InboxFull = 30,
 }
 
 impl From<&Answer> for AnswerRecord {
@@ -101,9 +115,11 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::InvalidReusePolicy) => plain(Kind::InvalidReusePolicy),
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
+            Err(Reject::InboxFull { instance, .. }) => (Kind::InboxFull, instance.clone()),
         };
         let hub = if let Ok(Reply::Hub { id }) = answer { *id } else { 0 };
-        AnswerRecord { kind: kind.into(), instance, hub }
+        let limit = if let Err(Reject::InboxFull { limit, .. }) = answer { *limit } else { 0 };
+        AnswerRecord { kind: kind.into(), instance, hub, limit }
     }
 }
 
@@ -120,6 +136,7 @@ impl AnswerRecord {
             Kind::InvalidReusePolicy => Err(Reject::InvalidReusePolicy),
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
+            Kind::InboxFull => Err(Reject::InboxFull { instance, limit: self.limit }),
         })
     }
 }
@@ -141,6 +158,7 @@ mod tests {
             Err(Reject::InvalidReusePolicy),
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),
+            Err(Reject::InboxFull { instance: instance(), limit: 3 }),
         ] {
             assert_eq!(decode(encode(&answer)), Some(answer));
         }

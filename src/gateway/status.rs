@@ -3,6 +3,7 @@
 use durahub_cluster::Error;
 use tonic::Status;
 
+use crate::dispatch::CompleteError;
 use crate::engine::Reject;
 
 /// The status of a deterministic refusal: nothing was changed.
@@ -12,6 +13,7 @@ pub(crate) fn of_reject(reject: &Reject) -> Status {
         Reject::NotFound { .. } => Status::not_found(text),
         Reject::AlreadyExists { .. } => Status::already_exists(text),
         Reject::InvalidReusePolicy => Status::invalid_argument(text),
+        Reject::InboxFull { .. } => Status::resource_exhausted(text),
         Reject::UnknownCommand => Status::internal(text),
         // Workers are never told (R3.55); nobody else can meet these.
         Reject::StaleTurn | Reject::TaskNotOpen => Status::failed_precondition(text),
@@ -27,6 +29,15 @@ pub(crate) fn of_cluster(error: &Error) -> Status {
         // It may have been committed: a client must not repeat it blindly.
         Error::Unavailable(_) => Status::unknown(text),
         Error::TooLarge { .. } => Status::resource_exhausted(text),
+    }
+}
+
+/// The status of a completion that was not taken in.
+pub(crate) fn of_completion(error: &CompleteError) -> Status {
+    match error {
+        CompleteError::Cluster(error) => of_cluster(error),
+        // The worker sends it again, after a while (R1.10).
+        CompleteError::NoRoom => Status::unavailable(error.to_string()),
     }
 }
 

@@ -6,6 +6,7 @@
 mod actions;
 mod activity;
 mod hub;
+mod limits;
 mod plan;
 mod raise;
 mod start;

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use crate::engine::effect::Class;
+use crate::engine::event::Sort;
+use crate::engine::limits::Limits;
 use crate::engine::state::{Address, InstanceRecord, Item, Place, TimerRecord};
 use crate::engine::view::View;
 use crate::engine::{Effect, Event, Stamp, event, read};
@@ -11,6 +13,7 @@ use crate::engine::{Effect, Event, Stamp, event, read};
 pub(crate) struct Plan<'a> {
     pub(crate) view: &'a dyn View,
     pub(crate) stamp: Stamp,
+    pub(crate) limits: Limits,
     events: Vec<Event>,
     effects: Vec<Effect>,
     received: u32,
@@ -18,7 +21,8 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub(crate) fn new(view: &'a dyn View, stamp: Stamp) -> Plan<'a> {
-        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), received: 0 }
+        let (limits, events, effects) = (Limits::USUAL, Vec::new(), Vec::new());
+        Plan { view, stamp, limits, events, effects, received: 0 }
     }
 
     pub(crate) fn finish(self) -> (Vec<Event>, Vec<Effect>) {
@@ -46,6 +50,15 @@ impl<'a> Plan<'a> {
             Event::EventTaken { place, .. } => Some(*place),
             _ => None,
         })
+    }
+
+    /// How many external events this plan puts into an inbox.
+    pub(crate) fn raised(&self, to: &Address) -> u32 {
+        let raised = self.events.iter().filter(|event| {
+            matches!(event, Event::EventReceived { at, event, .. }
+                if at == to && Sort::of(event) == Sort::Raised)
+        });
+        raised.count() as u32
     }
 
     /// Puts an event at the end of an inbox.

@@ -10,6 +10,7 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::Plan;
 use super::actions::{self, Outcome};
+use super::limits;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -32,7 +33,10 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    match actions::sort(command.actions) {
+    let sorted = actions::sort(command.actions).and_then(|sorted| {
+        limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted)
+    });
+    match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
             for (id, action) in sorted.actions {
@@ -67,7 +71,7 @@ impl Turn {
     /// Checks that the turn is current, and takes its inbox events.
     fn begin(plan: &mut Plan<'_>, id: &TurnId, processed: Option<u32>) -> Result<Turn, Reject> {
         let at = id.at();
-        let record = read::head(plan.view, &at)
+        let mut record = read::head(plan.view, &at)
             .filter(|record| !record.is_terminal())
             .filter(|record| {
                 record.generation == id.generation && record.history_events == id.history_events
@@ -84,6 +88,7 @@ impl Turn {
         appended.push(orchestrator_started(id.clock));
         for (place, event) in waiting {
             plan.push(Event::EventTaken { at: at.clone(), place });
+            limits::consume(&mut record, &event);
             appended.push(event);
         }
         let now = plan.stamp.now.max(id.clock);
@@ -282,6 +287,7 @@ impl Turn {
             plan.receive(&at, &record, event);
         }
         carry_over(plan, &at, &mut record, left);
+        record.raised_events = plan.raised(&at);
         plan.write(&at, record);
     }
 }

@@ -15,5 +15,5 @@ pub(crate) use inbox::{first_waiting, first_waiting_after, inbox, inbox_through}
 pub use instance::{head, state};
 pub(crate) use items::{due, tasks, timer, timers};
 pub use items::{next_due, task};
-pub use open_work::open_work;
-pub use turn::{Turn, TurnTooLarge, turn};
+pub use open_work::{Open, open_work};
+pub use turn::{Room, Turn, TurnTooLarge, turn};

@@ -1,10 +1,12 @@
 //! The turn that a worker would be handed now (section 3.4).
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use durahub_proto::wire;
 
 use super::history::events;
-use super::inbox::inbox;
+use super::inbox::visit_inbox;
 use super::instance::head;
 use crate::engine::command::TurnId;
 use crate::engine::event::orchestrator_started;
@@ -20,8 +22,10 @@ pub struct Turn {
     pub name: String,
     /// The generation as clients know it.
     pub execution_id: String,
-    /// The committed history.
+    /// The committed history; empty where it is left out.
     pub past: Vec<Bytes>,
+    /// Whether the history is left out, for the worker to ask for (R3.30).
+    pub past_left_out: bool,
     /// `orchestratorStarted` and the waiting events.
     pub new: Vec<Bytes>,
     /// The orchestration's own span (R6.5).
@@ -35,44 +39,60 @@ pub struct TurnTooLarge {
     pub id: TurnId,
     /// Size of its events, in bytes.
     pub bytes: u64,
+    /// Whether it would fit without its history.
+    pub fits_without_past: bool,
+}
+
+/// What a turn's message may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of events.
+    pub bytes: u64,
+    /// A larger history, in bytes, is left out: the worker asks for it (R3.30). `None`: never.
+    pub past: Option<u64>,
 }
 
 /// Bytes that framing adds to each event at most.
 const FRAME: u64 = 6;
 
-/// The turn of an instance at `now`, with as many waiting events as fit into `limit` bytes; `None` if
-/// nothing may be handed out.
+/// The turn of an instance at `now`, with as many waiting events as fit into `room`; `None` if nothing may
+/// be handed out. If `again` is still current it is handed out once more, exactly.
 ///
 /// # Errors
-/// When history and the first waiting event alone exceed `limit`.
+/// When history and the first waiting event alone do not fit.
 pub fn turn(
     view: &dyn View,
     at: &Address,
     now: i64,
-    limit: u64,
+    room: Room,
+    again: Option<&TurnId>,
 ) -> Option<Result<Turn, Box<TurnTooLarge>>> {
     let record = head(view, at).filter(|record| record.is_dispatchable())?;
-    let mut waiting = inbox(view, at).into_iter().peekable();
-    waiting.peek()?;
+    let again = again.filter(|again| {
+        again.generation == record.generation && again.history_events == record.history_events
+    });
 
     // Strictly later than in the turn before (R3.27).
-    let clock = now.max(record.clock + 1);
+    let clock = again.map_or_else(|| now.max(record.clock + 1), |again| again.clock);
     let mut through = Place::default();
     let mut new = vec![orchestrator_started(clock)];
-    let mut bytes = record.history_bytes + u64::from(record.history_events) * FRAME;
+    let past_bytes = record.history_bytes + u64::from(record.history_events) * FRAME;
+    let past_left_out = room.past.is_some_and(|limit| past_bytes > limit);
+    let mut bytes = if past_left_out { 0 } else { past_bytes };
     let mut fits = true;
-    for (place, event) in waiting {
+    visit_inbox(view, at, &mut |place, event| {
         bytes += event.len() as u64 + FRAME;
-        fits = bytes <= limit;
-        if !fits && new.len() > 1 {
+        fits = bytes <= room.bytes;
+        if new.len() > 1 && (!fits || again.is_some_and(|again| place > again.through())) {
             fits = true;
-            break;
+            return ControlFlow::Break(());
         }
         through = place;
-        new.push(event);
-        if !fits {
-            break;
-        }
+        new.push(Bytes::copy_from_slice(event));
+        if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    if new.len() == 1 {
+        return None;
     }
     let id = TurnId {
         hub: at.hub,
@@ -85,14 +105,19 @@ pub fn turn(
         inbox_events: new.len() as u32 - 1,
     };
     if !fits {
-        return Some(Err(Box::new(TurnTooLarge { id, bytes })));
+        let fits_without_past = !past_left_out && bytes - past_bytes <= room.bytes;
+        return Some(Err(Box::new(TurnTooLarge { id, bytes, fits_without_past })));
     }
-    let past = events(view, at, record.generation, record.history_events);
+    let past = match past_left_out {
+        true => Vec::new(),
+        false => events(view, at, record.generation, record.history_events),
+    };
     Some(Ok(Turn {
         id,
         name: record.name,
         execution_id: record.execution_id,
         past,
+        past_left_out,
         new,
         span: record.span,
     }))

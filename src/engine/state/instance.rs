@@ -82,6 +82,12 @@ pub struct InstanceRecord {
     /// Whether any turn was committed since the instance was started: it is no longer pending (R2.33).
     #[prost(bool, tag = "24")]
     pub has_run: bool,
+    /// External events that wait in the inbox, as far as they are counted.
+    #[prost(uint32, tag = "50")]
+    pub raised_events: u32,
+    /// What this generation asked for and no turn of it has taken an answer to: activities, timers, children.
+    #[prost(uint32, tag = "51")]
+    pub pending: u32,
 }
 
 /// A suspension in force. Its place splits the inbox: what came before it, and what is held (R4.69).
