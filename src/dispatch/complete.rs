@@ -142,7 +142,11 @@ impl Dispatcher {
 
     /// Parts of a completion are missing: the turn is handed out again.
     fn abandon_broken(&self, hub: u32, instance: &str, ending: Option<Ending<'_>>) {
-        tracing::warn!(hub, instance, "a completion in parts lacks one; the turn is handed out again");
+        tracing::warn!(
+            hub,
+            instance,
+            "a completion in parts lacks one; the turn is handed out again"
+        );
         if let Some(mut ending) = ending {
             ending.end = End::Abandoned;
         }

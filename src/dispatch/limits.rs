@@ -150,7 +150,12 @@ impl Limits {
     /// A message that holds a payload takes a little more than it.
     fn check_message(&self, field: &str, bytes: usize) -> Result<(), String> {
         const AROUND: usize = 4 << 10;
-        check_bytes(field, bytes.saturating_sub(AROUND), self.payload_bytes, "limits.max_payload_bytes")
+        check_bytes(
+            field,
+            bytes.saturating_sub(AROUND),
+            self.payload_bytes,
+            "limits.max_payload_bytes",
+        )
     }
 }
 
@@ -248,7 +253,9 @@ mod tests {
     fn a_result_that_is_too_large_becomes_a_failure() {
         let (result, failure) = limits().admit_result(Some("123456789".into()), None);
         assert_eq!(result, None);
-        assert!(failure.is_some_and(|it| it.is_non_retriable && it.error_message.contains("result")));
+        assert!(
+            failure.is_some_and(|it| it.is_non_retriable && it.error_message.contains("result"))
+        );
         let (result, failure) = limits().admit_result(Some("".into()), None);
         assert_eq!((result, failure), (Some("".into()), None), "R3.59");
     }

@@ -199,7 +199,9 @@ impl Dispatcher {
         let form = Form {
             now,
             limit: self.0.settings.item_bytes,
-            stream_history_above: to.streams_history.then_some(self.0.settings.stream_history_above),
+            stream_history_above: to
+                .streams_history
+                .then_some(self.0.settings.stream_history_above),
             turn: to.turn.as_ref(),
         };
         match partition.peek(|rows| assemble::assemble(rows, hub, key, form)) {

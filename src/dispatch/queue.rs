@@ -88,8 +88,7 @@ mod tests {
         for (age, name) in [(3, "a"), (1, "b"), (2, "a"), (0, "c")] {
             queue.push(line(name), (age, 0), age);
         }
-        let mut pop =
-            |names: &[&str]| queue.pop(|line| names.contains(&line.class.name.as_str()));
+        let mut pop = |names: &[&str]| queue.pop(|line| names.contains(&line.class.name.as_str()));
         assert_eq!(pop(&["a"]), Some(2));
         assert_eq!(pop(&["a", "b"]), Some(1));
         assert_eq!(pop(&["b"]), None);

@@ -42,6 +42,8 @@ mod view;
 
 #[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Applied, apply};
 pub use command::{Command, Stamp};

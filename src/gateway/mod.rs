@@ -19,8 +19,8 @@ mod worker_api;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use durahub_proto::{Text, wire};
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
+use durahub_proto::{Text, wire};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
@@ -163,10 +163,7 @@ impl Gateway {
 
 /// Proposes a command and reads the engine's answer.
 async fn propose(partition: &Partition, command: Bytes) -> Result<Reply, Status> {
-    let reply = partition
-        .propose(command)
-        .await
-        .map_err(|error| status::of_cluster(&error))?;
+    let reply = partition.propose(command).await.map_err(|error| status::of_cluster(&error))?;
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))

@@ -3,9 +3,7 @@
 use durahub_proto::wire;
 
 use super::item::Slot;
-use super::{
-    Claim, Hub, Kept, Key, LeaseId, NO_STREAM, Series, Work, chunks, index_of, lease_mut,
-};
+use super::{Claim, Hub, Kept, Key, LeaseId, NO_STREAM, Series, Work, chunks, index_of, lease_mut};
 
 /// Bytes of unfinished completions that a hub holds.
 const PARTS_BYTES: usize = 256 << 20;

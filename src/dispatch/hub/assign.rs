@@ -74,7 +74,14 @@ impl Hub {
         Some(Assignment { key, stream, lease: id, streams_history, turn })
     }
 
-    pub(super) fn lease(&mut self, key: Key, item: Waiting, stream: StreamId, id: LeaseId, now: i64) {
+    pub(super) fn lease(
+        &mut self,
+        key: Key,
+        item: Waiting,
+        stream: StreamId,
+        id: LeaseId,
+        now: i64,
+    ) {
         let time = match key.kind() {
             Kind::Activity => self.times.activity,
             Kind::Turn | Kind::Entity => Some(self.times.turn),

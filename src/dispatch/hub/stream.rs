@@ -65,8 +65,7 @@ pub(super) struct Streams {
 impl Streams {
     pub(super) fn open(&mut self, id: StreamId, offer: Offer) {
         let known = self.all.values().find(|stream| *stream.filter == offer.filter);
-        let filter =
-            known.map_or_else(|| Arc::new(offer.filter), |stream| stream.filter.clone());
+        let filter = known.map_or_else(|| Arc::new(offer.filter), |stream| stream.filter.clone());
         let stream = Stream {
             filter,
             streams_history: offer.streams_history,

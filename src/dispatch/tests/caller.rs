@@ -8,7 +8,9 @@ use durahub_proto::wire;
 use futures::{FutureExt as _, StreamExt as _};
 
 use crate::clock::Clock;
-use crate::dispatch::{Dispatcher, Leaders, LeaseTimes, Limits, Settings, StreamOptions, WorkStream};
+use crate::dispatch::{
+    Dispatcher, Leaders, LeaseTimes, Limits, Settings, StreamOptions, WorkStream,
+};
 use crate::engine::{self, Command, command};
 use crate::machine::{Node, Orchestrations};
 

@@ -123,7 +123,8 @@ fn the_oldest_goes_first_whatever_order_it_became_known_in() {
     hub.ready(turn("old"), class(), 10);
     hub.ready(turn("middle"), class(), 20);
     stream(&mut hub, 1, 10);
-    let order: Vec<Key> = (1..=3).filter_map(|lease| Some(assign(&mut hub, 99, lease)?.0)).collect();
+    let order: Vec<Key> =
+        (1..=3).filter_map(|lease| Some(assign(&mut hub, 99, lease)?.0)).collect();
     assert_eq!(order, [turn("old"), turn("middle"), turn("young")]);
 }
 

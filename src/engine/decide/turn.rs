@@ -33,9 +33,8 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    let sorted = actions::sort(command.actions).and_then(|sorted| {
-        limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted)
-    });
+    let sorted = actions::sort(command.actions)
+        .and_then(|sorted| limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted));
     match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
