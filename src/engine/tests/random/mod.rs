@@ -17,7 +17,7 @@ use self::program::Program;
 /// Cases of a normal test run.
 const CASES: u64 = 12_000;
 /// Steps of a case, before it is brought to an end.
-const STEPS: u64 = 30;
+const STEPS: u64 = 40;
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "a test may be told which case to run")]

@@ -347,14 +347,14 @@ impl Program {
             }
         }
         asked.events.sort_by_key(|(id, _)| *id);
-        let ends = self.draw.below(12);
+        let ends = self.draw.below(8);
         if ends < 2 {
             let status = [Status::Completed, Status::Failed][self.draw.below(2)];
             let id = 10 + self.draw.below(3) as i32;
             actions.push(action(id, Action::CompleteOrchestration(end(status, None))));
             asked.end = Some(id);
         }
-        if ends == 1 || ends == 2 {
+        if (1..=3).contains(&ends) {
             let mut again = end(Status::ContinuedAsNew, None);
             let events: Vec<_> = consumed.iter().map(decode).collect();
             let names = raised(&events);
