@@ -109,7 +109,8 @@ impl Program {
         match std::panic::catch_unwind(AssertUnwindSafe(|| code(history))) {
             Ok(mut actions) => {
                 if !self.repeats_ids {
-                    actions.retain(|action| !history.has_action(action.id));
+                    let known = history.actions();
+                    actions.retain(|action| !known.contains(&action.id));
                 }
                 actions
             }
