@@ -123,6 +123,10 @@ async fn a_turn_has_all_that_workers_read() {
     assert_ne!(first.token, second.token, "R3.43");
     worker.complete_turn(&second, vec![complete(2, "z")]).await;
     assert_eq!(client.output("a1").await, "z");
+    // R2.96: a reader sees the very events that the workers were sent, and the end.
+    let history = client.history("a1").await;
+    let sent: Vec<_> = second.history.past.iter().chain(&second.history.new).cloned().collect();
+    assert_eq!(history[..history.len() - 1], sent[..]);
     worker.expect_nothing(Duration::from_millis(200)).await;
 }
 

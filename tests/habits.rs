@@ -251,7 +251,7 @@ async fn dotnet_gives_back_what_it_rejects() {
     worker.stop().await;
 }
 
-/// R1.28: on an idle stream the pings come often enough that nobody gives it up.
+/// R1.28, R3.5: on an idle stream the pings come often enough that nobody gives it up.
 #[tokio::test]
 async fn dotnet_keeps_an_idle_stream_that_pings() {
     let server = TestServer::start_with_args(&["--health-ping", "1s"]).await;
@@ -263,6 +263,21 @@ async fn dotnet_keeps_an_idle_stream_that_pings() {
     let counts = &worker.counts;
     assert_eq!((counts.silences.load(Relaxed), counts.streams_ended.load(Relaxed)), (0, 0));
     assert!(counts.pings.load(Relaxed) >= 6);
+    worker.stop().await;
+}
+
+/// R4.31: a name that no worker knows fails as the worker says; the server has no opinion.
+#[tokio::test]
+async fn an_unknown_activity_fails_as_its_worker_says() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let program = Program::new().orchestrator("Ask", |history| match history.result(1) {
+        None => vec![schedule_task(1, "Nobody", "")],
+        Some(result) => vec![complete(2, &result.expect_err("fails").error_type)],
+    });
+    let worker = java::run(&program, &client, false);
+    let id = &start(&client, "Ask", 1).await[0];
+    assert_eq!(client.output(id).await, "ActivityTaskNotFound");
     worker.stop().await;
 }
 

@@ -223,7 +223,7 @@ async fn items_come_back_after_disconnect_and_abandon() {
     assert_eq!(client.output("a1").await, "ok");
 }
 
-/// R3.48, S1: a token from before a crash is still good, and so is everything acknowledged.
+/// R3.48, R3.56, S1: a token from before a crash is still good, and so is everything acknowledged.
 #[tokio::test]
 async fn tokens_and_timers_survive_kill_9() {
     let mut server = TestServer::start().await;

@@ -47,6 +47,7 @@ mod tests {
 
     use super::*;
 
+    /// R1.32, R1.33: clients repeat a call that was answered so, whatever it is.
     #[test]
     fn only_calls_that_committed_nothing_are_unavailable() {
         assert_eq!(of_cluster(&Error::NotLeader { leader: None }).code(), Code::Unavailable);

@@ -101,3 +101,17 @@ fn limits_travel_with_the_command() {
     assert!(world.raise("a", "2").is_ok(), "0 is no limit");
     world.check_replay();
 }
+
+/// R4.62: a loop of generations has no end of its own, and leaves nothing behind.
+#[test]
+fn generations_have_no_limit() {
+    let mut world = started(Limits::USUAL);
+    let rows = world.rows.len();
+    for round in 0..2_000 {
+        let turn = world.turn("a").expect("a turn").id;
+        let again = end(wire::OrchestrationStatus::ContinuedAsNew, Some(&round.to_string()));
+        assert!(world.commit(&turn, vec![action(1, Action::CompleteOrchestration(again))]).is_ok());
+    }
+    assert_eq!(world.state("a").input, Some("1999".into()));
+    assert_eq!(world.rows.len(), rows);
+}

@@ -202,8 +202,13 @@ fn traces_pass_unchanged_and_a_span_stays() {
         ..request("a")
     });
     let turn = world.turn("a").expect("a turn");
+    // R6.1: the server makes no context of its own.
     assert_eq!(turn.span, None, "R6.5: none on the first turn");
-    assert_eq!(started_event(&turn.new).parent_trace_context, Some(odd.clone()), "R6.2, R6.11");
+    assert_eq!(
+        started_event(&turn.new).parent_trace_context,
+        Some(odd.clone()),
+        "R2.10, R6.2, R6.11"
+    );
 
     let scheduled = |id, context: Option<wire::TraceContext>| {
         let (name, parent_trace_context) = ("A".into(), context);
@@ -288,6 +293,7 @@ fn failure_details_pass_whole() {
         }),
         "R4.30"
     );
+    // R4.27: whatever made the worker give up, a broken replay included, is a failure like any other.
     let mut failed = end(wire::OrchestrationStatus::Failed, None);
     failed.failure_details = Some(failure.clone());
     world.commit(&turn.id, vec![action(2, Action::CompleteOrchestration(failed))]);

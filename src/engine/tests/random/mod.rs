@@ -19,6 +19,9 @@ const CASES: u64 = 12_000;
 /// Steps of a case, before it is brought to an end.
 const STEPS: u64 = 40;
 
+/// Shows S2 to S8 of architecture.md and, of the contract, R2.31, R2.40, R2.43, R3.17 to R3.19, R3.24 to R3.27,
+/// R3.54, R3.57, R3.58, R3.60, R4.1, R4.3, R4.5, R4.6, R4.9, R4.10, R4.16 to R4.20, R4.26, R4.29, R4.46, R4.48,
+/// R4.52, R4.56, R4.64, R4.67.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "a test may be told which case to run")]
 fn random_programs_agree_with_the_model() {
