@@ -139,6 +139,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         item_bytes: SEND_LIMIT,
         stream_history_above: limits.stream_history_above,
         limits: instance_limits(config),
+        instance_id_length: limits.max_instance_id_length,
     }
 }
 

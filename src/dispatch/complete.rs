@@ -95,6 +95,7 @@ impl Dispatcher {
                     .num_events_processed
                     .and_then(|n| u32::try_from(n).ok())
                     .filter(|n| *n > 0),
+                id_length: self.0.settings.instance_id_length as u32,
             }),
             Err(reason) => Command::FailTurn(FailTurn { turn, reason }),
         };

@@ -10,10 +10,13 @@
 //! ([`assemble`]); the stream carries it ([`feed`]). The completion comes back with the item's token
 //! ([`token`]), is checked against the lease and the [`limits`], and becomes a command ([`complete`]).
 //!
+//! Messages between instances go another way: [`courier`] carries them from partition to partition.
+//!
 //! Locks: one mutex around all hubs, held for table look-ups only, never while reading rows or awaiting.
 
 mod assemble;
 mod complete;
+mod courier;
 mod feed;
 mod filter;
 mod hub;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub stream_history_above: usize,
     /// How large one instance may be.
     pub limits: Limits,
+    /// Longest instance id, in characters, that a child may have (R2.3).
+    pub instance_id_length: usize,
 }
 
 /// The dispatcher of a node; a cheap handle.
@@ -175,7 +180,7 @@ impl Dispatcher {
                 self.0.waiters.changed(&at, status);
                 return None;
             }
-            Effect::TimerSet { .. } => return None,
+            Effect::TimerSet { .. } | Effect::MessageSent => return None,
         };
         self.with_hub(hub, |hub| hub.ready(key, class, since));
         Some(hub)
@@ -248,10 +253,10 @@ impl Dispatcher {
 
     /// How many events the history had that a worker computes the turn of an instance from, if one does
     /// (R2.94).
-    pub fn past_of_turn(&self, hub: u32, instance: &str) -> Option<usize> {
+    pub fn past_of_turn(&self, hub: u32, instance: &str) -> Option<u32> {
         let key = Key::Turn { instance: instance.into() };
         match self.with_hub(hub, |hub| hub.handed_out(&key)) {
-            Some((_, Work::Turn(turn))) => Some(turn.history_events as usize),
+            Some((_, Work::Turn(turn))) => Some(turn.history_events),
             _ => None,
         }
     }

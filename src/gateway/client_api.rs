@@ -10,6 +10,7 @@ use tonic::Status;
 use super::{Gateway, SEND_LIMIT, check_size, status};
 use crate::dispatch::Wanted;
 use crate::engine::command::{RaiseEvent, Resume, Start, Suspend, Terminate};
+use crate::engine::state::is_entity;
 use crate::engine::{Address, Command, Reply, read};
 use crate::machine::RowsView;
 
@@ -25,8 +26,7 @@ impl Gateway {
         mut request: wire::CreateInstanceRequest,
     ) -> Result<wire::CreateInstanceResponse, Status> {
         if request.instance_id.is_empty() {
-            let entropy = &self.0.entropy;
-            request.instance_id = format!("{:016x}{:016x}", entropy(), entropy());
+            request.instance_id = self.new_id();
         }
         self.check_id(&request.instance_id)?;
         if is_entity(&request.instance_id) {
@@ -174,14 +174,15 @@ impl Gateway {
         let for_turn = request.for_work_item_processing;
         let execution = request.execution_id.filter(|id| !id.is_empty());
         let execution = execution.as_ref().map(durahub_proto::Text::as_str);
-        let mut events = partition
-            .read(|rows| read::history(&RowsView(rows), &at, execution))
+        // A worker is told what its turn began with, whatever was committed since (R2.94).
+        let through = self.0.dispatcher.past_of_turn(hub, &at.instance);
+        let events = partition
+            .read(|rows| match for_turn {
+                true => read::past(&RowsView(rows), &at, execution, through),
+                false => read::history(&RowsView(rows), &at, execution),
+            })
             .await
             .map_err(|error| status::of_cluster(&error))?;
-        // A worker is told what its turn began with, whatever was committed since (R2.94).
-        if let Some(past) = self.0.dispatcher.past_of_turn(hub, &at.instance).filter(|_| for_turn) {
-            events.truncate(past);
-        }
         Ok(stream::iter(chunks(events)))
     }
 }
@@ -212,25 +213,9 @@ fn chunks(events: Vec<Bytes>) -> Vec<Result<wire::HistoryChunk, Status>> {
     chunks
 }
 
-/// Whether an id is that of an entity: `@name@key`, the name not empty (R5.1).
-fn is_entity(id: &str) -> bool {
-    id.strip_prefix('@')
-        .and_then(|rest| rest.split_once('@'))
-        .is_some_and(|(name, _)| !name.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entity_ids_are_told_from_others() {
-        for (id, is) in
-            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
-        {
-            assert_eq!(is_entity(id), is, "{id}");
-        }
-    }
 
     #[test]
     fn a_history_is_cut_into_chunks_that_fit() {

@@ -5,12 +5,14 @@
 //! become commands to the partition that holds the instance; reads ask that partition's leader.
 //!
 //! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume, history;
+//! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
 //! - [`oversize`]: the code for messages that are too large.
 
 mod client_api;
+mod lifecycle;
 mod oversize;
 mod sidecar;
 mod status;
@@ -141,6 +143,11 @@ impl Gateway {
 
     fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
         self.0.settings.limits.check_payload(field, payload).map_err(Status::invalid_argument)
+    }
+
+    /// An id for an instance that got none: 32 hex digits (R2.1).
+    fn new_id(&self) -> String {
+        format!("{:016x}{:016x}", (self.0.entropy)(), (self.0.entropy)())
     }
 
     /// Refuses ids that no instance can have.

@@ -15,6 +15,7 @@ pub(crate) fn of_reject(reject: &Reject) -> Status {
         Reject::InvalidReusePolicy => Status::invalid_argument(text),
         Reject::InboxFull { .. } => Status::resource_exhausted(text),
         Reject::UnknownCommand => Status::internal(text),
+        Reject::NotFailed { .. } | Reject::NotEnded { .. } => Status::failed_precondition(text),
         // Workers are never told (R3.55); nobody else can meet these.
         Reject::StaleTurn | Reject::TaskNotOpen => Status::failed_precondition(text),
     }

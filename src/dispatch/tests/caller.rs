@@ -28,6 +28,7 @@ async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
         leases: LeaseTimes { turn: minute, activity: None, grace: minute },
         health_ping: minute,
         item_bytes: 1 << 20,
+        instance_id_length: 100,
         stream_history_above: 1 << 20,
         limits: Limits {
             engine: engine::Limits::USUAL,

@@ -49,7 +49,7 @@ pub fn state(view: &dyn View, at: &Address, payloads: bool) -> Option<wire::Orch
 }
 
 /// The input of the current generation: it stands in `executionStarted`, and only there (R2.28).
-fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text> {
+pub(crate) fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text> {
     let events: Vec<Bytes> = if record.history_events == 0 {
         inbox(view, at).into_iter().map(|(_, event)| event).take(1).collect()
     } else {
@@ -63,7 +63,7 @@ fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text>
 }
 
 /// What `executionCompleted`, the last event, says.
-fn outcome(
+pub(crate) fn outcome(
     view: &dyn View,
     at: &Address,
     record: &InstanceRecord,

@@ -4,13 +4,15 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use durahub_proto::wire;
+use durahub_proto::wire::history_event::EventType;
+use prost::Message as _;
 
 use super::history::events;
 use super::inbox::visit_inbox;
 use super::instance::head;
 use crate::engine::command::TurnId;
-use crate::engine::event::orchestrator_started;
-use crate::engine::state::{Address, Place};
+use crate::engine::event::{Sort, orchestrator_started, time_of};
+use crate::engine::state::{Address, InstanceRecord, Place};
 use crate::engine::view::View;
 
 /// A turn, ready to be handed out.
@@ -22,7 +24,7 @@ pub struct Turn {
     pub name: String,
     /// The generation as clients know it.
     pub execution_id: String,
-    /// The committed history; empty where it is left out.
+    /// The committed history, as far as workers are shown it; empty where it is left out.
     pub past: Vec<Bytes>,
     /// Whether the history is left out, for the worker to ask for (R3.30).
     pub past_left_out: bool,
@@ -72,28 +74,40 @@ pub fn turn(
         again.generation == record.generation && again.history_events == record.history_events
     });
 
-    // Strictly later than in the turn before (R3.27).
-    let clock = again.map_or_else(|| now.max(record.clock + 1), |again| again.clock);
+    // Strictly later than in the turn before (R3.27), and no earlier than what it answers: a clock that is
+    // behind that of the last leader fires no timer early (R4.46).
+    let mut clock = now.max(record.clock + 1);
     let mut through = Place::default();
-    let mut new = vec![orchestrator_started(clock)];
+    let mut new = vec![Bytes::new()];
     let past_bytes = record.history_bytes + u64::from(record.history_events) * FRAME;
     let past_left_out = room.past.is_some_and(|limit| past_bytes > limit);
     let mut bytes = if past_left_out { 0 } else { past_bytes };
-    let mut fits = true;
+    let (mut fits, mut taken) = (true, 0);
     visit_inbox(view, at, &mut |place, event| {
-        bytes += event.len() as u64 + FRAME;
+        let event = Bytes::copy_from_slice(event);
+        let hidden = record.rewinding && is_rewound(&event);
+        bytes += if hidden { 0 } else { event.len() as u64 + FRAME };
         fits = bytes <= room.bytes;
-        if new.len() > 1 && (!fits || again.is_some_and(|again| place > again.through())) {
+        if taken > 0 && (!fits || again.is_some_and(|again| place > again.through())) {
             fits = true;
             return ControlFlow::Break(());
         }
-        through = place;
-        new.push(Bytes::copy_from_slice(event));
+        (through, taken) = (place, taken + 1);
+        if Sort::of(&event) == Sort::Answer {
+            clock = clock.max(time_of(&event));
+        }
+        if !hidden {
+            new.push(event);
+        }
         if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    if new.len() == 1 {
+    if taken == 0 {
         return None;
     }
+    if let Some(again) = again {
+        clock = again.clock;
+    }
+    new[0] = orchestrator_started(clock);
     let id = TurnId {
         hub: at.hub,
         instance: at.instance.clone(),
@@ -102,7 +116,7 @@ pub fn turn(
         through_sequence: through.sequence,
         through_sub: through.sub,
         clock,
-        inbox_events: new.len() as u32 - 1,
+        inbox_events: taken,
     };
     if !fits {
         let fits_without_past = !past_left_out && bytes - past_bytes <= room.bytes;
@@ -110,7 +124,7 @@ pub fn turn(
     }
     let past = match past_left_out {
         true => Vec::new(),
-        false => events(view, at, record.generation, record.history_events),
+        false => shown(view, at, &record, record.history_events),
     };
     Some(Ok(Turn {
         id,
@@ -121,4 +135,37 @@ pub fn turn(
         new,
         span: record.span,
     }))
+}
+
+/// The committed history of the current generation as far as workers are shown it (R2.94, R4.82); empty if
+/// there is no such instance, or if `execution_id` names another generation. `through` is how many events the
+/// history had when the turn was handed out: what was committed since is left out.
+pub fn past(
+    view: &dyn View,
+    at: &Address,
+    execution_id: Option<&str>,
+    through: Option<u32>,
+) -> Vec<Bytes> {
+    let Some(record) =
+        head(view, at).filter(|record| execution_id.is_none_or(|id| id == record.execution_id))
+    else {
+        return Vec::new();
+    };
+    shown(view, at, &record, through.unwrap_or(record.history_events))
+}
+
+fn shown(view: &dyn View, at: &Address, record: &InstanceRecord, through: u32) -> Vec<Bytes> {
+    let mut past = events(view, at, record.generation, record.history_events);
+    past.truncate(through as usize);
+    if !record.hidden.is_empty() {
+        let mut index = 0..;
+        past.retain(|_| index.next().is_none_or(|index| !record.hidden.contains(&index)));
+    }
+    past
+}
+
+/// Whether it marks a rewind: the turn that follows one has no other new event (R4.83).
+pub(crate) fn is_rewound(event: &Bytes) -> bool {
+    wire::HistoryEvent::decode(event.clone())
+        .is_ok_and(|event| matches!(event.event_type, Some(EventType::ExecutionRewound(_))))
 }
