@@ -6,9 +6,9 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use durahub_proto::wire;
-use support::actions::{action, complete, schedule_task};
+use support::actions::{action, complete, create_timer_at, schedule_task, start_child};
 use support::history::compact;
-use support::{TestServer, Worker, WorkerOptions};
+use support::{Program, TestServer, Worker, WorkerOptions};
 use tonic::{Code, Request};
 use wire::OrchestrationStatus;
 
@@ -128,6 +128,44 @@ async fn a_turn_has_all_that_workers_read() {
     let sent: Vec<_> = second.history.past.iter().chain(&second.history.new).cloned().collect();
     assert_eq!(history[..history.len() - 1], sent[..]);
     worker.expect_nothing(Duration::from_millis(200)).await;
+}
+
+/// R4.2 to R4.5, R2.96, A1 to A3: the exact twelve events of an activity, a timer, a child and the end.
+#[tokio::test]
+async fn the_twelve_events_of_activity_timer_and_child() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let program = Program::new()
+        .activity("Hello", |input| Ok(input.to_owned()))
+        .orchestrator("Child", |_| vec![complete(1, "from the child")])
+        .orchestrator("Parent", |history| {
+            if let Some(Ok(output)) = history.result(3) {
+                vec![complete(4, &output)]
+            } else if history.fired(2) {
+                vec![start_child(3, "c1", "Child", "")]
+            } else if history.result(1).is_some() {
+                vec![create_timer_at(2, history.now())]
+            } else {
+                vec![schedule_task(1, "Hello", "")]
+            }
+        });
+    let worker = program.run(&client, WorkerOptions::default());
+    client.start("p1", "Parent", "").await;
+    assert_eq!(client.output("p1").await, "from the child");
+    assert_eq!(
+        compact(&client.history("p1").await),
+        "OrchestratorStarted#-1, ExecutionStarted#0, TaskScheduled#1, OrchestratorStarted#-1, \
+         TaskCompleted#-1(1), TimerCreated#2, OrchestratorStarted#-1, TimerFired#-1(2), \
+         SubOrchestrationInstanceCreated#3, OrchestratorStarted#-1, \
+         SubOrchestrationInstanceCompleted#-1(3), ExecutionCompleted#4"
+    );
+    let child = client.history("c1").await;
+    assert_eq!(
+        compact(&child),
+        "OrchestratorStarted#-1, ExecutionStarted#0, ExecutionCompleted#1",
+        "A3"
+    );
+    worker.stop().await;
 }
 
 /// R3.33, R3.34, R6.3: an activity, field by field.

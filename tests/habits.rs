@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use durahub_proto::wire;
-use support::actions::{complete, continue_as_new, create_timer_at, failure, schedule_task};
+use support::actions::{
+    complete, continue_as_new, create_timer_at, failure, schedule_task, start_child,
+};
 use support::habits::{dotnet, go, java, python};
 use support::history::compact;
 use support::{Client, History, Program, TestServer, Worker, WorkerOptions};
@@ -71,6 +73,38 @@ async fn go_completes_by_ids_alone() {
     }
     assert_eq!(second.counts.refused.load(Relaxed), 0);
     second.stop().await;
+}
+
+/// R4.36: a Go worker leaves the ids of its children to the server, which writes them down.
+#[tokio::test]
+async fn go_leaves_the_ids_of_children_empty() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let program = Program::new()
+        .orchestrator("Child", |history| vec![complete(0, history.input())])
+        .orchestrator("Parent", |history| match history.succeeded().len() {
+            3 => vec![complete(3, "all")],
+            _ => (0..3).map(|id| start_child(id, "ignored", "Child", "x")).collect(),
+        });
+    let worker = go::run(&program, &client);
+    client.start("p1", "Parent", "").await;
+    assert_eq!(client.output("p1").await, "all");
+    for id in 0..3 {
+        assert_eq!(client.output(&format!("p1:000{id}")).await, "x");
+    }
+    let created: Vec<String> = client
+        .history("p1")
+        .await
+        .into_iter()
+        .filter_map(|event| match event.event_type {
+            Some(wire::history_event::EventType::SubOrchestrationInstanceCreated(it)) => {
+                Some(it.instance_id)
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(created, ["p1:0000", "p1:0001", "p1:0002"]);
+    worker.stop().await;
 }
 
 /// R3.55: whatever a Java worker sends twice or too late is OK, or it would stay away for 5 s each time.

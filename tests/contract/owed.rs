@@ -7,8 +7,8 @@ pub(crate) const OWED: &[(&str, &str)] = &[
         "entities are an issue of their own",
     ),
     (
-        "R2.4, R2.51, R2.52, R2.60 to R2.71, R4.23, R4.24, R4.34 to R4.44, R4.58, R4.76 to R4.83, R6.4",
-        "children, messages between instances, rewind and restart: the work of branch msg",
+        "R4.81",
+        "does not apply: of a rewind by the worker; this server rewrites the history itself (R4.75)",
     ),
     ("R2.73 to R2.91, R7.7, R7.8, R8.1", "lists, purge: the work of branch read"),
 ];
