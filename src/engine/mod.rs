@@ -47,5 +47,5 @@ pub use command::{Command, Stamp};
 pub use effect::{Class, Effect};
 pub use event::Event;
 pub use reply::{Answer, Reject, Reply, decode as decode_answer};
-pub use state::{Address, InstanceRecord, Item, TaskRecord};
+pub use state::{Address, InstanceRecord, Item, Mark, TaskRecord, is_entity};
 pub use view::{Changes, View};

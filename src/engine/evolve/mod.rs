@@ -1,5 +1,7 @@
 //! Events to rows: what each event changes, and nothing else. No decision is taken here.
 
+mod listing;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -17,9 +19,7 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::last_hub(), Some(Bytes::copy_from_slice(&hub.id.to_be_bytes())));
         }
         Event::GenerationDiscarded { at, generation } => discard(view, at, *generation, changes),
-        Event::InstanceWritten { at, record } => {
-            changes.insert(keys::instance(at), Some(encode(record.as_ref())));
-        }
+        Event::InstanceWritten { at, record } => listing::write_head(view, at, record, changes),
         Event::EventReceived { at, place, event } => {
             changes.insert(keys::inbox(at, *place), Some(event.clone()));
         }

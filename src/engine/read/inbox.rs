@@ -22,6 +22,16 @@ pub(crate) fn inbox_through(view: &dyn View, at: &Address, through: Place) -> Ve
     events
 }
 
+/// The first waiting event.
+pub(crate) fn first_event(view: &dyn View, at: &Address) -> Option<Bytes> {
+    let mut first = None;
+    scan_prefix(view, &keys::inbox_of(at), &mut |_, value| {
+        first = Some(Bytes::copy_from_slice(value));
+        ControlFlow::Break(())
+    });
+    first
+}
+
 /// Place of the first waiting event.
 pub(crate) fn first_waiting(view: &dyn View, at: &Address) -> Option<Place> {
     first_in(view, &keys::inbox_of(at), at)

@@ -5,6 +5,7 @@ mod hubs;
 mod inbox;
 mod instance;
 mod items;
+mod list;
 mod open_work;
 mod turn;
 
@@ -15,5 +16,6 @@ pub(crate) use inbox::{first_waiting, first_waiting_after, inbox, inbox_through}
 pub use instance::{head, state};
 pub(crate) use items::{due, tasks, timer, timers};
 pub use items::{next_due, task};
+pub use list::{List, Order, Slice, list, listed_state};
 pub use open_work::open_work;
 pub use turn::{Turn, TurnTooLarge, turn};

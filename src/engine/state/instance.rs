@@ -82,6 +82,10 @@ pub struct InstanceRecord {
     /// Whether any turn was committed since the instance was started: it is no longer pending (R2.33).
     #[prost(bool, tag = "24")]
     pub has_run: bool,
+    /// The status under which the index rows have it; written by `evolve` only, and never true of a record
+    /// that was made anew.
+    #[prost(enumeration = "OrchestrationStatus", optional, tag = "40")]
+    pub listed: Option<i32>,
 }
 
 /// A suspension in force. Its place splits the inbox: what came before it, and what is held (R4.69).

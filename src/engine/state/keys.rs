@@ -14,9 +14,11 @@
 //! | 0x13 | task | hub, id, generation, number | `TaskRecord` |
 //! | 0x14 | timer | hub, id, generation, number | `TimerRecord` |
 //! | 0x15 | due | time, hub, id, generation, number | empty |
+//! | 0x18 | listed | hub, status, time of creation, id | empty |
+//! | 0x19 | ended | hub, status, time of completion, id | empty |
 //!
-//! Kinds 0x16 (outbox) and 0x17 (delivered) are kept for messages between partitions, 0x18 to 0x1f for
-//! entities and indices.
+//! Kinds 0x16 (outbox) and 0x17 (delivered) are kept for messages between partitions, 0x1c to 0x1f for
+//! entities and their index. The functions for 0x18 and above stand in `listing`.
 
 use super::Place;
 
@@ -28,6 +30,8 @@ const HISTORY: u8 = 0x12;
 const TASK: u8 = 0x13;
 const TIMER: u8 = 0x14;
 const DUE: u8 = 0x15;
+pub(super) const LISTED: u8 = 0x18;
+pub(super) const ENDED: u8 = 0x19;
 
 /// Who is meant: an instance in a hub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +47,18 @@ impl Address {
     pub fn new(hub: u32, instance: impl Into<String>) -> Address {
         Address { hub, instance: instance.into() }
     }
+
+    /// Whether it is an entity's, which no list of orchestrations shows (R2.79).
+    pub fn is_entity(&self) -> bool {
+        is_entity(&self.instance)
+    }
+}
+
+/// Whether an id is that of an entity: `@name@key`, the name not empty (R5.1).
+pub fn is_entity(id: &str) -> bool {
+    id.strip_prefix('@')
+        .and_then(|rest| rest.split_once('@'))
+        .is_some_and(|(name, _)| !name.is_empty())
 }
 
 /// A scheduled task or a timer: counted per generation, because the ids that workers choose repeat
@@ -71,6 +87,18 @@ pub(crate) fn last_hub() -> Vec<u8> {
 
 pub(crate) fn instance(at: &Address) -> Vec<u8> {
     Key::of(INSTANCE).address(at).0
+}
+
+/// The instances of a hub whose id begins with `prefix`.
+pub(crate) fn instances_from(hub: u32, prefix: &str) -> Vec<u8> {
+    let mut key = Key::of(INSTANCE).u32(hub).text(prefix).0;
+    // Without the end of the text: what follows it may be anything.
+    key.truncate(key.len() - 2);
+    key
+}
+
+pub(crate) fn parse_instance(key: &[u8]) -> Option<Address> {
+    Fields::of(INSTANCE, key)?.address()
 }
 
 pub(crate) fn inbox(at: &Address, place: Place) -> Vec<u8> {
@@ -155,16 +183,16 @@ pub(crate) fn parse_due(key: &[u8]) -> Option<(i64, Item)> {
 }
 
 /// A key while it is written.
-struct Key(Vec<u8>);
+pub(super) struct Key(pub(super) Vec<u8>);
 
 impl Key {
-    fn of(kind: u8) -> Key {
+    pub(super) fn of(kind: u8) -> Key {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(kind);
         Key(bytes)
     }
 
-    fn u32(mut self, number: u32) -> Key {
+    pub(super) fn u32(mut self, number: u32) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
@@ -174,11 +202,11 @@ impl Key {
         self
     }
 
-    fn time(self, nanos: i64) -> Key {
+    pub(super) fn time(self, nanos: i64) -> Key {
         self.u64(nanos as u64 ^ SIGN)
     }
 
-    fn text(mut self, text: &str) -> Key {
+    pub(super) fn text(mut self, text: &str) -> Key {
         for &byte in text.as_bytes() {
             self.0.push(byte);
             if byte == 0 {
@@ -201,10 +229,10 @@ impl Key {
 const SIGN: u64 = 1 << 63;
 
 /// A key while it is read. Every reader yields `None` where the bytes are not of that form.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
+    pub(super) fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
         let (first, rest) = key.split_first()?;
         (*first == kind).then_some(Fields(rest))
     }
@@ -215,7 +243,7 @@ impl<'a> Fields<'a> {
         Some(*head)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
@@ -223,11 +251,11 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn time(&mut self) -> Option<i64> {
+    pub(super) fn time(&mut self) -> Option<i64> {
         self.u64().map(|bits| (bits ^ SIGN) as i64)
     }
 
-    fn text(&mut self) -> Option<String> {
+    pub(super) fn text(&mut self) -> Option<String> {
         let mut text = Vec::new();
         loop {
             match self.array::<1>()? {
@@ -272,6 +300,28 @@ mod tests {
         let (a, ab) = (Address::new(1, "a"), Address::new(1, "a\0b"));
         assert!(!inbox(&ab, Place::default()).starts_with(&inbox_of(&a)));
         assert!(instance(&a) < instance(&ab));
+    }
+
+    #[test]
+    fn a_prefix_finds_all_ids_that_begin_with_it_and_no_others() {
+        let begins = |id: &str, prefix| {
+            instance(&Address::new(1, id)).starts_with(&instances_from(1, prefix))
+        };
+        for prefix in ["", "a", "a\0", "ab"] {
+            for id in ["", "a", "a\0", "a\0b", "ab", "abc", "b"] {
+                assert_eq!(begins(id, prefix), id.starts_with(prefix), "{id:?} {prefix:?}");
+            }
+        }
+        assert_eq!(parse_instance(&instance(&Address::new(1, "a"))), Some(Address::new(1, "a")));
+    }
+
+    #[test]
+    fn entity_ids_are_told_from_others() {
+        for (id, is) in
+            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
+        {
+            assert_eq!(is_entity(id), is, "{id}");
+        }
     }
 
     #[test]

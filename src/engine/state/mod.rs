@@ -8,6 +8,7 @@ mod chunk;
 mod hub;
 mod instance;
 pub(crate) mod keys;
+pub(crate) mod listing;
 mod task;
 mod timer;
 
@@ -15,7 +16,8 @@ pub(crate) use chunk::Chunk;
 pub use chunk::Events;
 pub use hub::HubRecord;
 pub use instance::{InstanceRecord, Suspension, is_terminal};
-pub use keys::{Address, Item};
+pub use keys::{Address, Item, is_entity};
+pub use listing::{Index, Mark};
 pub use task::TaskRecord;
 pub use timer::{TimerKind, TimerRecord};
 
