@@ -136,6 +136,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         },
         health_ping: limits.health_ping,
         item_bytes: SEND_LIMIT,
+        instance_id_length: limits.max_instance_id_length,
     }
 }
 

@@ -44,6 +44,7 @@ impl Dispatcher {
             custom_status: response.custom_status,
             span: response.orchestration_trace_context,
             processed,
+            id_length: self.0.settings.instance_id_length as u32,
         });
         let answer = self.propose(hub, key.instance(), command).await;
         if is_current {

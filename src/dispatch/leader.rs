@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Dispatcher;
+use super::courier::Courier;
 use crate::engine::command::FireTimers;
 use crate::engine::{Command, Effect, read};
 use crate::machine::{Listener, Partition, RowsView};
@@ -53,6 +54,7 @@ impl Leaders {
                 partition: partition.clone(),
                 leads: false,
                 next_due: None,
+                courier: None,
             };
             tasks.spawn(leader.run(effects));
         }
@@ -67,6 +69,8 @@ struct Leader {
     leads: bool,
     /// When the next timer is due, as far as is known.
     next_due: Option<i64>,
+    /// Carries the messages of the partition while it is led.
+    courier: Option<Courier>,
 }
 
 impl Leader {
@@ -121,9 +125,11 @@ impl Leader {
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             self.act(open.into_iter());
             self.look_for_timers();
+            self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
         } else if was && !leads {
             tracing::info!(partition = %self.partition.id(), "no longer leading");
             self.next_due = None;
+            self.courier = None;
             let (dispatcher, id) = (&self.dispatcher, self.partition.id());
             let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
             for hub in hubs {
@@ -136,10 +142,10 @@ impl Leader {
     fn act(&mut self, effects: impl Iterator<Item = Effect>) {
         let mut hubs = BTreeSet::new();
         for effect in effects {
-            if let Effect::TimerSet { due } = effect {
-                self.expect_timer(due);
-            } else {
-                hubs.extend(self.dispatcher.take_in(effect));
+            match effect {
+                Effect::TimerSet { due } => self.expect_timer(due),
+                Effect::MessageSent => self.courier.iter().for_each(Courier::poke),
+                effect => hubs.extend(self.dispatcher.take_in(effect)),
             }
         }
         hubs.into_iter().for_each(|hub| self.dispatcher.pump(hub));

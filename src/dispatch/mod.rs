@@ -10,10 +10,13 @@
 //! ([`assemble`]); the stream carries it ([`feed`]). The completion comes back with the item's token
 //! ([`token`]), is checked against the lease, and becomes a command.
 //!
+//! Messages between instances go another way: [`courier`] carries them from partition to partition.
+//!
 //! Locks: one mutex around all hubs, held for table look-ups only, never while reading rows or awaiting.
 
 mod assemble;
 mod complete;
+mod courier;
 mod feed;
 mod filter;
 mod hub;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub health_ping: std::time::Duration,
     /// Largest work item, in bytes, that is written to a stream (R1.27).
     pub item_bytes: usize,
+    /// Longest instance id, in characters, that a child may have (R2.3).
+    pub instance_id_length: usize,
 }
 
 /// The dispatcher of a node; a cheap handle.
@@ -168,7 +173,7 @@ impl Dispatcher {
                 self.0.waiters.changed(&at, status);
                 return None;
             }
-            Effect::TimerSet { .. } => return None,
+            Effect::TimerSet { .. } | Effect::MessageSent => return None,
         };
         self.with_hub(hub, |hub| hub.ready(key, class));
         Some(hub)

@@ -26,7 +26,7 @@ pub struct Stamp {
 struct Envelope {
     #[prost(uint32, tag = "1")]
     version: u32,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     command: Option<Command>,
 }
 
@@ -63,6 +63,18 @@ pub enum Command {
     /// Create a task hub, unless it exists.
     #[prost(message, tag = "11")]
     CreateHub(CreateHub),
+    /// Take in messages of another partition, or of the own one.
+    #[prost(message, tag = "12")]
+    Deliver(Deliver),
+    /// Forget messages that were delivered.
+    #[prost(message, tag = "13")]
+    TruncateOutbox(TruncateOutbox),
+    /// Let a failed instance try again.
+    #[prost(message, tag = "14")]
+    Rewind(Rewind),
+    /// Start an ended instance again under its id.
+    #[prost(message, tag = "15")]
+    Restart(Restart),
 }
 
 impl Command {
@@ -107,6 +119,9 @@ pub struct CompleteTurn {
     /// How many of the turn's inbox events were processed; unset means all (R3.58).
     #[prost(uint32, optional, tag = "5")]
     pub processed: Option<u32>,
+    /// Longest instance id that a child may have, in characters (R2.3, R2.4); 0 is no limit.
+    #[prost(uint32, tag = "12")]
+    pub id_length: u32,
 }
 
 /// Fail an instance because its turn cannot be handed out (R1.27).
@@ -242,6 +257,93 @@ pub struct Resume {
     /// The request.
     #[prost(message, required, tag = "2")]
     pub request: wire::ResumeRequest,
+}
+
+/// Take in messages, each once in effect, in the order in which they were sent (S7).
+///
+/// Messages of one sender to one receiver have ascending places, and none is sent before the ones ahead of
+/// it were answered; so one place per sending partition tells what came before.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Deliver {
+    /// Number of the sending partition.
+    #[prost(uint32, tag = "1")]
+    pub from: u32,
+    /// The messages, in the order of their places.
+    #[prost(message, repeated, tag = "2")]
+    pub messages: Vec<Delivery>,
+}
+
+/// One message of a delivery.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Delivery {
+    /// Sequence of its place in the outbox of its sender.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Its sub-place.
+    #[prost(uint32, tag = "2")]
+    pub sub: u32,
+    /// The encoded `MessageRecord`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub message: Bytes,
+}
+
+impl Delivery {
+    /// The message that stands at `place` in the outbox.
+    pub fn new(place: Place, message: Bytes) -> Delivery {
+        Delivery { sequence: place.sequence, sub: place.sub, message }
+    }
+
+    /// Its place in the outbox of its sender.
+    pub fn place(&self) -> Place {
+        Place { sequence: self.sequence, sub: self.sub }
+    }
+}
+
+/// Forget messages that were delivered: exactly those, since others before them may still wait.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TruncateOutbox {
+    /// Sequences of their places.
+    #[prost(uint64, repeated, tag = "1")]
+    pub sequences: Vec<u64>,
+    /// Their sub-places.
+    #[prost(uint32, repeated, tag = "2")]
+    pub subs: Vec<u32>,
+}
+
+impl TruncateOutbox {
+    /// Forget the messages at `places`.
+    pub fn new(places: impl IntoIterator<Item = Place>) -> TruncateOutbox {
+        let (sequences, subs) = places.into_iter().map(|place| (place.sequence, place.sub)).unzip();
+        TruncateOutbox { sequences, subs }
+    }
+
+    /// The places.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        let pairs = self.sequences.iter().zip(&self.subs);
+        pairs.map(|(sequence, sub)| Place { sequence: *sequence, sub: *sub })
+    }
+}
+
+/// Let a failed instance try again (section 2.7).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Rewind {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::RewindInstanceRequest,
+}
+
+/// Start an ended instance again under its id (section 2.8).
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct Restart {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instance.
+    #[prost(string, tag = "2")]
+    pub instance: String,
 }
 
 /// Create a task hub in the metadata group.

@@ -28,6 +28,8 @@ pub enum Effect {
         /// The time.
         due: i64,
     },
+    /// A message waits in the outbox.
+    MessageSent,
     /// Status, history or existence of an instance changed.
     InstanceChanged {
         /// The instance.

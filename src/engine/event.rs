@@ -8,7 +8,10 @@ use durahub_proto::wire::history_event::EventType;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
 
-use super::state::{Address, HubRecord, InstanceRecord, Item, Place, TaskRecord, TimerRecord};
+use super::state::{
+    Address, ChildRecord, HubRecord, InstanceRecord, Item, MessageRecord, Place, TaskRecord,
+    TimerRecord,
+};
 use super::time::timestamp;
 
 /// What a command did.
@@ -21,7 +24,7 @@ pub enum Event {
         /// The hub.
         hub: HubRecord,
     },
-    /// A generation is gone: its history, and the tasks and timers it had before this command.
+    /// A generation is gone: its history, and the tasks, timers and children it had before this command.
     GenerationDiscarded {
         /// The instance.
         at: Address,
@@ -87,6 +90,32 @@ pub enum Event {
         item: Item,
         /// When it was due.
         due: i64,
+    },
+    /// A child was asked for, or has answered.
+    ChildWritten {
+        /// The child, as an item of its parent.
+        item: Item,
+        /// What the parent knows of it.
+        child: ChildRecord,
+    },
+    /// A message went into the outbox.
+    MessageSent {
+        /// Its place there.
+        place: Place,
+        /// The message.
+        message: Box<MessageRecord>,
+    },
+    /// A message left the outbox: it was delivered.
+    MessageDelivered {
+        /// Its place there.
+        place: Place,
+    },
+    /// All messages of a partition up to this one came.
+    MessagesTaken {
+        /// Number of the sending partition.
+        from: u32,
+        /// Place of the last one in the outbox of its sender.
+        through: Place,
     },
 }
 

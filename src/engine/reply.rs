@@ -38,6 +38,22 @@ pub enum Reject {
         /// Its id.
         instance: String,
     },
+    /// Only a failed instance can be rewound (R2.60 asks for these words).
+    #[error(
+        "orchestration instance is not in a failed state, so rewinding is not allowed: {instance}"
+    )]
+    NotFailed {
+        /// Its id.
+        instance: String,
+    },
+    /// Only an ended instance can be started again under its id (R2.68).
+    #[error(
+        "orchestration instance has not ended: {instance}; wait for its end, terminate it, or restart it with a new id"
+    )]
+    NotEnded {
+        /// Its id.
+        instance: String,
+    },
     /// The reuse policy contradicts itself (R2.19 asks for these words).
     #[error(
         "Invalid reusable statuses: cannot exclude 'Terminated' while also allowing reuse of running instances"
@@ -86,6 +102,8 @@ enum Kind {
     InvalidReusePolicy = 6,
     StaleTurn = 7,
     TaskNotOpen = 8,
+    NotFailed = 30,
+    NotEnded = 31,
 }
 
 impl From<&Answer> for AnswerRecord {
@@ -98,6 +116,8 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::UnknownCommand) => plain(Kind::UnknownCommand),
             Err(Reject::NotFound { instance }) => (Kind::NotFound, instance.clone()),
             Err(Reject::AlreadyExists { instance }) => (Kind::AlreadyExists, instance.clone()),
+            Err(Reject::NotFailed { instance }) => (Kind::NotFailed, instance.clone()),
+            Err(Reject::NotEnded { instance }) => (Kind::NotEnded, instance.clone()),
             Err(Reject::InvalidReusePolicy) => plain(Kind::InvalidReusePolicy),
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
@@ -117,6 +137,8 @@ impl AnswerRecord {
             Kind::UnknownCommand => Err(Reject::UnknownCommand),
             Kind::NotFound => Err(Reject::NotFound { instance }),
             Kind::AlreadyExists => Err(Reject::AlreadyExists { instance }),
+            Kind::NotFailed => Err(Reject::NotFailed { instance }),
+            Kind::NotEnded => Err(Reject::NotEnded { instance }),
             Kind::InvalidReusePolicy => Err(Reject::InvalidReusePolicy),
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
@@ -138,6 +160,8 @@ mod tests {
             Err(Reject::UnknownCommand),
             Err(Reject::NotFound { instance: instance() }),
             Err(Reject::AlreadyExists { instance: instance() }),
+            Err(Reject::NotFailed { instance: instance() }),
+            Err(Reject::NotEnded { instance: instance() }),
             Err(Reject::InvalidReusePolicy),
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),

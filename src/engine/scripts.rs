@@ -15,7 +15,8 @@ use goldenscript::{Argument, Context};
 use prost::Message as _;
 
 use super::command::{self, TurnId};
-use super::state::{Address, Item};
+use super::state::message::Body;
+use super::state::{Address, ChildRecord, Item, MessageRecord};
 use super::{Answer, Command, Effect, Event, Stamp, View, apply, decode_answer, read, time};
 
 const SECOND: i64 = 1_000_000_000;
@@ -29,6 +30,8 @@ struct Partition {
     log: Vec<(Stamp, Bytes)>,
     now: i64,
     taken: BTreeMap<String, TurnId>,
+    /// The last delivery, for a courier that repeats itself.
+    delivery: command::Deliver,
 }
 
 #[test]
@@ -107,8 +110,8 @@ impl goldenscript::Runner for Partition {
             }
             "terminate" => {
                 let output = text("output").map(Into::into);
-                let request =
-                    wire::TerminateRequest { instance_id: instance, output, recursive: false };
+                let recursive = text("recursive").is_some();
+                let request = wire::TerminateRequest { instance_id: instance, output, recursive };
                 Ok(self.propose(Command::Terminate(command::Terminate { hub: HUB, request })))
             }
             "suspend" => {
@@ -130,6 +133,26 @@ impl goldenscript::Runner for Partition {
                 self.now += (wait * SECOND as f64) as i64;
                 Ok(self.propose(Command::FireTimers(command::FireTimers { up_to: i64::MAX })))
             }
+            "deliver" => Ok(self.deliver()),
+            "deliver-again" => Ok(self.propose(Command::Deliver(self.delivery.clone()))),
+            "truncate" => Ok(self.truncate()),
+            "courier" => {
+                let mut out = String::new();
+                while !read::outbox_after(&self.rows, None, 1).is_empty() {
+                    out += &self.deliver();
+                    out += &self.truncate();
+                }
+                Ok(out)
+            }
+            "rewind" => {
+                let reason = text("reason").map(Into::into);
+                let request = wire::RewindInstanceRequest { instance_id: instance, reason };
+                Ok(self.propose(Command::Rewind(command::Rewind { hub: HUB, request })))
+            }
+            "restart" => {
+                Ok(self.propose(Command::Restart(command::Restart { hub: HUB, instance })))
+            }
+            "children" => Ok(self.children(&at)),
             "hub" => Ok(self.propose(Command::CreateHub(command::CreateHub { name: instance }))),
             "garbage" => Ok(self.apply(Bytes::from_static(b"\x08\x63garbage"))),
             "history" => Ok(read::history(&self.rows, &at, None)
@@ -190,10 +213,36 @@ impl Partition {
         out
     }
 
+    /// What a courier does: the whole outbox in one delivery, here from the partition to itself.
+    fn deliver(&mut self) -> String {
+        let waiting = read::outbox_after(&self.rows, None, usize::MAX);
+        let message = |place| read::message(&self.rows, place).expect("it waits");
+        let messages =
+            waiting.iter().map(|(place, _)| command::Delivery::new(*place, message(*place)));
+        self.delivery = command::Deliver { from: 1, messages: messages.collect() };
+        self.propose(Command::Deliver(self.delivery.clone()))
+    }
+
+    fn truncate(&mut self) -> String {
+        let places = self.delivery.messages.iter().map(command::Delivery::place);
+        let command = command::TruncateOutbox::new(places);
+        self.propose(Command::TruncateOutbox(command))
+    }
+
+    fn children(&self, at: &Address) -> String {
+        let generation = read::head(&self.rows, at).map_or(0, |record| record.generation);
+        let show = |(item, child): &(Item, ChildRecord)| {
+            let answered = if child.answered { " answered" } else { "" };
+            format!("{}: {} of action {}{answered}\n", item.number, child.instance, child.task_id)
+        };
+        read::children(&self.rows, at, generation).iter().map(show).collect()
+    }
+
     fn commit(&mut self, at: &Address, args: &[Argument]) -> Result<String, Box<dyn Error>> {
         let turn = self.taken.get(&at.instance).ok_or("no turn was taken")?.clone();
         let mut response = response(args)?;
         response.turn = turn;
+        response.id_length = 100;
         Ok(self.propose(Command::CompleteTurn(response)))
     }
 
@@ -218,6 +267,9 @@ impl Partition {
             if let Some(text) = text {
                 write!(out, " {label}={:?}", text.as_str()).unwrap();
             }
+        }
+        if let Some(parent) = &state.parent_instance_id {
+            write!(out, " parent={}", parent.as_str()).unwrap();
         }
         if let Some(failure) = &state.failure_details {
             write!(out, " failure={:?}", failure.error_message).unwrap();
@@ -256,9 +308,14 @@ impl Partition {
             (0x13, "task"),
             (0x14, "timer"),
             (0x15, "due"),
+            (0x16, "outbox"),
+            (0x1c, "child"),
         ];
         let count = |kind: u8| self.rows.keys().filter(|key| key[0] == kind).count();
-        names.map(|(kind, name)| format!("{name} {}", count(kind))).join(", ") + "\n"
+        // The last two are told where there are any.
+        let told = names.iter().enumerate().filter(|(n, (kind, _))| *n < 6 || count(*kind) > 0);
+        let told = told.map(|(_, (kind, name))| format!("{name} {}", count(*kind)));
+        told.collect::<Vec<_>>().join(", ") + "\n"
     }
 }
 
@@ -345,6 +402,27 @@ fn response(args: &[Argument]) -> Result<command::CompleteTurn, Box<dyn Error>> 
                 carryover_events: std::mem::take(&mut carried),
                 ..complete(OrchestrationStatus::ContinuedAsNew, next())
             }),
+            "child" => Action::CreateSubOrchestration(wire::CreateSubOrchestrationAction {
+                name: next().ok_or("no name")?,
+                instance_id: next().unwrap_or_default(),
+                input: next().map(Into::into),
+                version: next().map(Into::into),
+                ..Default::default()
+            }),
+            "send" => Action::SendEvent(wire::SendEventAction {
+                instance: Some(wire::OrchestrationInstance {
+                    instance_id: next().ok_or("to whom?")?,
+                    execution_id: None,
+                }),
+                name: next().ok_or("which event?")?,
+                data: next().map(Into::into),
+            }),
+            "stop" => Action::TerminateOrchestration(wire::TerminateOrchestrationAction {
+                instance_id: next().ok_or("whom?")?,
+                reason: next().map(Into::into),
+                recurse: next().is_some(),
+            }),
+            "rewritten" => Action::RewindOrchestration(wire::RewindOrchestrationAction::default()),
             "entity" => Action::SendEntityMessage(wire::SendEntityMessageAction::default()),
             other => return Err(format!("unknown action {other}").into()),
         };
@@ -369,7 +447,12 @@ fn brief(event: &Bytes) -> String {
     let (name, rest) = match event.event_type.expect("a type") {
         EventType::OrchestratorStarted(_) => ("OrchestratorStarted", String::new()),
         EventType::ExecutionStarted(e) => {
-            ("ExecutionStarted", format!(" {}{}", e.name, text(&e.input)))
+            let parent = e.parent_instance.map(|parent| {
+                let of = parent.orchestration_instance.map(|of| of.instance_id).unwrap_or_default();
+                format!(" of {of}({})", parent.task_scheduled_id)
+            });
+            let rest = format!(" {}{}{}", e.name, text(&e.input), parent.unwrap_or_default());
+            ("ExecutionStarted", rest)
         }
         EventType::TaskScheduled(e) => ("TaskScheduled", format!(" {}{}", e.name, text(&e.input))),
         EventType::TaskCompleted(e) => {
@@ -395,6 +478,20 @@ fn brief(event: &Bytes) -> String {
             );
             ("ExecutionCompleted", rest)
         }
+        EventType::SubOrchestrationInstanceCreated(e) => {
+            ("SubCreated", format!(" {} {}{}", e.instance_id, e.name, text(&e.input)))
+        }
+        EventType::SubOrchestrationInstanceCompleted(e) => {
+            ("SubCompleted", format!("({}){}", e.task_scheduled_id, text(&e.result)))
+        }
+        EventType::SubOrchestrationInstanceFailed(e) => {
+            let failure = e.failure_details.expect("details (R4.39)");
+            ("SubFailed", format!("({}) {:?}", e.task_scheduled_id, failure.error_message))
+        }
+        EventType::EventSent(e) => {
+            ("EventSent", format!(" {} {}{}", e.instance_id, e.name, text(&e.input)))
+        }
+        EventType::ExecutionRewound(e) => ("ExecutionRewound", text(&e.reason)),
         other => panic!("unexpected event {other:?}"),
     };
     format!("{name}#{}{rest}", event.event_id)
@@ -421,7 +518,28 @@ fn show_event(event: &Event) -> Option<String> {
             format!("timer {} armed for {}", item(i), timer.due as f64 / SECOND as f64)
         }
         Event::TimerCleared { item: i, .. } => format!("timer {} cleared", item(i)),
+        Event::ChildWritten { item: i, child } => {
+            let state = if child.answered { "has answered" } else { "is to answer" };
+            format!("child {} {} {state}", item(i), child.instance)
+        }
+        Event::MessageSent { message, .. } => format!("✉ {}", show_message(message)),
+        // Places are of no interest to a reader.
+        Event::MessageDelivered { .. } | Event::MessagesTaken { .. } => return None,
     })
+}
+
+fn show_message(message: &MessageRecord) -> String {
+    let what = match message.body.as_ref().expect("a body") {
+        Body::Start(it) => format!("start {}", it.request.name),
+        Body::ChildEnded(it) => match &it.failure {
+            Some(failure) => format!("child failed {:?}", failure.error_message),
+            None => format!("child completed {:?}", it.result.as_ref().map(|text| text.as_str())),
+        },
+        Body::Raise(it) => format!("event {}", it.name),
+        Body::Terminate(it) => format!("terminate{}", if it.recurse { " recursively" } else { "" }),
+        Body::Rewind(_) => "rewind".into(),
+    };
+    format!("to {}: {what}", message.instance)
 }
 
 fn show_effect(effect: &Effect) -> String {
@@ -430,6 +548,7 @@ fn show_effect(effect: &Effect) -> String {
         Effect::ActivityReady { item, class } => {
             format!("activity ready: {}/{} {}", item.at.instance, item.number, class.name)
         }
+        Effect::MessageSent => "message sent".into(),
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))

@@ -10,6 +10,7 @@ use tonic::Status;
 use super::{Gateway, SEND_LIMIT, check_size, status};
 use crate::dispatch::Wanted;
 use crate::engine::command::{RaiseEvent, Resume, Start, Suspend, Terminate};
+use crate::engine::state::is_entity;
 use crate::engine::{Address, Command, Reply, read};
 use crate::machine::RowsView;
 
@@ -198,25 +199,9 @@ fn chunks(events: Vec<Bytes>) -> Vec<Result<wire::HistoryChunk, Status>> {
     chunks
 }
 
-/// Whether an id is that of an entity: `@name@key`, the name not empty (R5.1).
-fn is_entity(id: &str) -> bool {
-    id.strip_prefix('@')
-        .and_then(|rest| rest.split_once('@'))
-        .is_some_and(|(name, _)| !name.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entity_ids_are_told_from_others() {
-        for (id, is) in
-            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
-        {
-            assert_eq!(is_entity(id), is, "{id}");
-        }
-    }
 
     #[test]
     fn a_history_is_cut_into_chunks_that_fit() {

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 use crate::engine::effect::Class;
-use crate::engine::state::{Address, InstanceRecord, Item, Place, TimerRecord};
+use crate::engine::state::message::Body;
+use crate::engine::state::{
+    Address, FORMAT, InstanceRecord, Item, MessageRecord, Place, TimerRecord,
+};
 use crate::engine::view::View;
 use crate::engine::{Effect, Event, Stamp, event, read};
 
@@ -13,16 +16,31 @@ pub(crate) struct Plan<'a> {
     pub(crate) stamp: Stamp,
     events: Vec<Event>,
     effects: Vec<Effect>,
-    received: u32,
+    /// How many places were given out.
+    places: u32,
+    /// Whether any message was sent.
+    sent: bool,
 }
 
 impl<'a> Plan<'a> {
     pub(crate) fn new(view: &'a dyn View, stamp: Stamp) -> Plan<'a> {
-        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), received: 0 }
+        Plan::behind(view, stamp, 0)
+    }
+
+    /// A plan of the same command behind one that gave out so many places.
+    pub(crate) fn behind(view: &'a dyn View, stamp: Stamp, places: u32) -> Plan<'a> {
+        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), places, sent: false }
+    }
+
+    /// How many places this plan and those before it gave out.
+    pub(crate) fn places(&self) -> u32 {
+        self.places
     }
 
     pub(crate) fn finish(self) -> (Vec<Event>, Vec<Effect>) {
-        (self.events, self.effects)
+        let mut effects = self.effects;
+        effects.extend(self.sent.then_some(Effect::MessageSent));
+        (self.events, effects)
     }
 
     pub(crate) fn push(&mut self, event: Event) {
@@ -33,11 +51,20 @@ impl<'a> Plan<'a> {
         self.effects.push(effect);
     }
 
-    /// The next place at the end of any inbox: later than all that arrived before.
+    /// The next place at the end of any inbox and of the outbox: later than all that were before.
     pub(crate) fn next_place(&mut self) -> Place {
-        let place = Place { sequence: self.stamp.sequence, sub: self.received };
-        self.received += 1;
+        let place = Place { sequence: self.stamp.sequence, sub: self.places };
+        self.places += 1;
         place
+    }
+
+    /// Sends a message to an instance of the same hub.
+    pub(crate) fn send(&mut self, hub: u32, instance: impl Into<String>, body: Body) {
+        let place = self.next_place();
+        let message =
+            MessageRecord { format: FORMAT, hub, instance: instance.into(), body: Some(body) };
+        self.push(Event::MessageSent { place, message: Box::new(message) });
+        self.sent = true;
     }
 
     /// Place of the last inbox event that this plan takes.

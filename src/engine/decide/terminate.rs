@@ -6,15 +6,47 @@ use super::Plan;
 use crate::engine::command::Terminate;
 use crate::engine::event::{NO_ID, history};
 use crate::engine::reply::{Answer, Reply};
-use crate::engine::state::{Address, Item};
+use crate::engine::state::message::TerminateMessage;
+use crate::engine::state::{Address, InstanceRecord, Item, Recursion};
 use crate::engine::{Event, read};
 
 pub(crate) fn terminate(plan: &mut Plan<'_>, command: Terminate) -> Answer {
     let wire::TerminateRequest { instance_id, output, recursive } = command.request;
     let at = Address::new(command.hub, instance_id);
-    let record = read::head(plan.view, &at).filter(|record| !record.is_terminal());
-    let Some(mut record) = record else { return Ok(Reply::Done) };
+    if let Some(record) = read::head(plan.view, &at).filter(|record| !record.is_terminal()) {
+        ask(
+            plan,
+            &at,
+            record,
+            wire::ExecutionTerminatedEvent { input: output, recurse: recursive },
+        );
+    }
+    Ok(Reply::Done)
+}
 
+/// A request of another orchestration. One of a parent means its own child only, and goes on to the children
+/// of a child that has ended (R2.51); any other is like a client's.
+pub(crate) fn terminate_by_message(plan: &mut Plan<'_>, at: &Address, message: TerminateMessage) {
+    let TerminateMessage { output, recurse, from } = message;
+    let Some(record) = read::head(plan.view, at) else { return };
+    if from.as_ref().is_some_and(|from| !record.is_child(&from.instance, from.link)) {
+        return;
+    }
+    if !record.is_terminal() {
+        ask(plan, at, record, wire::ExecutionTerminatedEvent { input: output, recurse });
+    } else if from.is_some() && recurse {
+        let children = read::children(plan.view, at, record.generation);
+        plan.terminate_children(at, &children, &Recursion { output });
+    }
+}
+
+/// Asks an instance that has not ended to end.
+fn ask(
+    plan: &mut Plan<'_>,
+    at: &Address,
+    mut record: InstanceRecord,
+    event: wire::ExecutionTerminatedEvent,
+) {
     record.terminating = true;
     // It does not wait for its scheduled start (R2.48).
     if let Some(number) = record.start_timer.take() {
@@ -27,13 +59,9 @@ pub(crate) fn terminate(plan: &mut Plan<'_>, command: Terminate) -> Answer {
     if let Some(suspension) = record.suspension.as_mut().filter(|suspension| !suspension.recorded) {
         suspension.recorded = true;
         let (place, suspended) = (suspension.place(), suspension.event.clone());
-        plan.receive_at(&at, &record, place, suspended);
+        plan.receive_at(at, &record, place, suspended);
     }
-    let event = EventType::ExecutionTerminated(wire::ExecutionTerminatedEvent {
-        input: output,
-        recurse: recursive,
-    });
-    plan.receive(&at, &record, history(NO_ID, plan.stamp.now, event));
-    plan.write(&at, record);
-    Ok(Reply::Done)
+    let event = history(NO_ID, plan.stamp.now, EventType::ExecutionTerminated(event));
+    plan.receive(at, &record, event);
+    plan.write(at, record);
 }

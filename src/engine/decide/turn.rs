@@ -10,6 +10,7 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::Plan;
 use super::actions::{self, Outcome};
+use super::children::End;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -17,7 +18,8 @@ use crate::engine::event::{
 };
 use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::{
-    Address, FORMAT, InstanceRecord, Item, Place, Suspension, TaskRecord, TimerKind, TimerRecord,
+    Address, ChildRecord, FORMAT, InstanceRecord, Item, Place, Recursion, Suspension, TaskRecord,
+    TimerKind, TimerRecord,
 };
 use crate::engine::time::nanos;
 use crate::engine::{Effect, Event, effect::Class, read};
@@ -25,6 +27,7 @@ use crate::engine::{Effect, Event, effect::Class, read};
 /// Commits a turn.
 pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answer {
     let mut turn = Turn::begin(plan, &command.turn, command.processed)?;
+    turn.id_length = command.id_length;
     turn.record.custom_status = command.custom_status.filter(|text| !text.is_empty());
     // A response without a span keeps the stored one (R6.6).
     if let Some(span) =
@@ -53,14 +56,24 @@ pub(crate) fn fail_turn(plan: &mut Plan<'_>, command: FailTurn) -> Answer {
 }
 
 /// A turn while it is being committed.
-struct Turn {
-    at: Address,
-    record: InstanceRecord,
+pub(super) struct Turn {
+    pub(super) at: Address,
+    pub(super) record: InstanceRecord,
     /// What will be appended to the history.
-    appended: Vec<Bytes>,
+    pub(super) appended: Vec<Bytes>,
     /// Timers of this turn, armed only if the generation goes on.
     armed: Vec<(Item, TimerRecord)>,
-    now: i64,
+    /// Children of this turn; forgotten with a generation that another one follows.
+    pub(super) children: Vec<(Item, ChildRecord)>,
+    /// Answers for children that could not even be asked for, if the generation goes on.
+    pub(super) refused: Vec<Bytes>,
+    /// What the turn sent to its own instance.
+    pub(super) to_self: Vec<Bytes>,
+    /// Whether a termination is among it.
+    pub(super) ends_self: bool,
+    /// Longest id of a child, in characters; 0 is no limit.
+    pub(super) id_length: u32,
+    pub(super) now: i64,
 }
 
 impl Turn {
@@ -78,20 +91,51 @@ impl Turn {
             return Err(Reject::StaleTurn);
         }
         if let Some(processed) = processed {
-            waiting.truncate(processed as usize);
+            // The worker counts what it was shown.
+            waiting.truncate(processed as usize + usize::from(record.rewinding));
         }
         let mut appended = Vec::with_capacity(waiting.len() + 4);
         appended.push(orchestrator_started(id.clock));
+        let mut record = record;
         for (place, event) in waiting {
             plan.push(Event::EventTaken { at: at.clone(), place });
+            if record.rewinding && read::is_rewound(&event) {
+                record.rewinding = false;
+                record.hidden.push(record.history_events + appended.len() as u32);
+            }
             appended.push(event);
         }
         let now = plan.stamp.now.max(id.clock);
-        let mut turn = Turn { at, record, appended, armed: Vec::new(), now };
+        let mut turn = Turn {
+            at,
+            record,
+            appended,
+            armed: Vec::new(),
+            children: Vec::new(),
+            refused: Vec::new(),
+            to_self: Vec::new(),
+            ends_self: false,
+            id_length: 0,
+            now,
+        };
+        if turn.record.terminating {
+            turn.note_recursion();
+        }
         turn.record.clock = id.clock;
         turn.record.updated = now;
         turn.record.has_run = true;
         Ok(turn)
+    }
+
+    /// Remembers a termination that goes on to the children once the instance has ended (R2.51).
+    fn note_recursion(&mut self) {
+        let terminated = self.appended.iter().find_map(|event| match actions::event_type(event) {
+            Some(EventType::ExecutionTerminated(event)) if event.recurse => Some(event),
+            _ => None,
+        });
+        if let Some(wire::ExecutionTerminatedEvent { input, .. }) = terminated {
+            self.record.recursion = Some(Recursion { output: input });
+        }
     }
 
     /// Carries out one action that does not end the generation.
@@ -99,6 +143,9 @@ impl Turn {
         match action {
             Action::ScheduleTask(action) => self.schedule(plan, id, action),
             Action::CreateTimer(action) => self.create_timer(id, action, ends),
+            Action::CreateSubOrchestration(action) => self.create_child(plan, id, action),
+            Action::SendEvent(action) => self.send_event(plan, id, action),
+            Action::TerminateOrchestration(action) => self.terminate_other(plan, action),
             // `actions::sort` lets nothing else through.
             _ => {}
         }
@@ -158,7 +205,7 @@ impl Turn {
         self.armed.push((item, timer));
     }
 
-    fn next_item(&mut self) -> Item {
+    pub(super) fn next_item(&mut self) -> Item {
         let number = self.record.next_number;
         self.record.next_number += 1;
         Item { at: self.at.clone(), generation: self.record.generation, number }
@@ -169,14 +216,8 @@ impl Turn {
             None => self.go_on(plan),
             Some(Outcome::End { id, action }) => {
                 let status = action.orchestration_status();
-                let completed = execution_completed(
-                    id,
-                    self.now,
-                    status,
-                    action.result,
-                    action.failure_details,
-                );
-                self.end(plan, status, completed);
+                let end = End { status, result: action.result, failure: action.failure_details };
+                self.end(plan, id, end);
             }
             Some(Outcome::ContinueAsNew { action, carried }) => {
                 self.continue_as_new(plan, action, carried)
@@ -186,10 +227,9 @@ impl Turn {
 
     /// Ends the instance as failed, carrying out nothing that the worker asked for.
     fn fail(self, plan: &mut Plan<'_>, problem: String) {
-        let details = failure("DurahubOrchestrationFailure", problem);
+        let failure = Some(failure("DurahubOrchestrationFailure", problem));
         let status = OrchestrationStatus::Failed;
-        let completed = execution_completed(NO_ID, self.now, status, None, Some(details));
-        self.end(plan, status, completed);
+        self.end(plan, NO_ID, End { status, result: None, failure });
     }
 
     /// The generation goes on.
@@ -199,6 +239,9 @@ impl Turn {
         for (item, timer) in std::mem::take(&mut self.armed) {
             plan.arm(item, timer);
         }
+        for (item, child) in std::mem::take(&mut self.children) {
+            plan.push(Event::ChildWritten { item, child });
+        }
         let left = plan.first_left(&self.at);
         if self.record.suspension.is_none() {
             self.record.status = OrchestrationStatus::Running.into();
@@ -207,12 +250,16 @@ impl Turn {
         if left.is_some() {
             plan.wake(&self.at, &self.record);
         }
+        self.refused.append(&mut self.to_self);
+        Turn::receive_own(plan, &self.at, &mut self.record, self.refused, self.ends_self);
         plan.write(&self.at, self.record);
     }
 
     /// The instance ends: nothing of it waits any more (R4.52), but what this turn started runs (R4.26).
-    fn end(mut self, plan: &mut Plan<'_>, status: OrchestrationStatus, completed: Bytes) {
-        self.appended.push(completed);
+    fn end(mut self, plan: &mut Plan<'_>, id: i32, end: End) {
+        let status = end.status;
+        let (result, failure) = (end.result.clone(), end.failure.clone());
+        self.appended.push(execution_completed(id, self.now, status, result, failure));
         let appended = std::mem::take(&mut self.appended);
         plan.append(&self.at, &mut self.record, appended);
         plan.clear_inbox(&self.at);
@@ -221,6 +268,14 @@ impl Turn {
         self.record.completed = Some(self.now);
         self.record.suspension = None;
         self.record.terminating = false;
+        if let Some(recursion) = self.record.recursion.take() {
+            let before = read::children(plan.view, &self.at, self.record.generation);
+            plan.terminate_children(&self.at, before.iter().chain(&self.children), &recursion);
+        }
+        for (item, child) in std::mem::take(&mut self.children) {
+            plan.push(Event::ChildWritten { item, child });
+        }
+        plan.answer_parent(&self.at, &self.record, end);
         plan.write(&self.at, self.record);
     }
 
@@ -232,7 +287,7 @@ impl Turn {
         action: wire::CompleteOrchestrationAction,
         carried: Vec<Bytes>,
     ) {
-        let Turn { at, record: old, now, .. } = self;
+        let Turn { at, record: old, to_self, ends_self, now, .. } = self;
         let left = plan.left(&at);
         plan.clear_inbox(&at);
         plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
@@ -252,6 +307,7 @@ impl Turn {
             scheduled_start: old.scheduled_start,
             tags,
             parent: old.parent,
+            link: old.link,
             custom_status: old.custom_status,
             span: old.span,
             parent_trace: old.parent_trace,
@@ -281,6 +337,7 @@ impl Turn {
         for event in carried {
             plan.receive(&at, &record, event);
         }
+        Turn::receive_own(plan, &at, &mut record, to_self, ends_self);
         carry_over(plan, &at, &mut record, left);
         plan.write(&at, record);
     }

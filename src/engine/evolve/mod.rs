@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use prost::Message;
 
-use super::state::{Address, Chunk, Item, keys};
+use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, keys};
 use super::view::{Changes, View, scan_prefix};
 use super::{Event, read};
 
@@ -42,6 +42,20 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::due(timer.due, item), Some(Bytes::new()));
         }
         Event::TimerCleared { item, due } => clear_timer(item, *due, changes),
+        Event::ChildWritten { item, child } => {
+            changes.insert(keys::child(item), Some(encode(child)));
+        }
+        Event::MessageSent { place, message } => {
+            changes.insert(keys::outbox(*place), Some(encode(message.as_ref())));
+        }
+        Event::MessageDelivered { place } => {
+            changes.insert(keys::outbox(*place), None);
+        }
+        Event::MessagesTaken { from, through } => {
+            let (sequence, sub) = (through.sequence, through.sub);
+            let delivered = DeliveredRecord { format: FORMAT, sequence, sub };
+            changes.insert(keys::delivered(*from), Some(encode(&delivered)));
+        }
     }
 }
 
@@ -57,6 +71,9 @@ fn discard(view: &dyn View, at: &Address, generation: u64, changes: &mut Changes
     }
     for (item, due) in read::timers(view, at, generation) {
         clear_timer(&item, due, changes);
+    }
+    for (item, _) in read::children(view, at, generation) {
+        changes.insert(keys::child(&item), None);
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn state_of(
 }
 
 /// The input of the current generation: it stands in `executionStarted`, and only there (R2.28).
-fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text> {
+pub(crate) fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text> {
     let events: Vec<Bytes> = if record.history_events == 0 {
         first_event(view, at).into_iter().collect()
     } else {
@@ -72,7 +72,7 @@ fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text>
 }
 
 /// What `executionCompleted`, the last event, says.
-fn outcome(
+pub(crate) fn outcome(
     view: &dyn View,
     at: &Address,
     record: &InstanceRecord,

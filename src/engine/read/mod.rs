@@ -1,5 +1,6 @@
 //! What everybody else may ask of the rows: pure functions over a [`View`](super::View), the engine's read models.
 
+mod children;
 mod history;
 mod hubs;
 mod inbox;
@@ -7,15 +8,23 @@ mod instance;
 mod items;
 mod list;
 mod open_work;
+mod outbox;
 mod turn;
 
+pub(crate) use children::child;
+pub use children::children;
+pub(crate) use history::events;
 pub use history::history;
 pub(crate) use hubs::last_hub;
 pub use hubs::{hub, hubs};
 pub(crate) use inbox::{first_waiting, first_waiting_after, inbox, inbox_through};
 pub use instance::{head, state};
+pub(crate) use instance::{input, outcome};
 pub(crate) use items::{due, tasks, timer, timers};
 pub use items::{next_due, task};
 pub use list::{List, Order, Slice, list, listed_state};
 pub use open_work::open_work;
+pub(crate) use outbox::delivered;
+pub use outbox::{message, outbox_after};
+pub(crate) use turn::is_rewound;
 pub use turn::{Turn, TurnTooLarge, turn};

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use durahub_proto::wire;
+use durahub_proto::wire::history_event::EventType;
+use prost::Message as _;
 
 use super::history::events;
 use super::inbox::inbox;
@@ -20,7 +22,7 @@ pub struct Turn {
     pub name: String,
     /// The generation as clients know it.
     pub execution_id: String,
-    /// The committed history.
+    /// The committed history, as far as workers are shown it.
     pub past: Vec<Bytes>,
     /// `orchestratorStarted` and the waiting events.
     pub new: Vec<Bytes>,
@@ -60,16 +62,19 @@ pub fn turn(
     let mut through = Place::default();
     let mut new = vec![orchestrator_started(clock)];
     let mut bytes = record.history_bytes + u64::from(record.history_events) * FRAME;
-    let mut fits = true;
+    let (mut fits, mut taken) = (true, 0);
     for (place, event) in waiting {
-        bytes += event.len() as u64 + FRAME;
+        let hidden = record.rewinding && is_rewound(&event);
+        bytes += if hidden { 0 } else { event.len() as u64 + FRAME };
         fits = bytes <= limit;
-        if !fits && new.len() > 1 {
+        if !fits && taken > 0 {
             fits = true;
             break;
         }
-        through = place;
-        new.push(event);
+        (through, taken) = (place, taken + 1);
+        if !hidden {
+            new.push(event);
+        }
         if !fits {
             break;
         }
@@ -82,12 +87,16 @@ pub fn turn(
         through_sequence: through.sequence,
         through_sub: through.sub,
         clock,
-        inbox_events: new.len() as u32 - 1,
+        inbox_events: taken,
     };
     if !fits {
         return Some(Err(Box::new(TurnTooLarge { id, bytes })));
     }
-    let past = events(view, at, record.generation, record.history_events);
+    let mut past = events(view, at, record.generation, record.history_events);
+    if !record.hidden.is_empty() {
+        let mut index = 0..;
+        past.retain(|_| index.next().is_none_or(|index| !record.hidden.contains(&index)));
+    }
     Some(Ok(Turn {
         id,
         name: record.name,
@@ -96,4 +105,10 @@ pub fn turn(
         new,
         span: record.span,
     }))
+}
+
+/// Whether it marks a rewind: the turn that follows one has no other new event (R4.83).
+pub(crate) fn is_rewound(event: &Bytes) -> bool {
+    wire::HistoryEvent::decode(event.clone())
+        .is_ok_and(|event| matches!(event.event_type, Some(EventType::ExecutionRewound(_))))
 }

@@ -14,11 +14,14 @@
 //! | 0x13 | task | hub, id, generation, number | `TaskRecord` |
 //! | 0x14 | timer | hub, id, generation, number | `TimerRecord` |
 //! | 0x15 | due | time, hub, id, generation, number | empty |
+//! | 0x16 | outbox | place | `MessageRecord` |
+//! | 0x17 | delivered | number of the sending partition | `DeliveredRecord` |
 //! | 0x18 | listed | hub, status, time of creation, id | empty |
 //! | 0x19 | ended | hub, status, time of completion, id | empty |
+//! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
 //!
-//! Kinds 0x16 (outbox) and 0x17 (delivered) are kept for messages between partitions, 0x1c to 0x1f for
-//! entities and their index. The functions for 0x18 and above stand in `listing`.
+//! The functions of 0x18 and 0x19 stand in `listing`. Kinds 0x1d to 0x1f are kept for entities and their
+//! index.
 
 use super::Place;
 
@@ -30,8 +33,11 @@ const HISTORY: u8 = 0x12;
 const TASK: u8 = 0x13;
 const TIMER: u8 = 0x14;
 const DUE: u8 = 0x15;
+const OUTBOX: u8 = 0x16;
+const DELIVERED: u8 = 0x17;
 pub(super) const LISTED: u8 = 0x18;
 pub(super) const ENDED: u8 = 0x19;
+const CHILD: u8 = 0x1c;
 
 /// Who is meant: an instance in a hub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,7 +67,7 @@ pub fn is_entity(id: &str) -> bool {
         .is_some_and(|(name, _)| !name.is_empty())
 }
 
-/// A scheduled task or a timer: counted per generation, because the ids that workers choose repeat
+/// A scheduled task, a timer or a child: counted per generation, because the ids that workers choose repeat
 /// (R3.34, R4.48).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Item {
@@ -154,6 +160,26 @@ pub(crate) fn due_after(time: i64) -> Vec<u8> {
     Key::of(DUE).time(time.saturating_add(1)).0
 }
 
+pub(crate) fn outbox(place: Place) -> Vec<u8> {
+    Key::of(OUTBOX).u64(place.sequence).u32(place.sub).0
+}
+
+pub(crate) fn all_outbox() -> Vec<u8> {
+    vec![OUTBOX]
+}
+
+pub(crate) fn delivered(from: u32) -> Vec<u8> {
+    Key::of(DELIVERED).u32(from).0
+}
+
+pub(crate) fn child(item: &Item) -> Vec<u8> {
+    Key::of(CHILD).item(item).0
+}
+
+pub(crate) fn children_of(at: &Address, generation: u64) -> Vec<u8> {
+    Key::of(CHILD).address(at).u64(generation).0
+}
+
 /// The name of a hub row.
 pub(crate) fn parse_hub(key: &[u8]) -> Option<String> {
     Fields::of(HUB, key)?.text()
@@ -180,6 +206,17 @@ pub(crate) fn parse_timer(key: &[u8]) -> Option<Item> {
 pub(crate) fn parse_due(key: &[u8]) -> Option<(i64, Item)> {
     let mut fields = Fields::of(DUE, key)?;
     Some((fields.time()?, fields.item()?))
+}
+
+/// The place of a message in the outbox.
+pub(crate) fn parse_outbox(key: &[u8]) -> Option<Place> {
+    let mut fields = Fields::of(OUTBOX, key)?;
+    Some(Place { sequence: fields.u64()?, sub: fields.u32()? })
+}
+
+/// The child of a row.
+pub(crate) fn parse_child(key: &[u8]) -> Option<Item> {
+    Fields::of(CHILD, key)?.item()
 }
 
 /// A key while it is written.
@@ -289,10 +326,21 @@ mod tests {
             assert_eq!(parse_task(&task(&item)), Some(item.clone()));
             assert_eq!(parse_due(&due(-12, &item)), Some((-12, item.clone())));
             let place = Place { sequence: 9, sub: 2 };
+            assert_eq!(parse_child(&child(&item)), Some(item.clone()));
+            assert_eq!(parse_outbox(&outbox(place)), Some(place));
             assert_eq!(parse_inbox(&inbox(&item.at, place)), Some((item.at, place)));
         }
         assert_eq!(parse_task(&timer(&item("a"))), None);
         assert_eq!(parse_task(&task(&item("a"))[..6]), None);
+    }
+
+    #[test]
+    fn entity_ids_are_told_from_others() {
+        for (id, is) in
+            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
+        {
+            assert_eq!(is_entity(id), is, "{id}");
+        }
     }
 
     #[test]
@@ -313,15 +361,6 @@ mod tests {
             }
         }
         assert_eq!(parse_instance(&instance(&Address::new(1, "a"))), Some(Address::new(1, "a")));
-    }
-
-    #[test]
-    fn entity_ids_are_told_from_others() {
-        for (id, is) in
-            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
-        {
-            assert_eq!(is_entity(id), is, "{id}");
-        }
     }
 
     #[test]
