@@ -64,7 +64,8 @@ pub async fn run(
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
-    let leading = leaders.run(&dispatcher);
+    let mut leading = leaders.run(&dispatcher);
+    leading.spawn(dispatcher.clone().reap_hubs(node.group(GroupId::METADATA).clone()));
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
@@ -145,6 +146,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
         instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
+        hub_calls: config.task_hub_calls,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | 0x01 | hub | name | `HubRecord` |
 //! | 0x02 | last hub id | | u32 |
+//! | 0x03 | deleted hub | hub | `DeletedHubRecord` |
 //! | 0x10 | instance | hub, id | `InstanceRecord` |
 //! | 0x11 | inbox | hub, id, place | one encoded history event |
 //! | 0x12 | history | hub, id, generation, index of its first event | events, each with its length |
@@ -18,15 +19,18 @@
 //! | 0x17 | delivered | number of the sending partition | `DeliveredRecord` |
 //! | 0x18 | listed | hub, status, time of creation, id | empty |
 //! | 0x19 | ended | hub, status, time of completion, id | empty |
+//! | 0x1a | closed hub | hub | empty |
+//! | 0x1b | leftover | hub, id, generation | one byte: whether the instance is gone too |
 //! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
 //!
 //! The functions of 0x18 and 0x19 stand in `listing`. Kinds 0x1d to 0x1f are kept for entities and their
 //! index.
 
-use super::Place;
+use super::{Leftover, Place};
 
 const HUB: u8 = 0x01;
 const LAST_HUB: u8 = 0x02;
+const DELETED_HUB: u8 = 0x03;
 const INSTANCE: u8 = 0x10;
 const INBOX: u8 = 0x11;
 const HISTORY: u8 = 0x12;
@@ -37,6 +41,8 @@ const OUTBOX: u8 = 0x16;
 const DELIVERED: u8 = 0x17;
 pub(super) const LISTED: u8 = 0x18;
 pub(super) const ENDED: u8 = 0x19;
+const CLOSED_HUB: u8 = 0x1a;
+const LEFTOVER: u8 = 0x1b;
 const CHILD: u8 = 0x1c;
 
 /// Who is meant: an instance in a hub.
@@ -178,6 +184,36 @@ pub(crate) fn child(item: &Item) -> Vec<u8> {
 
 pub(crate) fn children_of(at: &Address, generation: u64) -> Vec<u8> {
     Key::of(CHILD).address(at).u64(generation).0
+}
+
+pub(crate) fn deleted_hub(hub: u32) -> Vec<u8> {
+    Key::of(DELETED_HUB).u32(hub).0
+}
+
+pub(crate) fn deleted_hubs() -> Vec<u8> {
+    vec![DELETED_HUB]
+}
+
+pub(crate) fn closed_hub(hub: u32) -> Vec<u8> {
+    Key::of(CLOSED_HUB).u32(hub).0
+}
+
+pub(crate) fn leftover(leftover: &Leftover) -> Vec<u8> {
+    Key::of(LEFTOVER).address(&leftover.at).u64(leftover.generation).0
+}
+
+pub(crate) fn leftovers_of(hub: u32) -> Vec<u8> {
+    Key::of(LEFTOVER).u32(hub).0
+}
+
+pub(crate) fn all_leftovers() -> Vec<u8> {
+    vec![LEFTOVER]
+}
+
+/// What a row says is to be swept.
+pub(crate) fn parse_leftover(key: &[u8], value: &[u8]) -> Option<Leftover> {
+    let mut fields = Fields::of(LEFTOVER, key)?;
+    Some(Leftover { at: fields.address()?, generation: fields.u64()?, whole: value == [1] })
 }
 
 /// The name of a hub row.
