@@ -22,8 +22,7 @@ impl Gateway {
         mut request: wire::CreateInstanceRequest,
     ) -> Result<wire::CreateInstanceResponse, Status> {
         if request.instance_id.is_empty() {
-            let entropy = &self.0.entropy;
-            request.instance_id = format!("{:016x}{:016x}", entropy(), entropy());
+            request.instance_id = self.new_id();
         }
         self.check_id(&request.instance_id)?;
         if is_entity(&request.instance_id) {

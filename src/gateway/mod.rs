@@ -4,11 +4,12 @@
 //! proposed: a refusal names the field, the limit and what to do, and leaves nothing half done. Writes
 //! become commands to the partition that holds the instance; reads ask that partition's leader.
 //!
-//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume, history;
+//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume;
 //! - [`list`]: pages of instances and of ids over all partitions;
 //! - [`history`]: the history of one instance, in chunks;
 //! - [`purge`], [`skip`]: ended instances go, others are ended at once;
 //! - [`hubs`]: task hubs come and go;
+//! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
@@ -17,6 +18,7 @@
 mod client_api;
 mod history;
 mod hubs;
+mod lifecycle;
 mod list;
 mod oversize;
 mod purge;
@@ -151,6 +153,11 @@ impl Gateway {
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
         propose(self.0.dispatcher.partition_of(hub, instance), command).await
+    }
+
+    /// An id for an instance that got none: 32 hex digits (R2.1).
+    fn new_id(&self) -> String {
+        format!("{:016x}{:016x}", (self.0.entropy)(), (self.0.entropy)())
     }
 
     /// Refuses ids that no instance can have.

@@ -176,16 +176,18 @@ impl TaskHubSidecarService for Gateway {
 
     async fn rewind_instance(
         &self,
-        _: Request<wire::RewindInstanceRequest>,
+        request: Request<wire::RewindInstanceRequest>,
     ) -> Answer<wire::RewindInstanceResponse> {
-        later("rewind")
+        let hub = self.hub(request.metadata()).await?;
+        self.rewind(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn restart_instance(
         &self,
-        _: Request<wire::RestartInstanceRequest>,
+        request: Request<wire::RestartInstanceRequest>,
     ) -> Answer<wire::RestartInstanceResponse> {
-        later("restart")
+        let hub = self.hub(request.metadata()).await?;
+        self.restart(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn query_instances(

@@ -119,3 +119,6 @@ impl Plan<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,76 +1,9 @@
 //! Lists over rows that the engine itself wrote: order, filters, cost, and paging while things change.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
-
 use super::*;
-use crate::engine::command::{CompleteTurn, Start};
-use crate::engine::{Command, Stamp, apply, read};
-
-/// A partition that counts the rows that are read from it.
-#[derive(Default)]
-struct Partition {
-    rows: BTreeMap<Vec<u8>, Bytes>,
-    sequence: u64,
-    read: Cell<usize>,
-}
-
-impl View for Partition {
-    fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.read.set(self.read.get() + 1);
-        View::get(&self.rows, key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        View::scan(&self.rows, from, to, &mut |key, value| {
-            self.read.set(self.read.get() + 1);
-            visit(key, value)
-        });
-    }
-}
+use crate::engine::rig::Partition;
 
 impl Partition {
-    fn apply(&mut self, command: Command) {
-        self.sequence += 1 << 16;
-        let now = (self.sequence >> 16) as i64;
-        let stamp = Stamp { now, seed: self.sequence, sequence: self.sequence };
-        let applied = apply(&self.rows, stamp, &command.into_bytes());
-        for (key, value) in applied.changes {
-            match value {
-                Some(value) => self.rows.insert(key, value),
-                None => self.rows.remove(&key),
-            };
-        }
-    }
-
-    fn start(&mut self, id: &str) {
-        let request = wire::CreateInstanceRequest {
-            instance_id: id.to_owned(),
-            name: "A".to_owned(),
-            input: Some("in".into()),
-            ..Default::default()
-        };
-        self.apply(Command::Start(Start { hub: 1, request }));
-    }
-
-    fn end(&mut self, id: &str, status: OrchestrationStatus) {
-        let at = Address::new(1, id);
-        let turn = read::turn(&self.rows, &at, 0, 1 << 20).expect("a turn").expect("it fits").id;
-        let action = wire::CompleteOrchestrationAction {
-            orchestration_status: status.into(),
-            result: Some("out".into()),
-            ..Default::default()
-        };
-        let actions = vec![wire::OrchestratorAction {
-            id: 1,
-            orchestrator_action_type: Some(Action::CompleteOrchestration(action)),
-        }];
-        self.apply(Command::CompleteTurn(CompleteTurn { turn, actions, ..Default::default() }));
-    }
-
     /// All pages of a list, as ids, `limit` at a time.
     fn pages(&self, list: &List, limit: usize) -> Vec<Vec<String>> {
         let (mut pages, mut after) = (Vec::new(), None);
