@@ -201,6 +201,8 @@ impl Dispatcher {
                 self.0.closed_hubs.send_modify(|closed| {
                     closed.insert(hub);
                 });
+                // Nothing of it is handed out any more; streams that are still open end now.
+                self.0.hubs.lock().remove(&hub);
                 return None;
             }
             Effect::SweepDue | Effect::TimerSet { .. } | Effect::MessageSent => return None,

@@ -51,7 +51,7 @@ impl Gateway {
         let list = List {
             hub,
             order: if prefix.is_empty() { Order::Created } else { Order::Id },
-            statuses: query.runtime_status().collect(),
+            statuses: statuses("query.runtimeStatus", &query.runtime_status)?,
             from: query.created_time_from.as_ref().map(nanos),
             // The end is included to the nanosecond (R2.74).
             before: query.created_time_to.as_ref().map(|to| nanos(to).saturating_add(1)),
@@ -118,7 +118,7 @@ impl Gateway {
         let list = List {
             hub,
             order: Order::Ended,
-            statuses: request.runtime_status().collect(),
+            statuses: statuses("runtimeStatus", &request.runtime_status)?,
             from: request.completed_time_from.as_ref().map(nanos),
             before: request.completed_time_to.as_ref().map(nanos),
             prefix: String::new(),
@@ -158,6 +158,21 @@ fn page_size(field: &str, asked: i32) -> Result<usize, Status> {
             "{field}: {asked} is negative; ask for 1 to {PAGE_MAX}, or 0 for the default of {PAGE}"
         ))),
     }
+}
+
+/// The statuses that a filter names. An unknown number must not read as "any".
+pub(super) fn statuses(
+    field: &str,
+    numbers: &[i32],
+) -> Result<Vec<wire::OrchestrationStatus>, Status> {
+    let status = |number: &i32| {
+        wire::OrchestrationStatus::try_from(*number).map_err(|_| {
+            Status::invalid_argument(format!(
+                "{field}: {number} is no orchestration status; see OrchestrationStatus in the protocol"
+            ))
+        })
+    };
+    numbers.iter().map(status).collect()
 }
 
 pub(super) fn closing() -> Status {
@@ -291,7 +306,7 @@ impl Merge {
         let source = &mut self.sources[at];
         source.ahead.extend(slice.marks);
         source.ended = slice.reached.is_none();
-        source.reached = slice.reached.or(source.reached.take());
+        source.reached = slice.reached.or_else(|| source.reached.take());
     }
 
     /// The next instance of the list.

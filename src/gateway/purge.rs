@@ -16,7 +16,7 @@ use durahub_proto::wire::purge_instances_request::Request;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::list::{closing, look};
+use super::list::{closing, look, statuses};
 use super::skip::check_batch;
 use super::{Gateway, propose};
 use crate::engine::command::{Purge, Target};
@@ -125,7 +125,7 @@ impl Gateway {
         recursive: bool,
     ) -> Result<(usize, bool), Status> {
         let until = time_limit(filter.timeout.as_ref())?.map(|time| Instant::now() + time);
-        let asked: Vec<_> = filter.runtime_status().collect();
+        let asked = statuses("purgeInstanceFilter.runtimeStatus", &filter.runtime_status)?;
         let ended = [Completed, Failed, Terminated].into_iter();
         let statuses: Vec<_> =
             ended.filter(|status| asked.is_empty() || asked.contains(status)).collect();

@@ -39,7 +39,17 @@ async fn hubs_come_and_go() {
     // A worker of the hub that goes hears of it, and finds the one that comes.
     let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
     let old = worker.next_turn().await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        let request = wire::GetInstanceRequest { instance_id: "a".into(), ..Default::default() };
+        async move { client.rpc().wait_for_instance_completion(request).await }
+    });
+    // It waits for what it knows is there.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     create(&client, true).await;
+    let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    let answer = good("wait", answer.expect("the waiter hears of it").expect("no panic"));
+    assert!(!answer.exists, "{answer:?} (R2.37)");
     assert!(client.get("a").await.is_none());
     let ended = loop {
         match worker.next_within(Duration::from_secs(10)).await {

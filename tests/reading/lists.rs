@@ -314,6 +314,11 @@ async fn bad_input_of_lists_is_refused_by_name() {
     let mut refused = Vec::new();
     let bad = wire::InstanceQuery { max_instance_count: -1, ..Default::default() };
     refused.push(("query.maxInstanceCount", query(bad).await.expect_err("negative")));
+    let bad = wire::InstanceQuery { runtime_status: vec![3, 99], ..Default::default() };
+    refused.push(("query.runtimeStatus", query(bad).await.expect_err("no status")));
+    let bad = wire::ListInstanceIdsRequest { runtime_status: vec![-1], ..Default::default() };
+    let answer = client.rpc().list_instance_ids(bad).await;
+    refused.push(("runtimeStatus", answer.expect_err("no status")));
     for garbage in ["garbage", "!!", "AAAA"] {
         let bad =
             wire::InstanceQuery { continuation_token: Some(garbage.into()), ..Default::default() };

@@ -113,6 +113,10 @@ async fn purges_by_filter_count_exactly() {
     assert!(failed.0 <= 38 && rest.0 <= 112, "{failed:?} {rest:?}");
     assert_eq!(ids(&client, wire::InstanceQuery::default()).await, ["runs"]);
 
+    let bad = wire::PurgeInstanceFilter { runtime_status: vec![99], ..filter() };
+    let bad = purge_error(&client, Request::PurgeInstanceFilter(bad)).await;
+    assert_eq!(bad.code(), Code::InvalidArgument);
+    assert!(bad.message().starts_with("purgeInstanceFilter.runtimeStatus: 99"), "{bad}");
     let timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 });
     let bad = wire::PurgeInstanceFilter { timeout, ..filter() };
     let bad = purge_error(&client, Request::PurgeInstanceFilter(bad)).await;
