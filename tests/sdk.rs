@@ -53,6 +53,7 @@ programs! {
         suspend_resume terminate custom_status id_reuse tags_and_version
         concurrent_workers worker_killed
         queries purges task_hubs
+        sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
         unknown_hub base_sdk
     }
     javascript {
@@ -61,6 +62,7 @@ programs! {
         suspend_resume terminate custom_status id_reuse tags_and_version
         concurrent_workers worker_killed
         queries purges
+        sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
         unknown_hub
     }
 }
