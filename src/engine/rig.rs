@@ -1,7 +1,7 @@
 //! A partition in memory for tests that scripts cannot express: it counts what is read and changed.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::command::{CompleteTurn, RaiseEvent, Start};
+use super::state::{decode, keys, listing};
 use super::{Address, Answer, Command, Stamp, View, apply, decode_answer, read};
 
 /// A partition that counts the rows that are read from it.
@@ -94,4 +95,16 @@ impl Partition {
     pub(crate) fn count(&self) -> usize {
         self.rows.keys().filter(|key| !matches!(key[0], 0x17 | 0x1a)).count()
     }
+}
+
+/// The index rows are always those that the heads ask for: none too few, none too many.
+pub(crate) fn check_index(rows: &BTreeMap<Vec<u8>, Bytes>) {
+    let heads = rows.range(vec![0x10]..vec![0x11]).map(|(key, value)| {
+        let at = keys::parse_instance(key).expect("an instance");
+        (at, decode(value.clone()))
+    });
+    let expected: BTreeSet<_> =
+        heads.flat_map(|(at, record)| listing::rows(&at, &record)).collect();
+    let stored = rows.range(vec![0x18]..vec![0x1a]).map(|(key, _)| key.clone());
+    assert_eq!(stored.collect::<BTreeSet<_>>(), expected, "index rows");
 }
