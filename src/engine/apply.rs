@@ -71,5 +71,11 @@ fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
         Command::TruncateOutbox(truncate) => decide::truncate_outbox(plan, &truncate),
         Command::Rewind(rewind) => decide::rewind(plan, rewind),
         Command::Restart(restart) => decide::restart(plan, restart),
+        Command::Purge(purge) => decide::purge(plan, purge),
+        Command::Sweep(_) => decide::sweep(plan),
+        Command::ForceTerminate(terminate) => decide::force_terminate(plan, terminate),
+        Command::DeleteHub(delete) => decide::delete_hub(plan, delete),
+        Command::ClearHub(clear) => decide::clear_hub(plan, clear),
+        Command::ForgetHub(forget) => decide::forget_hub(plan, forget),
     }
 }

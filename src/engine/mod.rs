@@ -48,6 +48,8 @@ mod view;
 #[cfg(test)]
 mod mesh;
 #[cfg(test)]
+mod rig;
+#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod tests;
@@ -58,5 +60,5 @@ pub use effect::{Class, Effect};
 pub use event::Event;
 pub use limits::Limits;
 pub use reply::{Answer, Reject, Reply, decode as decode_answer};
-pub use state::{Address, InstanceRecord, Item, TaskRecord};
+pub use state::{Address, InstanceRecord, Item, Mark, TaskRecord, is_entity};
 pub use view::{Changes, View};

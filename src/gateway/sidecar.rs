@@ -114,8 +114,11 @@ impl TaskHubSidecarService for Gateway {
         let request = request.into_inner();
         let worker = header.unwrap_or_else(|| request.worker_instance_id.clone());
         // A worker connects again on UNAVAILABLE, politely; on a clean end some do so in a tight loop (R1.41).
-        let closing: fn(Closing) -> Status =
-            |Closing| Status::unavailable("this server is shutting down; connect again");
+        let closing: fn(Closing) -> Status = |Closing| {
+            Status::unavailable(
+                "this server is shutting down, or the task hub was deleted; connect again",
+            )
+        };
         Ok(Response::new(self.work_items(hub, request, &worker).map_err(closing)))
     }
 
@@ -189,37 +192,40 @@ impl TaskHubSidecarService for Gateway {
 
     async fn query_instances(
         &self,
-        _: Request<wire::QueryInstancesRequest>,
+        request: Request<wire::QueryInstancesRequest>,
     ) -> Answer<wire::QueryInstancesResponse> {
-        later("queries")
+        let hub = self.hub(request.metadata()).await?;
+        self.query(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_instance_ids(
         &self,
-        _: Request<wire::ListInstanceIdsRequest>,
+        request: Request<wire::ListInstanceIdsRequest>,
     ) -> Answer<wire::ListInstanceIdsResponse> {
-        later("listing instance ids")
+        let hub = self.hub(request.metadata()).await?;
+        self.list_ids(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn purge_instances(
         &self,
-        _: Request<wire::PurgeInstancesRequest>,
+        request: Request<wire::PurgeInstancesRequest>,
     ) -> Answer<wire::PurgeInstancesResponse> {
-        later("purge")
+        let hub = self.hub(request.metadata()).await?;
+        self.purge(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_task_hub(
         &self,
-        _: Request<wire::CreateTaskHubRequest>,
+        request: Request<wire::CreateTaskHubRequest>,
     ) -> Answer<wire::CreateTaskHubResponse> {
-        later("creating task hubs by call; use --task-hubs or --dynamic-task-hubs")
+        self.create_task_hub(request.metadata(), request.get_ref()).await.map(Response::new)
     }
 
     async fn delete_task_hub(
         &self,
-        _: Request<wire::DeleteTaskHubRequest>,
+        request: Request<wire::DeleteTaskHubRequest>,
     ) -> Answer<wire::DeleteTaskHubResponse> {
-        later("deleting task hubs")
+        self.delete_task_hub(request.metadata()).await.map(Response::new)
     }
 
     async fn signal_entity(
@@ -252,8 +258,9 @@ impl TaskHubSidecarService for Gateway {
 
     async fn skip_graceful_orchestration_terminations(
         &self,
-        _: Request<wire::SkipGracefulOrchestrationTerminationsRequest>,
+        request: Request<wire::SkipGracefulOrchestrationTerminationsRequest>,
     ) -> Answer<wire::SkipGracefulOrchestrationTerminationsResponse> {
-        later("termination without a worker")
+        let hub = self.hub(request.metadata()).await?;
+        self.skip_graceful(hub, request.into_inner()).await.map(Response::new)
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::Reject;
 pub(crate) fn of_reject(reject: &Reject) -> Status {
     let text = reject.to_string();
     match reject {
-        Reject::NotFound { .. } => Status::not_found(text),
+        Reject::NotFound { .. } | Reject::HubDeleted => Status::not_found(text),
         Reject::AlreadyExists { .. } => Status::already_exists(text),
         Reject::InvalidReusePolicy => Status::invalid_argument(text),
         Reject::InboxFull { .. } => Status::resource_exhausted(text),

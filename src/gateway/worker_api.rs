@@ -22,7 +22,13 @@ impl Gateway {
             "worker connected"
         );
         let gateway = self.clone();
-        let closing = async move { gateway.closed().await };
+        let closing = async move {
+            tokio::select! {
+                () = gateway.closed() => {}
+                // Its name may be in use again, with another number: the worker must ask anew.
+                () = gateway.0.dispatcher.hub_closed(hub) => {}
+            }
+        };
         self.0.dispatcher.open_stream(StreamOptions { hub, request }, closing)
     }
 
