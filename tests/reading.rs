@@ -8,4 +8,6 @@ mod lists;
 mod one;
 #[path = "reading/removal.rs"]
 mod removal;
+#[path = "reading/scale.rs"]
+mod scale;
 mod support;

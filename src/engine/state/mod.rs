@@ -2,7 +2,7 @@
 //!
 //! Records are protobuf messages that evolve by adding fields; `format` says which meaning a record has.
 //! A payload stands in the history (or, until a turn consumes it, in the inbox) and nowhere else but in
-//! the task that carries it to a worker.
+//! the task that carries it to a worker and in the message that carries it to another instance.
 
 mod child;
 mod chunk;
