@@ -10,5 +10,4 @@ pub(crate) const OWED: &[(&str, &str)] = &[
         "R4.81",
         "does not apply: of a rewind by the worker; this server rewrites the history itself (R4.75)",
     ),
-    ("R2.73 to R2.91, R7.7, R7.8, R8.1", "lists, purge: the work of branch read"),
 ];
