@@ -19,7 +19,7 @@ use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
-use crate::engine::read;
+use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
@@ -71,7 +71,8 @@ pub async fn run(
     dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
     let measured = dispatcher.clone();
     metrics.before_each_look(move || measured.measure());
-    let leading = leaders.run(&dispatcher);
+    let mut leading = leaders.run(&dispatcher);
+    leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
@@ -134,7 +135,7 @@ async fn start_node(
 
 /// The name of a hub, as far as this node has heard of it.
 fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
-    let hubs = metadata.peek(|rows| read::hubs(&RowsView(rows)));
+    let hubs = metadata.peek(|rows| engine::read::hubs(&RowsView(rows)));
     hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
@@ -148,6 +149,26 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         },
         health_ping: limits.health_ping,
         item_bytes: SEND_LIMIT,
+        stream_history_above: limits.stream_history_above,
+        limits: instance_limits(config),
+        instance_id_length: limits.max_instance_id_length,
+    }
+}
+
+fn instance_limits(config: &Config) -> dispatch::Limits {
+    let limits = &config.limits;
+    dispatch::Limits {
+        engine: engine::Limits {
+            history_events: limits.max_history_events,
+            history_bytes: limits.max_history_bytes as u64,
+            waiting_events: limits.max_waiting_events,
+            pending: limits.max_pending_per_instance,
+        },
+        payload_bytes: limits.max_payload_bytes,
+        custom_status_bytes: limits.max_custom_status_bytes,
+        name_length: limits.max_name_length,
+        tags_bytes: limits.max_tags_bytes,
+        completion_bytes: limits.max_message_bytes,
     }
 }
 
@@ -156,6 +177,8 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
         instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
+        limits: instance_limits(config),
+        hub_calls: config.task_hub_calls,
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Dispatcher;
+use super::courier::Courier;
 use super::meter::Returned;
+use super::sweeper::Sweeper;
 use crate::clock::Clock;
 use crate::engine::command::FireTimers;
 use crate::engine::{Command, Effect, read};
@@ -57,6 +59,8 @@ impl Leaders {
                 partition: partition.clone(),
                 leads: false,
                 next_due: None,
+                courier: None,
+                sweeper: None,
             };
             tasks.spawn(leader.run(effects));
         }
@@ -71,6 +75,10 @@ struct Leader {
     leads: bool,
     /// When the next timer is due, as far as is known.
     next_due: Option<i64>,
+    /// Carries the messages of the partition while it is led.
+    courier: Option<Courier>,
+    /// Removes what purges left while the partition is led.
+    sweeper: Option<Sweeper>,
 }
 
 impl Leader {
@@ -100,7 +108,8 @@ impl Leader {
                     while let Ok(told) = effects.try_recv() {
                         more.push(told);
                     }
-                    self.act(more.into_iter().flatten());
+                    let now = clock.now();
+                    self.act(more.into_iter().flatten().map(|effect| (effect, now)));
                 }
                 Wake::Effects(_) => {}
                 Wake::Leadership => {
@@ -124,12 +133,16 @@ impl Leader {
             let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
-            self.act(open.into_iter());
+            self.act(open.into_iter().map(|open| (open.effect, open.since)));
             self.look_for_timers();
+            self.sweeper = Some(Sweeper::start(self.partition.clone()));
+            self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
         } else if was && !leads {
             tracing::info!(partition = %self.partition.id(), "no longer leading");
             metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
             self.next_due = None;
+            self.courier = None;
+            self.sweeper = None;
             let (dispatcher, id) = (&self.dispatcher, self.partition.id());
             let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
             for hub in hubs {
@@ -139,13 +152,15 @@ impl Leader {
         }
     }
 
-    fn act(&mut self, effects: impl Iterator<Item = Effect>) {
+    /// Acts on effects, each true since that time.
+    fn act(&mut self, effects: impl Iterator<Item = (Effect, i64)>) {
         let mut hubs = BTreeSet::new();
-        for effect in effects {
-            if let Effect::TimerSet { due } = effect {
-                self.expect_timer(due);
-            } else {
-                hubs.extend(self.dispatcher.take_in(effect));
+        for (effect, since) in effects {
+            match effect {
+                Effect::TimerSet { due } => self.expect_timer(due),
+                Effect::SweepDue => self.sweeper.iter().for_each(Sweeper::poke),
+                Effect::MessageSent => self.courier.iter().for_each(Courier::poke),
+                effect => hubs.extend(self.dispatcher.take_in(effect, since)),
             }
         }
         hubs.into_iter().for_each(|hub| self.dispatcher.pump(hub));
@@ -193,7 +208,7 @@ impl Dispatcher {
                 for key in self.with_hub(hub, |hub| hub.expire(now)) {
                     tracing::info!(
                         hub,
-                        instance = key.instance(),
+                        instance = %key.instance(),
                         "lease ended; work is handed out again"
                     );
                     self.0.meters.of(hub).returned(key.kind(), Returned::Expired);

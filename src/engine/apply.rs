@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::decide::{self, Plan};
-use super::reply::{self, Answer, Reject};
+use super::command::Deliver;
+use super::decide::{self, Delivered, Plan};
+use super::reply::{self, Answer, Reject, Reply};
 use super::view::{Changes, View};
 use super::{Command, Effect, Event, Stamp, evolve};
 
@@ -24,9 +25,16 @@ pub struct Applied {
 ///
 /// Bad input is an answer, never a panic: every replica would repeat it.
 pub fn apply(view: &dyn View, stamp: Stamp, command: &Bytes) -> Applied {
+    let command = match Command::from_bytes(command) {
+        Some((Command::Deliver(command), _)) => return deliver(view, stamp, command),
+        command => command,
+    };
     let mut plan = Plan::new(view, stamp);
-    let answer = match Command::from_bytes(command) {
-        Some(command) => decide(&mut plan, command),
+    let answer = match command {
+        Some((command, limits)) => {
+            plan.limits = limits;
+            decide(&mut plan, command)
+        }
         None => Err(Reject::UnknownCommand),
     };
     let (events, effects) = match answer {
@@ -38,6 +46,12 @@ pub fn apply(view: &dyn View, stamp: Stamp, command: &Bytes) -> Applied {
         evolve::evolve(view, event, &mut changes);
     }
     Applied { events, changes, reply: reply::encode(&answer), effects }
+}
+
+/// A delivery is many commands in one: each message is decided on what the ones before it left.
+fn deliver(view: &dyn View, stamp: Stamp, command: Deliver) -> Applied {
+    let Delivered { events, effects, changes } = decide::deliver(view, stamp, command);
+    Applied { events, changes, reply: reply::encode(&Ok(Reply::Done)), effects }
 }
 
 fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
@@ -52,5 +66,16 @@ fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
         Command::Suspend(suspend) => decide::suspend(plan, suspend),
         Command::Resume(resume) => decide::resume(plan, resume),
         Command::CreateHub(create) => decide::create_hub(plan, create),
+        // Taken by `deliver` above: it needs no plan of its own.
+        Command::Deliver(_) => Ok(Reply::Done),
+        Command::TruncateOutbox(truncate) => decide::truncate_outbox(plan, &truncate),
+        Command::Rewind(rewind) => decide::rewind(plan, rewind),
+        Command::Restart(restart) => decide::restart(plan, restart),
+        Command::Purge(purge) => decide::purge(plan, purge),
+        Command::Sweep(_) => decide::sweep(plan),
+        Command::ForceTerminate(terminate) => decide::force_terminate(plan, terminate),
+        Command::DeleteHub(delete) => decide::delete_hub(plan, delete),
+        Command::ClearHub(clear) => decide::clear_hub(plan, clear),
+        Command::ForgetHub(forget) => decide::forget_hub(plan, forget),
     }
 }

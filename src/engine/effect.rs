@@ -28,6 +28,8 @@ pub enum Effect {
         /// The time.
         due: i64,
     },
+    /// A message waits in the outbox.
+    MessageSent,
     /// Status, history or existence of an instance changed.
     InstanceChanged {
         /// The instance.
@@ -49,6 +51,18 @@ pub enum Effect {
         status: OrchestrationStatus,
         /// Nanoseconds since it was created.
         nanos: i64,
+    },
+    /// An instance is there no more.
+    InstanceGone {
+        /// The instance.
+        at: Address,
+    },
+    /// Rows were left to be swept.
+    SweepDue,
+    /// A hub was deleted, and this partition takes nothing new for it.
+    HubGone {
+        /// Its number.
+        hub: u32,
     },
 }
 

@@ -19,11 +19,16 @@
 //! **Life of a timer.** `createTimer` arms it under its instance and under its time. `FireTimers` takes
 //! what is due by partition time and puts `timerFired` into the inbox.
 //!
+//! **Life of a message.** What a turn asks of another instance (a child to start, an event, an end), and a
+//! child's answer to its parent, goes to the *outbox*, in the order in which it was sent. A courier takes it
+//! to the partition of the receiver, where `Deliver` takes each message once, and `TruncateOutbox` forgets
+//! it at home. A *child* row tells the parent which answers it waits for, and outlives the child's end.
+//!
 //! Commands are imperative and decided in [`decide`], which reads rows and yields [`Event`]s, past tense.
 //! [`evolve`] turns events into row changes. [`read`] is what everybody else may ask of the rows.
 //!
-//! Invariants (architecture.md section 5) that live here: S2 to S8. Deliberately absent: leases and
-//! workers (dispatch knows them), partitions of other instances, and any error that a disk could cause.
+//! Invariants (architecture.md section 5) that live here: S2 to S9. Deliberately absent: leases and
+//! workers (dispatch knows them), which partition holds which instance, and any error that a disk could cause.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -33,6 +38,7 @@ mod decide;
 mod effect;
 mod event;
 mod evolve;
+mod limits;
 pub mod read;
 mod reply;
 pub mod state;
@@ -42,12 +48,19 @@ mod view;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod mesh;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Applied, apply};
 pub use command::{Command, Stamp};
 pub use effect::{Class, Effect};
 pub use event::Event;
+pub use limits::Limits;
 pub use reply::{Answer, Reject, Reply, decode as decode_answer};
-pub use state::{Address, InstanceRecord, Item, TaskRecord};
+pub use state::{Address, InstanceRecord, Item, Mark, TaskRecord, is_entity};
 pub use view::{Changes, View};

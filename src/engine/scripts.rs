@@ -15,7 +15,8 @@ use goldenscript::{Argument, Context};
 use prost::Message as _;
 
 use super::command::{self, TurnId};
-use super::state::{Address, Item};
+use super::state::message::Body;
+use super::state::{Address, ChildRecord, Item, MessageRecord};
 use super::{Answer, Command, Effect, Event, Stamp, View, apply, decode_answer, read, time};
 
 const SECOND: i64 = 1_000_000_000;
@@ -30,6 +31,8 @@ struct Partition {
     now: i64,
     taken: BTreeMap<String, TurnId>,
     counted: Vec<Effect>,
+    /// The last delivery, for a courier that repeats itself.
+    delivery: command::Deliver,
 }
 
 #[test]
@@ -108,8 +111,8 @@ impl goldenscript::Runner for Partition {
             }
             "terminate" => {
                 let output = text("output").map(Into::into);
-                let request =
-                    wire::TerminateRequest { instance_id: instance, output, recursive: false };
+                let recursive = text("recursive").is_some();
+                let request = wire::TerminateRequest { instance_id: instance, output, recursive };
                 Ok(self.propose(Command::Terminate(command::Terminate { hub: HUB, request })))
             }
             "suspend" => {
@@ -131,7 +134,70 @@ impl goldenscript::Runner for Partition {
                 self.now += (wait * SECOND as f64) as i64;
                 Ok(self.propose(Command::FireTimers(command::FireTimers { up_to: i64::MAX })))
             }
-            "hub" => Ok(self.propose(Command::CreateHub(command::CreateHub { name: instance }))),
+            "deliver" => Ok(self.deliver()),
+            "deliver-again" => Ok(self.propose(Command::Deliver(self.delivery.clone()))),
+            "truncate" => Ok(self.truncate()),
+            "courier" => {
+                let mut out = String::new();
+                while !read::outbox_after(&self.rows, None, 1).is_empty() {
+                    out += &self.deliver();
+                    out += &self.truncate();
+                }
+                Ok(out)
+            }
+            "rewind" => {
+                let reason = text("reason").map(Into::into);
+                let request = wire::RewindInstanceRequest { instance_id: instance, reason };
+                Ok(self.propose(Command::Rewind(command::Rewind { hub: HUB, request })))
+            }
+            "restart" => {
+                Ok(self.propose(Command::Restart(command::Restart { hub: HUB, instance })))
+            }
+            "children" => Ok(self.children(&at)),
+            "hub" => {
+                let recreate = text("recreate").is_some();
+                let create = command::CreateHub { name: instance, recreate };
+                Ok(self.propose(Command::CreateHub(create)))
+            }
+            "delete-hub" => {
+                Ok(self.propose(Command::DeleteHub(command::DeleteHub { name: instance })))
+            }
+            "clear-hub" => Ok(self.propose(Command::ClearHub(command::ClearHub { hub: HUB }))),
+            "forget-hub" => {
+                let forget = command::ForgetHub { id: instance.parse()? };
+                Ok(self.propose(Command::ForgetHub(forget)))
+            }
+            "deleted-hubs" => Ok(read::deleted_hubs(&self.rows)
+                .iter()
+                .map(|hub| format!("{} {}\n", hub.id, hub.name))
+                .collect()),
+            "purge" => {
+                let targets = std::iter::once(instance).chain(std::iter::from_fn(next));
+                let target = |id: String| match id.split_once('@') {
+                    Some((id, generation)) => Ok(command::Target {
+                        instance: id.to_owned(),
+                        generation: generation.parse()?,
+                    }),
+                    None => Ok(command::Target { instance: id, generation: 0 }),
+                };
+                let targets: Result<_, std::num::ParseIntError> = targets.map(target).collect();
+                let time = |key| text(key).map(|at| seconds(&at)).transpose();
+                Ok(self.propose(Command::Purge(command::Purge {
+                    hub: HUB,
+                    targets: targets?,
+                    statuses: text("status")
+                        .map_or(Vec::new(), |list| policy(&list).replaceable_status),
+                    created_from: time("from")?.as_ref().map(time::nanos),
+                    created_before: time("before")?.as_ref().map(time::nanos),
+                })))
+            }
+            "sweep" => Ok(self.propose(Command::Sweep(command::Sweep {}))),
+            "force" => {
+                let instances = std::iter::once(instance).chain(std::iter::from_fn(next)).collect();
+                let reason = text("reason").map(Into::into);
+                let force = command::ForceTerminate { hub: HUB, instances, reason };
+                Ok(self.propose(Command::ForceTerminate(force)))
+            }
             "garbage" => Ok(self.apply(Bytes::from_static(b"\x08\x63garbage"))),
             "history" => Ok(read::history(&self.rows, &at, None)
                 .iter()
@@ -140,7 +206,7 @@ impl goldenscript::Runner for Partition {
             "state" => Ok(self.state(&at)),
             "open" => Ok(read::open_work(&self.rows)
                 .iter()
-                .map(|effect| show_effect(effect) + "\n")
+                .map(|open| show_effect(&open.effect) + "\n")
                 .collect()),
             "rows" => Ok(self.count_rows()),
             "counts" => {
@@ -176,6 +242,7 @@ impl Partition {
         let applied = apply(&self.rows, stamp, &command);
         self.log.push((stamp, command));
         absorb(&mut self.rows, applied.changes);
+        super::rig::check_index(&self.rows);
 
         let mut out = String::new();
         for line in applied.events.iter().filter_map(show_event) {
@@ -197,15 +264,42 @@ impl Partition {
         out
     }
 
+    /// What a courier does: the whole outbox in one delivery, here from the partition to itself.
+    fn deliver(&mut self) -> String {
+        let waiting = read::outbox_after(&self.rows, None, usize::MAX);
+        let message = |place| read::message(&self.rows, place).expect("it waits");
+        let messages =
+            waiting.iter().map(|(place, _)| command::Delivery::new(*place, message(*place)));
+        self.delivery = command::Deliver { from: 1, messages: messages.collect() };
+        self.propose(Command::Deliver(self.delivery.clone()))
+    }
+
+    fn truncate(&mut self) -> String {
+        let places = self.delivery.messages.iter().map(command::Delivery::place);
+        let command = command::TruncateOutbox::new(places);
+        self.propose(Command::TruncateOutbox(command))
+    }
+
+    fn children(&self, at: &Address) -> String {
+        let generation = read::head(&self.rows, at).map_or(0, |record| record.generation);
+        let show = |(item, child): &(Item, ChildRecord)| {
+            let answered = if child.answered { " answered" } else { "" };
+            format!("{}: {} of action {}{answered}\n", item.number, child.instance, child.task_id)
+        };
+        read::children(&self.rows, at, generation).iter().map(show).collect()
+    }
+
     fn commit(&mut self, at: &Address, args: &[Argument]) -> Result<String, Box<dyn Error>> {
         let turn = self.taken.get(&at.instance).ok_or("no turn was taken")?.clone();
         let mut response = response(args)?;
         response.turn = turn;
+        response.id_length = 100;
         Ok(self.propose(Command::CompleteTurn(response)))
     }
 
     fn take(&mut self, at: &Address) -> Result<String, Box<dyn Error>> {
-        let Some(turn) = read::turn(&self.rows, at, self.now, 4 << 20) else {
+        let room = read::Room { bytes: 4 << 20, past: None };
+        let Some(turn) = read::turn(&self.rows, at, self.now, room, None) else {
             return Ok("nothing to hand out\n".into());
         };
         let turn = turn.map_err(|too_large| format!("{too_large:?}"))?;
@@ -225,6 +319,9 @@ impl Partition {
             if let Some(text) = text {
                 write!(out, " {label}={:?}", text.as_str()).unwrap();
             }
+        }
+        if let Some(parent) = &state.parent_instance_id {
+            write!(out, " parent={}", parent.as_str()).unwrap();
         }
         if let Some(failure) = &state.failure_details {
             write!(out, " failure={:?}", failure.error_message).unwrap();
@@ -251,9 +348,16 @@ impl Partition {
             (0x13, "task"),
             (0x14, "timer"),
             (0x15, "due"),
+            (0x16, "outbox"),
+            (0x1a, "closed hub"),
+            (0x1b, "leftover"),
+            (0x1c, "child"),
         ];
         let count = |kind: u8| self.rows.keys().filter(|key| key[0] == kind).count();
-        names.map(|(kind, name)| format!("{name} {}", count(kind))).join(", ") + "\n"
+        // Those behind the sixth are told where there are any.
+        let told = names.iter().enumerate().filter(|(n, (kind, _))| *n < 6 || count(*kind) > 0);
+        let told = told.map(|(_, (kind, name))| format!("{name} {}", count(*kind)));
+        told.collect::<Vec<_>>().join(", ") + "\n"
     }
 }
 
@@ -340,6 +444,27 @@ fn response(args: &[Argument]) -> Result<command::CompleteTurn, Box<dyn Error>> 
                 carryover_events: std::mem::take(&mut carried),
                 ..complete(OrchestrationStatus::ContinuedAsNew, next())
             }),
+            "child" => Action::CreateSubOrchestration(wire::CreateSubOrchestrationAction {
+                name: next().ok_or("no name")?,
+                instance_id: next().unwrap_or_default(),
+                input: next().map(Into::into),
+                version: next().map(Into::into),
+                ..Default::default()
+            }),
+            "send" => Action::SendEvent(wire::SendEventAction {
+                instance: Some(wire::OrchestrationInstance {
+                    instance_id: next().ok_or("to whom?")?,
+                    execution_id: None,
+                }),
+                name: next().ok_or("which event?")?,
+                data: next().map(Into::into),
+            }),
+            "stop" => Action::TerminateOrchestration(wire::TerminateOrchestrationAction {
+                instance_id: next().ok_or("whom?")?,
+                reason: next().map(Into::into),
+                recurse: next().is_some(),
+            }),
+            "rewritten" => Action::RewindOrchestration(wire::RewindOrchestrationAction::default()),
             "entity" => Action::SendEntityMessage(wire::SendEntityMessageAction::default()),
             other => return Err(format!("unknown action {other}").into()),
         };
@@ -364,7 +489,12 @@ fn brief(event: &Bytes) -> String {
     let (name, rest) = match event.event_type.expect("a type") {
         EventType::OrchestratorStarted(_) => ("OrchestratorStarted", String::new()),
         EventType::ExecutionStarted(e) => {
-            ("ExecutionStarted", format!(" {}{}", e.name, text(&e.input)))
+            let parent = e.parent_instance.map(|parent| {
+                let of = parent.orchestration_instance.map(|of| of.instance_id).unwrap_or_default();
+                format!(" of {of}({})", parent.task_scheduled_id)
+            });
+            let rest = format!(" {}{}{}", e.name, text(&e.input), parent.unwrap_or_default());
+            ("ExecutionStarted", rest)
         }
         EventType::TaskScheduled(e) => ("TaskScheduled", format!(" {}{}", e.name, text(&e.input))),
         EventType::TaskCompleted(e) => {
@@ -390,6 +520,20 @@ fn brief(event: &Bytes) -> String {
             );
             ("ExecutionCompleted", rest)
         }
+        EventType::SubOrchestrationInstanceCreated(e) => {
+            ("SubCreated", format!(" {} {}{}", e.instance_id, e.name, text(&e.input)))
+        }
+        EventType::SubOrchestrationInstanceCompleted(e) => {
+            ("SubCompleted", format!("({}){}", e.task_scheduled_id, text(&e.result)))
+        }
+        EventType::SubOrchestrationInstanceFailed(e) => {
+            let failure = e.failure_details.expect("details (R4.39)");
+            ("SubFailed", format!("({}) {:?}", e.task_scheduled_id, failure.error_message))
+        }
+        EventType::EventSent(e) => {
+            ("EventSent", format!(" {} {}{}", e.instance_id, e.name, text(&e.input)))
+        }
+        EventType::ExecutionRewound(e) => ("ExecutionRewound", text(&e.reason)),
         other => panic!("unexpected event {other:?}"),
     };
     format!("{name}#{}{rest}", event.event_id)
@@ -399,7 +543,25 @@ fn show_event(event: &Event) -> Option<String> {
     let item = |item: &Item| format!("{}/{}", item.at.instance, item.number);
     Some(match event {
         Event::HubCreated { name, hub } => format!("hub {name} is {}", hub.id),
-        Event::GenerationDiscarded { at, .. } => format!("{} discards its generation", at.instance),
+        Event::GenerationDiscarded { at, later, .. } => {
+            format!(
+                "{} discards its generation{}",
+                at.instance,
+                if *later { ", swept later" } else { "" }
+            )
+        }
+        Event::InstanceRemoved { at, later, .. } => {
+            format!("{} is gone{}", at.instance, if *later { ", swept later" } else { "" })
+        }
+        Event::LeftoverSwept { leftover, keys, done } => format!(
+            "{} rows of {} swept{}",
+            keys.len(),
+            leftover.at.instance,
+            if *done { ", the last" } else { "" }
+        ),
+        Event::HubDeleted { hub } => format!("hub {} was {}", hub.name, hub.id),
+        Event::HubClosed { hub } => format!("hub {hub} is closed"),
+        Event::HubForgotten { id } => format!("hub {id} is forgotten"),
         Event::InstanceWritten { at, record } => {
             format!("{} is {}", at.instance, status_name(record.status()))
         }
@@ -416,11 +578,32 @@ fn show_event(event: &Event) -> Option<String> {
             format!("timer {} armed for {}", item(i), timer.due as f64 / SECOND as f64)
         }
         Event::TimerCleared { item: i, .. } => format!("timer {} cleared", item(i)),
+        Event::ChildWritten { item: i, child } => {
+            let state = if child.answered { "has answered" } else { "is to answer" };
+            format!("child {} {} {state}", item(i), child.instance)
+        }
+        Event::MessageSent { message, .. } => format!("✉ {}", show_message(message)),
+        // Places are of no interest to a reader.
+        Event::MessageDelivered { .. } | Event::MessagesTaken { .. } => return None,
     })
 }
 
 fn is_for_counting(effect: &Effect) -> bool {
     matches!(effect, Effect::InstanceStarted { .. } | Effect::InstanceEnded { .. })
+}
+
+fn show_message(message: &MessageRecord) -> String {
+    let what = match message.body.as_ref().expect("a body") {
+        Body::Start(it) => format!("start {}", it.request.name),
+        Body::ChildEnded(it) => match &it.failure {
+            Some(failure) => format!("child failed {:?}", failure.error_message),
+            None => format!("child completed {:?}", it.result.as_ref().map(|text| text.as_str())),
+        },
+        Body::Raise(it) => format!("event {}", it.name),
+        Body::Terminate(it) => format!("terminate{}", if it.recurse { " recursively" } else { "" }),
+        Body::Rewind(_) => "rewind".into(),
+    };
+    format!("to {}: {what}", message.instance)
 }
 
 fn show_effect(effect: &Effect) -> String {
@@ -429,6 +612,10 @@ fn show_effect(effect: &Effect) -> String {
         Effect::ActivityReady { item, class } => {
             format!("activity ready: {}/{} {}", item.at.instance, item.number, class.name)
         }
+        Effect::MessageSent => "message sent".into(),
+        Effect::InstanceGone { at } => format!("gone: {}", at.instance),
+        Effect::SweepDue => "sweep due".to_owned(),
+        Effect::HubGone { hub } => format!("hub gone: {hub}"),
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))

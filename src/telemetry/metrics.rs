@@ -61,7 +61,7 @@ table! {
     LEASES = "durahub_leases", Gauge, ["hub", "kind"], "Work items that are with a worker, on the partitions led here.";
     WORKER_STREAMS = "durahub_worker_streams", Gauge, ["hub"], "Worker streams that are open on this node.";
     WORK_ITEMS_SENT = "durahub_work_items_sent_total", Counter, ["hub", "kind"], "Work items handed to workers, repeats included.";
-    WORK_ITEM_WAIT = "durahub_work_item_wait_seconds", Histogram, ["hub", "kind"], "Schedule-to-start: time from ready to handed out.";
+    WORK_ITEM_WAIT = "durahub_work_item_wait_seconds", Histogram, ["hub", "kind"], "Schedule-to-start: time from ready to handed out; for an item that is handed out again, from the first time.";
     WORK_ITEMS_RETURNED = "durahub_work_items_returned_total", Counter, ["hub", "kind", "reason"], "Work items that came back undone: given up by their worker, or not answered within the lease.";
     ACTIONS = "durahub_actions_total", Counter, ["hub", "kind"], "Work items whose answer was committed: what the managed service counts as actions.";
     ANSWERS_IGNORED = "durahub_answers_ignored_total", Counter, ["hub", "kind"], "Answers of workers that changed nothing: late, repeated or computed from an older history.";

@@ -43,8 +43,18 @@ pub(crate) fn sort(mut actions: Vec<wire::OrchestratorAction>) -> Result<Sorted,
                     sorted.outcome = Some(outcome);
                 }
             }
-            Some(action @ (Action::ScheduleTask(_) | Action::CreateTimer(_))) => {
-                sorted.actions.push((id, action));
+            Some(
+                action @ (Action::ScheduleTask(_)
+                | Action::CreateTimer(_)
+                | Action::CreateSubOrchestration(_)
+                | Action::SendEvent(_)
+                | Action::TerminateOrchestration(_)),
+            ) => sorted.actions.push((id, action)),
+            // Rewinding needs no worker here, so none is ever asked to rewrite a history (R4.84).
+            Some(Action::RewindOrchestration(_)) => {
+                return Err(format!(
+                    "action {id}: rewindOrchestration was not asked for; this server rewrites histories itself"
+                ));
             }
             Some(other) => {
                 return Err(format!("action {id}: {} is not supported yet", name(&other)));

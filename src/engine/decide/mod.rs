@@ -5,9 +5,18 @@
 
 mod actions;
 mod activity;
+mod children;
+mod deliver;
+mod force;
 mod hub;
+mod limits;
+mod outgoing;
 mod plan;
+mod purge;
 mod raise;
+mod restart;
+mod rewind;
+mod rewrite;
 mod start;
 mod suspend;
 mod terminate;
@@ -15,9 +24,14 @@ mod timers;
 mod turn;
 
 pub(crate) use activity::complete_activity;
-pub(crate) use hub::create_hub;
+pub(crate) use deliver::{Delivered, deliver, truncate_outbox};
+pub(crate) use force::force_terminate;
+pub(crate) use hub::{clear_hub, create_hub, delete_hub, forget_hub};
 pub(crate) use plan::Plan;
+pub(crate) use purge::{purge, sweep};
 pub(crate) use raise::raise_event;
+pub(crate) use restart::restart;
+pub(crate) use rewind::rewind;
 pub(crate) use start::start;
 pub(crate) use suspend::{resume, suspend};
 pub(crate) use terminate::terminate;

@@ -2,8 +2,14 @@
 
 use bytes::Bytes;
 
+use super::purge::Budget;
 use crate::engine::effect::Class;
-use crate::engine::state::{Address, InstanceRecord, Item, Place, TimerRecord};
+use crate::engine::event::Sort;
+use crate::engine::limits::Limits;
+use crate::engine::state::message::Body;
+use crate::engine::state::{
+    Address, FORMAT, InstanceRecord, Item, MessageRecord, Place, TimerRecord,
+};
 use crate::engine::view::View;
 use crate::engine::{Effect, Event, Stamp, event, read};
 
@@ -11,18 +17,45 @@ use crate::engine::{Effect, Event, Stamp, event, read};
 pub(crate) struct Plan<'a> {
     pub(crate) view: &'a dyn View,
     pub(crate) stamp: Stamp,
+    pub(crate) limits: Limits,
     events: Vec<Event>,
     effects: Vec<Effect>,
-    received: u32,
+    /// How many places were given out.
+    places: u32,
+    /// Whether any message was sent.
+    sent: bool,
+    /// What may still be removed at once.
+    pub(super) budget: Budget,
 }
 
 impl<'a> Plan<'a> {
     pub(crate) fn new(view: &'a dyn View, stamp: Stamp) -> Plan<'a> {
-        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), received: 0 }
+        Plan::behind(view, stamp, 0)
+    }
+
+    /// A plan of the same command behind one that gave out so many places.
+    pub(crate) fn behind(view: &'a dyn View, stamp: Stamp, places: u32) -> Plan<'a> {
+        Plan {
+            view,
+            stamp,
+            limits: Limits::USUAL,
+            events: Vec::new(),
+            effects: Vec::new(),
+            places,
+            sent: false,
+            budget: Budget::default(),
+        }
+    }
+
+    /// How many places this plan and those before it gave out.
+    pub(crate) fn places(&self) -> u32 {
+        self.places
     }
 
     pub(crate) fn finish(self) -> (Vec<Event>, Vec<Effect>) {
-        (self.events, self.effects)
+        let mut effects = self.effects;
+        effects.extend(self.sent.then_some(Effect::MessageSent));
+        (self.events, effects)
     }
 
     pub(crate) fn push(&mut self, event: Event) {
@@ -33,11 +66,20 @@ impl<'a> Plan<'a> {
         self.effects.push(effect);
     }
 
-    /// The next place at the end of any inbox: later than all that arrived before.
+    /// The next place at the end of any inbox and of the outbox: later than all that were before.
     pub(crate) fn next_place(&mut self) -> Place {
-        let place = Place { sequence: self.stamp.sequence, sub: self.received };
-        self.received += 1;
+        let place = Place { sequence: self.stamp.sequence, sub: self.places };
+        self.places += 1;
         place
+    }
+
+    /// Sends a message to an instance of the same hub.
+    pub(crate) fn send(&mut self, hub: u32, instance: impl Into<String>, body: Body) {
+        let place = self.next_place();
+        let message =
+            MessageRecord { format: FORMAT, hub, instance: instance.into(), body: Some(body) };
+        self.push(Event::MessageSent { place, message: Box::new(message) });
+        self.sent = true;
     }
 
     /// Place of the last inbox event that this plan takes.
@@ -46,6 +88,15 @@ impl<'a> Plan<'a> {
             Event::EventTaken { place, .. } => Some(*place),
             _ => None,
         })
+    }
+
+    /// How many external events this plan puts into an inbox.
+    pub(crate) fn raised(&self, to: &Address) -> u32 {
+        let raised = self.events.iter().filter(|event| {
+            matches!(event, Event::EventReceived { at, event, .. }
+                if at == to && Sort::of(event) == Sort::Raised)
+        });
+        raised.count() as u32
     }
 
     /// Puts an event at the end of an inbox.
@@ -127,7 +178,7 @@ impl<'a> Plan<'a> {
 
     /// Drops what waits in an inbox.
     pub(crate) fn clear_inbox(&mut self, at: &Address) {
-        for (place, _) in read::inbox(self.view, at) {
+        for place in read::inbox_places(self.view, at, usize::MAX) {
             self.push(Event::EventTaken { at: at.clone(), place });
         }
     }

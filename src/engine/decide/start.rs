@@ -5,31 +5,63 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::Plan;
 use crate::engine::command::Start;
-use crate::engine::event::{START_ID, history};
+use crate::engine::event::{START_ID, failure, history};
 use crate::engine::reply::{Answer, Reject, Reply};
+use crate::engine::state::message::{Parent, StartMessage};
 use crate::engine::state::{Address, FORMAT, InstanceRecord, Item, TimerKind, TimerRecord};
 use crate::engine::time::nanos;
-use crate::engine::{Effect, Event, read};
+use crate::engine::{Effect, read};
 
 pub(crate) fn start(plan: &mut Plan<'_>, command: Start) -> Answer {
     let request = command.request;
     let at = Address::new(command.hub, request.instance_id.clone());
+    if read::hub_closed(plan.view, at.hub) {
+        return Err(Reject::HubDeleted);
+    }
     let existing = read::head(plan.view, &at);
     match reuse(request.orchestration_id_reuse_policy.as_ref(), existing.as_ref())? {
         Reuse::Keep => return Ok(Reply::Started { instance: at.instance }),
         Reuse::Refuse => return Err(Reject::AlreadyExists { instance: at.instance }),
         Reuse::Create => {}
     }
-    if let Some(old) = existing {
-        plan.clear_inbox(&at);
-        plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
-    }
-    create(plan, &at, request);
+    create(plan, &at, existing.as_ref(), request, None);
     Ok(Reply::Started { instance: at.instance })
 }
 
-/// Begins the first generation of an instance.
-fn create(plan: &mut Plan<'_>, at: &Address, request: wire::CreateInstanceRequest) {
+/// Starts an orchestration that another one asked for. An id that is in use is told to the parent (R4.38),
+/// one whose instance has ended is used again (R4.37).
+pub(crate) fn start_by_message(plan: &mut Plan<'_>, at: &Address, message: StartMessage) {
+    let StartMessage { request, parent } = message;
+    let existing = read::head(plan.view, at);
+    if existing.as_ref().is_some_and(|existing| !existing.is_terminal()) {
+        if let Some(parent) = parent {
+            let text = format!(
+                "orchestration instance already exists: {}; it has not ended, so no child can have its id",
+                at.instance
+            );
+            let mut details = failure("SubOrchestrationAlreadyExists", text);
+            // It will end one day, so trying again is not in vain.
+            details.is_non_retriable = false;
+            plan.answer(at.hub, &parent, None, Some(details));
+        }
+        return;
+    }
+    create(plan, at, existing.as_ref(), request, parent);
+}
+
+/// Begins the first generation of an instance, in place of whatever was there.
+pub(crate) fn create(
+    plan: &mut Plan<'_>,
+    at: &Address,
+    existing: Option<&InstanceRecord>,
+    request: wire::CreateInstanceRequest,
+    parent: Option<Parent>,
+) {
+    if let Some(old) = existing {
+        plan.clear_inbox(at);
+        plan.discard(at, old);
+    }
+    let (parent, link) = parent.map(|Parent { info, link }| (info, link)).unzip();
     let now = plan.stamp.now;
     let execution_id = match request.execution_id {
         Some(id) if !id.is_empty() => id.as_str().to_owned(),
@@ -53,6 +85,8 @@ fn create(plan: &mut Plan<'_>, at: &Address, request: wire::CreateInstanceReques
         next_number: u64::from(due.is_some()),
         tags: request.tags.clone(),
         parent_trace: request.parent_trace_context.clone(),
+        parent: parent.clone(),
+        link,
         ..Default::default()
     };
     let started = wire::ExecutionStartedEvent {
@@ -63,6 +97,7 @@ fn create(plan: &mut Plan<'_>, at: &Address, request: wire::CreateInstanceReques
             instance_id: at.instance.clone(),
             execution_id: Some(execution_id.into()),
         }),
+        parent_instance: parent,
         scheduled_start_timestamp: requested,
         parent_trace_context: request.parent_trace_context,
         tags: request.tags,

@@ -4,13 +4,14 @@
 //! `orchestratorStarted`, the inbox events it consumed, one event per action, and the outcome.
 
 use bytes::Bytes;
-use durahub_proto::Text;
 use durahub_proto::wire::history_event::EventType;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::Plan;
 use super::actions::{self, Outcome};
+use super::children::End;
+use super::limits;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -18,7 +19,8 @@ use crate::engine::event::{
 };
 use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::{
-    Address, FORMAT, InstanceRecord, Item, Place, Suspension, TaskRecord, TimerKind, TimerRecord,
+    Address, ChildRecord, FORMAT, InstanceRecord, Item, Place, Recursion, Suspension, TaskRecord,
+    TimerKind, TimerRecord,
 };
 use crate::engine::time::nanos;
 use crate::engine::{Effect, Event, effect::Class, read};
@@ -26,6 +28,7 @@ use crate::engine::{Effect, Event, effect::Class, read};
 /// Commits a turn.
 pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answer {
     let mut turn = Turn::begin(plan, &command.turn, command.processed)?;
+    turn.id_length = command.id_length;
     turn.record.custom_status = command.custom_status.filter(|text| !text.is_empty());
     // A response without a span keeps the stored one (R6.6).
     if let Some(span) =
@@ -33,7 +36,9 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    match actions::sort(command.actions) {
+    let sorted = actions::sort(command.actions)
+        .and_then(|sorted| limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted));
+    match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
             for (id, action) in sorted.actions {
@@ -53,33 +58,25 @@ pub(crate) fn fail_turn(plan: &mut Plan<'_>, command: FailTurn) -> Answer {
     Ok(Reply::Done)
 }
 
-/// Ends an instance that never ran: `executionStarted`, what ended it, and nothing else that waited (R2.48a).
-pub(crate) fn end_unstarted(
-    plan: &mut Plan<'_>,
-    at: Address,
-    mut record: InstanceRecord,
-    terminated: Bytes,
-    output: Option<Text>,
-) {
-    let now = plan.stamp.now.max(record.clock + 1);
-    let mut appended = vec![orchestrator_started(now)];
-    appended.extend(read::inbox(plan.view, &at).into_iter().map(|(_, event)| event).take(1));
-    appended.push(terminated);
-    (record.clock, record.updated, record.start_timer) = (now, now, None);
-    let status = OrchestrationStatus::Terminated;
-    let completed = execution_completed(NO_ID, now, status, output, None);
-    Turn { at, record, appended, armed: Vec::new(), now }.end(plan, status, completed);
-}
-
 /// A turn while it is being committed.
-struct Turn {
-    at: Address,
-    record: InstanceRecord,
+pub(super) struct Turn {
+    pub(super) at: Address,
+    pub(super) record: InstanceRecord,
     /// What will be appended to the history.
-    appended: Vec<Bytes>,
+    pub(super) appended: Vec<Bytes>,
     /// Timers of this turn, armed only if the generation goes on.
     armed: Vec<(Item, TimerRecord)>,
-    now: i64,
+    /// Children of this turn; forgotten with a generation that another one follows.
+    pub(super) children: Vec<(Item, ChildRecord)>,
+    /// Answers for children that could not even be asked for, if the generation goes on.
+    pub(super) refused: Vec<Bytes>,
+    /// What the turn sent to its own instance.
+    pub(super) to_self: Vec<Bytes>,
+    /// Whether a termination is among it.
+    pub(super) ends_self: bool,
+    /// Longest id of a child, in characters; 0 is no limit.
+    pub(super) id_length: u32,
+    pub(super) now: i64,
 }
 
 impl Turn {
@@ -97,20 +94,81 @@ impl Turn {
             return Err(Reject::StaleTurn);
         }
         if let Some(processed) = processed {
-            waiting.truncate(processed as usize);
+            // The worker counts what it was shown.
+            waiting.truncate(processed as usize + usize::from(record.rewinding));
         }
         let mut appended = Vec::with_capacity(waiting.len() + 4);
         appended.push(orchestrator_started(id.clock));
+        let mut record = record;
         for (place, event) in waiting {
             plan.push(Event::EventTaken { at: at.clone(), place });
+            limits::consume(&mut record, &event);
+            if record.rewinding && read::is_rewound(&event) {
+                record.rewinding = false;
+                record.hidden.push(record.history_events + appended.len() as u32);
+            }
             appended.push(event);
         }
         let now = plan.stamp.now.max(id.clock);
-        let mut turn = Turn { at, record, appended, armed: Vec::new(), now };
+        let mut turn = Turn::of(at, record, appended, now);
+        if turn.record.terminating {
+            turn.note_recursion();
+        }
         turn.record.clock = id.clock;
         turn.record.updated = now;
         turn.record.has_run = true;
         Ok(turn)
+    }
+
+    /// A turn that no worker is asked for: it begins the history if nothing has, and then has only `event`.
+    pub(super) fn without_worker(
+        plan: &Plan<'_>,
+        at: Address,
+        record: InstanceRecord,
+        event: wire::ExecutionTerminatedEvent,
+    ) -> Turn {
+        let clock = plan.stamp.now.max(record.clock + 1);
+        let mut appended = vec![orchestrator_started(clock)];
+        if record.history_events == 0 {
+            // `executionStarted`: no history is without it (R3.25).
+            appended.extend(read::first_event(plan.view, &at));
+        }
+        appended.push(history(NO_ID, clock, EventType::ExecutionTerminated(event)));
+        let record = InstanceRecord {
+            clock,
+            updated: clock,
+            has_run: true,
+            start_timer: None,
+            rewinding: false,
+            ..record
+        };
+        Turn::of(at, record, appended, clock)
+    }
+
+    fn of(at: Address, record: InstanceRecord, appended: Vec<Bytes>, now: i64) -> Turn {
+        Turn {
+            at,
+            record,
+            appended,
+            armed: Vec::new(),
+            children: Vec::new(),
+            refused: Vec::new(),
+            to_self: Vec::new(),
+            ends_self: false,
+            id_length: 0,
+            now,
+        }
+    }
+
+    /// Remembers a termination that goes on to the children once the instance has ended (R2.51).
+    fn note_recursion(&mut self) {
+        let terminated = self.appended.iter().find_map(|event| match actions::event_type(event) {
+            Some(EventType::ExecutionTerminated(event)) if event.recurse => Some(event),
+            _ => None,
+        });
+        if let Some(wire::ExecutionTerminatedEvent { input, .. }) = terminated {
+            self.record.recursion = Some(Recursion { output: input });
+        }
     }
 
     /// Carries out one action that does not end the generation.
@@ -118,6 +176,9 @@ impl Turn {
         match action {
             Action::ScheduleTask(action) => self.schedule(plan, id, action),
             Action::CreateTimer(action) => self.create_timer(id, action, ends),
+            Action::CreateSubOrchestration(action) => self.create_child(plan, id, action),
+            Action::SendEvent(action) => self.send_event(plan, id, action),
+            Action::TerminateOrchestration(action) => self.terminate_other(plan, action),
             // `actions::sort` lets nothing else through.
             _ => {}
         }
@@ -177,7 +238,7 @@ impl Turn {
         self.armed.push((item, timer));
     }
 
-    fn next_item(&mut self) -> Item {
+    pub(super) fn next_item(&mut self) -> Item {
         let number = self.record.next_number;
         self.record.next_number += 1;
         Item { at: self.at.clone(), generation: self.record.generation, number }
@@ -188,14 +249,8 @@ impl Turn {
             None => self.go_on(plan),
             Some(Outcome::End { id, action }) => {
                 let status = action.orchestration_status();
-                let completed = execution_completed(
-                    id,
-                    self.now,
-                    status,
-                    action.result,
-                    action.failure_details,
-                );
-                self.end(plan, status, completed);
+                let end = End { status, result: action.result, failure: action.failure_details };
+                self.end(plan, id, end);
             }
             Some(Outcome::ContinueAsNew { action, carried }) => {
                 self.continue_as_new(plan, action, carried)
@@ -205,10 +260,9 @@ impl Turn {
 
     /// Ends the instance as failed, carrying out nothing that the worker asked for.
     fn fail(self, plan: &mut Plan<'_>, problem: String) {
-        let details = failure("DurahubOrchestrationFailure", problem);
+        let failure = Some(failure("DurahubOrchestrationFailure", problem));
         let status = OrchestrationStatus::Failed;
-        let completed = execution_completed(NO_ID, self.now, status, None, Some(details));
-        self.end(plan, status, completed);
+        self.end(plan, NO_ID, End { status, result: None, failure });
     }
 
     /// The generation goes on.
@@ -218,6 +272,9 @@ impl Turn {
         for (item, timer) in std::mem::take(&mut self.armed) {
             plan.arm(item, timer);
         }
+        for (item, child) in std::mem::take(&mut self.children) {
+            plan.push(Event::ChildWritten { item, child });
+        }
         let left = plan.first_left(&self.at);
         if self.record.suspension.is_none() {
             self.record.status = OrchestrationStatus::Running.into();
@@ -226,12 +283,17 @@ impl Turn {
         if left.is_some() {
             plan.wake(&self.at, &self.record);
         }
+        self.refused.append(&mut self.to_self);
+        Turn::receive_own(plan, &self.at, &mut self.record, self.refused, self.ends_self);
+        self.record.raised_events += plan.raised(&self.at);
         plan.write(&self.at, self.record);
     }
 
     /// The instance ends: nothing of it waits any more (R4.52), but what this turn started runs (R4.26).
-    fn end(mut self, plan: &mut Plan<'_>, status: OrchestrationStatus, completed: Bytes) {
-        self.appended.push(completed);
+    pub(super) fn end(mut self, plan: &mut Plan<'_>, id: i32, end: End) {
+        let status = end.status;
+        let (result, failure) = (end.result.clone(), end.failure.clone());
+        self.appended.push(execution_completed(id, self.now, status, result, failure));
         let appended = std::mem::take(&mut self.appended);
         plan.append(&self.at, &mut self.record, appended);
         plan.clear_inbox(&self.at);
@@ -240,6 +302,15 @@ impl Turn {
         self.record.completed = Some(self.now);
         self.record.suspension = None;
         self.record.terminating = false;
+        self.record.raised_events = 0;
+        if let Some(recursion) = self.record.recursion.take() {
+            let before = read::children(plan.view, &self.at, self.record.generation);
+            plan.terminate_children(&self.at, before.iter().chain(&self.children), &recursion);
+        }
+        for (item, child) in std::mem::take(&mut self.children) {
+            plan.push(Event::ChildWritten { item, child });
+        }
+        plan.answer_parent(&self.at, &self.record, end);
         plan.write(&self.at, self.record);
     }
 
@@ -251,10 +322,10 @@ impl Turn {
         action: wire::CompleteOrchestrationAction,
         carried: Vec<Bytes>,
     ) {
-        let Turn { at, record: old, now, .. } = self;
+        let Turn { at, record: old, to_self, ends_self, now, .. } = self;
         let left = plan.left(&at);
         plan.clear_inbox(&at);
-        plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
+        plan.discard(&at, &old);
 
         let execution_id = new_execution_id(plan.stamp.seed);
         let version = action.new_version.or(old.version);
@@ -271,6 +342,7 @@ impl Turn {
             scheduled_start: old.scheduled_start,
             tags,
             parent: old.parent,
+            link: old.link,
             custom_status: old.custom_status,
             span: old.span,
             parent_trace: old.parent_trace,
@@ -300,7 +372,9 @@ impl Turn {
         for event in carried {
             plan.receive(&at, &record, event);
         }
+        Turn::receive_own(plan, &at, &mut record, to_self, ends_self);
         carry_over(plan, &at, &mut record, left);
+        record.raised_events = plan.raised(&at);
         plan.write(&at, record);
     }
 }

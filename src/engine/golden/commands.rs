@@ -8,8 +8,9 @@ use prost::encoding::encode_varint;
 use super::{Entry, bytes, name_of};
 use crate::engine::Command;
 use crate::engine::command::{
-    CompleteActivity, CompleteTurn, CreateHub, FailTurn, FireTimers, RaiseEvent, Resume, Start,
-    Suspend, TaskId, Terminate, TurnId,
+    ClearHub, CompleteActivity, CompleteTurn, CreateHub, DeleteHub, Deliver, Delivery, FailTurn,
+    FireTimers, ForceTerminate, ForgetHub, Purge, RaiseEvent, Restart, Resume, Rewind, Start,
+    Suspend, Sweep, Target, TaskId, Terminate, TruncateOutbox, TurnId,
 };
 
 const HUB: u32 = 7;
@@ -38,8 +39,18 @@ pub(super) fn task() -> TaskId {
     TaskId { hub: HUB, instance: instance(), generation: 1 << 40, number: 5, ..Default::default() }
 }
 
+/// An instance to purge.
+pub(super) fn target() -> Target {
+    Target { instance: instance(), generation: 1 << 40, ..Default::default() }
+}
+
+/// A message under way.
+pub(super) fn delivery() -> Delivery {
+    Delivery { sequence: 1 << 41, sub: 2, message: "message".into(), ..Default::default() }
+}
+
 /// Failure details.
-fn failure() -> wire::TaskFailureDetails {
+pub(super) fn failure() -> wire::TaskFailureDetails {
     wire::TaskFailureDetails {
         error_type: "Oops".into(),
         error_message: "no".into(),
@@ -62,10 +73,13 @@ pub(super) fn table() -> Vec<Entry> {
             custom_status: Some("half".into()),
             span: Some(wire::OrchestrationTraceContext { span_id: Some("span".into()), ..Default::default() }),
             processed: Some(2),
+            id_length: 100,
             ..Default::default()
         }, &[
             "08011a3f 0a25080712026f311880808080802020ac0228808080808040300238959a97ece39fe7cb174003 \
              12020801 1a060a0468616c66 22080a060a047370616e 2802",
+            "08011a41 0a25080712026f311880808080802020ac0228808080808040300238959a97ece39fe7cb174003 \
+             12020801 1a060a0468616c66 22080a060a047370616e 2802 6064",
         ]),
         command(Command::FailTurn, FailTurn { turn: turn(), reason: "too large".into(), ..Default::default() }, &[
             "08012232 0a25080712026f311880808080802020ac0228808080808040300238959a97ece39fe7cb174003 \
@@ -100,7 +114,41 @@ pub(super) fn table() -> Vec<Entry> {
             request: wire::ResumeRequest { instance_id: instance(), reason: Some("why".into()) },
             ..Default::default()
         }, &["0801520f 0807 120b0a026f3112050a03776879"]),
-        command(Command::CreateHub, CreateHub { name: "default".into(), ..Default::default() }, &["08015a09 0a0764656661756c74"]),
+        command(Command::CreateHub, CreateHub { name: "default".into(), recreate: true, ..Default::default() }, &[
+            "08015a09 0a0764656661756c74",
+            "08015a0c 0a0764656661756c74 a00101",
+        ]),
+        command(Command::Deliver, Deliver {
+            from: 3,
+            messages: vec![delivery()],
+            ..Default::default()
+        }, &["08016216 0803 12120880808080804010021a076d657373616765"]),
+        command(Command::TruncateOutbox, TruncateOutbox { sequences: vec![1 << 41, 9], subs: vec![2, 0], ..Default::default() }, &["08016a0d 0a0780808080804009 12020200"]),
+        command(Command::Rewind, Rewind {
+            hub: HUB,
+            request: wire::RewindInstanceRequest { instance_id: instance(), reason: Some("why".into()) },
+            ..Default::default()
+        }, &["0801720f 0807 120b0a026f3112050a03776879"]),
+        command(Command::Restart, Restart { hub: HUB, instance: instance(), ..Default::default() }, &["08017a06 0807 12026f31"]),
+        command(Command::Purge, Purge {
+            hub: HUB,
+            targets: vec![target()],
+            statuses: vec![wire::OrchestrationStatus::Failed.into(), wire::OrchestrationStatus::Terminated.into()],
+            created_from: Some(-5),
+            created_before: Some(1_700_000_000_123_456_789),
+            ..Default::default()
+        }, &["0801a20128 0807 120b0a026f3110808080808020 1a020305 20fbffffffffffffffff01 \
+             28959a97ece39fe7cb17"]),
+        command(Command::Sweep, Sweep {}, &["0801aa0100"]),
+        command(Command::ForceTerminate, ForceTerminate {
+            hub: HUB,
+            instances: vec![instance(), "o2".into()],
+            reason: Some("why".into()),
+            ..Default::default()
+        }, &["0801b20111 0807 12026f31 12026f32 1a050a03776879"]),
+        command(Command::DeleteHub, DeleteHub { name: "default".into(), ..Default::default() }, &["0801ba0109 0a0764656661756c74"]),
+        command(Command::ClearHub, ClearHub { hub: HUB, ..Default::default() }, &["0801c20102 0807"]),
+        command(Command::ForgetHub, ForgetHub { id: HUB, ..Default::default() }, &["0801ca0102 0807"]),
     ]
 }
 
@@ -128,7 +176,7 @@ where
 }
 
 fn read(form: &[u8]) -> Option<Command> {
-    Command::from_bytes(&Bytes::copy_from_slice(form))
+    Some(Command::from_bytes(&Bytes::copy_from_slice(form))?.0)
 }
 
 /// The tag that a command has in its envelope.

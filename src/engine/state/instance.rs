@@ -6,6 +6,7 @@ use durahub_proto::Text;
 use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::Place;
+use super::message::{Link, Parent};
 
 /// The head of an instance, rewritten by every turn.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -82,6 +83,36 @@ pub struct InstanceRecord {
     /// Whether any turn was committed since the instance was started: it is no longer pending (R2.33).
     #[prost(bool, tag = "24")]
     pub has_run: bool,
+    /// Which child of its parent it is; set exactly when `parent` is.
+    #[prost(message, optional, tag = "30")]
+    pub link: Option<Link>,
+    /// Set once a termination was processed that its children share (R2.51).
+    #[prost(message, optional, tag = "31")]
+    pub recursion: Option<Recursion>,
+    /// Indices of history events that workers are not shown (R4.82), ascending.
+    #[prost(uint32, repeated, tag = "32")]
+    pub hidden: Vec<u32>,
+    /// An `executionRewound` waits in the inbox: it makes a turn due and is not shown to the worker (R4.83).
+    #[prost(bool, tag = "33")]
+    pub rewinding: bool,
+    /// External events that wait in the inbox, as far as they are counted.
+    #[prost(uint32, tag = "50")]
+    pub raised_events: u32,
+    /// What this generation asked for and no turn of it has taken an answer to: activities, timers, children.
+    #[prost(uint32, tag = "51")]
+    pub pending: u32,
+    /// The status under which the index rows have it; written by `evolve` only, and never true of a record
+    /// that was made anew.
+    #[prost(enumeration = "OrchestrationStatus", optional, tag = "40")]
+    pub listed: Option<i32>,
+}
+
+/// A termination that goes on to the children once their parent has ended.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Recursion {
+    /// The output to end with.
+    #[prost(message, optional, tag = "1")]
+    pub output: Option<Text>,
 }
 
 /// A suspension in force. Its place splits the inbox: what came before it, and what is held (R4.69).
@@ -123,6 +154,16 @@ impl InstanceRecord {
     pub fn is_dispatchable(&self) -> bool {
         let held = self.suspension.is_some() && !self.terminating;
         !self.is_terminal() && self.start_timer.is_none() && !held
+    }
+
+    /// The parent, if an orchestration wants its answer.
+    pub fn parent(&self) -> Option<Parent> {
+        Some(Parent { info: self.parent.clone()?, link: self.link? })
+    }
+
+    /// Whether it is the child that `parent` knows by that link.
+    pub fn is_child(&self, parent: &str, link: Link) -> bool {
+        self.parent().is_some_and(|own| own.instance() == parent && own.link == link)
     }
 
     /// The version that worker filters compare: unset counts as empty (R3.10).

@@ -8,26 +8,42 @@
 //! | --- | --- | --- | --- |
 //! | 0x01 | hub | name | `HubRecord` |
 //! | 0x02 | last hub id | | u32 |
+//! | 0x03 | deleted hub | hub | `DeletedHubRecord` |
 //! | 0x10 | instance | hub, id | `InstanceRecord` |
 //! | 0x11 | inbox | hub, id, place | one encoded history event |
 //! | 0x12 | history | hub, id, generation, index of its first event | events, each with its length |
 //! | 0x13 | task | hub, id, generation, number | `TaskRecord` |
 //! | 0x14 | timer | hub, id, generation, number | `TimerRecord` |
 //! | 0x15 | due | time, hub, id, generation, number | empty |
+//! | 0x16 | outbox | place | `MessageRecord` |
+//! | 0x17 | delivered | number of the sending partition | `DeliveredRecord` |
+//! | 0x18 | listed | hub, status, time of creation, id | empty |
+//! | 0x19 | ended | hub, status, time of completion, id | empty |
+//! | 0x1a | closed hub | hub | empty |
+//! | 0x1b | leftover | hub, id, generation | one byte: whether the instance is gone too |
+//! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
 //!
-//! Kinds 0x16 (outbox) and 0x17 (delivered) are kept for messages between partitions, 0x18 to 0x1f for
-//! entities and indices.
+//! The functions of 0x18 and 0x19 stand in `listing`. Kinds 0x1d to 0x1f are kept for entities and their
+//! index.
 
-use super::Place;
+use super::{Leftover, Place};
 
 const HUB: u8 = 0x01;
 const LAST_HUB: u8 = 0x02;
+const DELETED_HUB: u8 = 0x03;
 const INSTANCE: u8 = 0x10;
 const INBOX: u8 = 0x11;
 const HISTORY: u8 = 0x12;
 const TASK: u8 = 0x13;
 const TIMER: u8 = 0x14;
 const DUE: u8 = 0x15;
+const OUTBOX: u8 = 0x16;
+const DELIVERED: u8 = 0x17;
+pub(super) const LISTED: u8 = 0x18;
+pub(super) const ENDED: u8 = 0x19;
+const CLOSED_HUB: u8 = 0x1a;
+const LEFTOVER: u8 = 0x1b;
+const CHILD: u8 = 0x1c;
 
 /// Who is meant: an instance in a hub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,9 +59,21 @@ impl Address {
     pub fn new(hub: u32, instance: impl Into<String>) -> Address {
         Address { hub, instance: instance.into() }
     }
+
+    /// Whether it is an entity's, which no list of orchestrations shows (R2.79).
+    pub fn is_entity(&self) -> bool {
+        is_entity(&self.instance)
+    }
 }
 
-/// A scheduled task or a timer: counted per generation, because the ids that workers choose repeat
+/// Whether an id is that of an entity: `@name@key`, the name not empty (R5.1).
+pub fn is_entity(id: &str) -> bool {
+    id.strip_prefix('@')
+        .and_then(|rest| rest.split_once('@'))
+        .is_some_and(|(name, _)| !name.is_empty())
+}
+
+/// A scheduled task, a timer or a child: counted per generation, because the ids that workers choose repeat
 /// (R3.34, R4.48).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Item {
@@ -71,6 +99,18 @@ pub(crate) fn last_hub() -> Vec<u8> {
 
 pub(crate) fn instance(at: &Address) -> Vec<u8> {
     Key::of(INSTANCE).address(at).0
+}
+
+/// The instances of a hub whose id begins with `prefix`.
+pub(crate) fn instances_from(hub: u32, prefix: &str) -> Vec<u8> {
+    let mut key = Key::of(INSTANCE).u32(hub).text(prefix).0;
+    // Without the end of the text: what follows it may be anything.
+    key.truncate(key.len() - 2);
+    key
+}
+
+pub(crate) fn parse_instance(key: &[u8]) -> Option<Address> {
+    Fields::of(INSTANCE, key)?.address()
 }
 
 pub(crate) fn inbox(at: &Address, place: Place) -> Vec<u8> {
@@ -126,6 +166,56 @@ pub(crate) fn due_after(time: i64) -> Vec<u8> {
     Key::of(DUE).time(time.saturating_add(1)).0
 }
 
+pub(crate) fn outbox(place: Place) -> Vec<u8> {
+    Key::of(OUTBOX).u64(place.sequence).u32(place.sub).0
+}
+
+pub(crate) fn all_outbox() -> Vec<u8> {
+    vec![OUTBOX]
+}
+
+pub(crate) fn delivered(from: u32) -> Vec<u8> {
+    Key::of(DELIVERED).u32(from).0
+}
+
+pub(crate) fn child(item: &Item) -> Vec<u8> {
+    Key::of(CHILD).item(item).0
+}
+
+pub(crate) fn children_of(at: &Address, generation: u64) -> Vec<u8> {
+    Key::of(CHILD).address(at).u64(generation).0
+}
+
+pub(crate) fn deleted_hub(hub: u32) -> Vec<u8> {
+    Key::of(DELETED_HUB).u32(hub).0
+}
+
+pub(crate) fn deleted_hubs() -> Vec<u8> {
+    vec![DELETED_HUB]
+}
+
+pub(crate) fn closed_hub(hub: u32) -> Vec<u8> {
+    Key::of(CLOSED_HUB).u32(hub).0
+}
+
+pub(crate) fn leftover(leftover: &Leftover) -> Vec<u8> {
+    Key::of(LEFTOVER).address(&leftover.at).u64(leftover.generation).0
+}
+
+pub(crate) fn leftovers_of(hub: u32) -> Vec<u8> {
+    Key::of(LEFTOVER).u32(hub).0
+}
+
+pub(crate) fn all_leftovers() -> Vec<u8> {
+    vec![LEFTOVER]
+}
+
+/// What a row says is to be swept.
+pub(crate) fn parse_leftover(key: &[u8], value: &[u8]) -> Option<Leftover> {
+    let mut fields = Fields::of(LEFTOVER, key)?;
+    Some(Leftover { at: fields.address()?, generation: fields.u64()?, whole: value == [1] })
+}
+
 /// The name of a hub row.
 pub(crate) fn parse_hub(key: &[u8]) -> Option<String> {
     Fields::of(HUB, key)?.text()
@@ -154,17 +244,28 @@ pub(crate) fn parse_due(key: &[u8]) -> Option<(i64, Item)> {
     Some((fields.time()?, fields.item()?))
 }
 
+/// The place of a message in the outbox.
+pub(crate) fn parse_outbox(key: &[u8]) -> Option<Place> {
+    let mut fields = Fields::of(OUTBOX, key)?;
+    Some(Place { sequence: fields.u64()?, sub: fields.u32()? })
+}
+
+/// The child of a row.
+pub(crate) fn parse_child(key: &[u8]) -> Option<Item> {
+    Fields::of(CHILD, key)?.item()
+}
+
 /// A key while it is written.
-struct Key(Vec<u8>);
+pub(super) struct Key(pub(super) Vec<u8>);
 
 impl Key {
-    fn of(kind: u8) -> Key {
+    pub(super) fn of(kind: u8) -> Key {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(kind);
         Key(bytes)
     }
 
-    fn u32(mut self, number: u32) -> Key {
+    pub(super) fn u32(mut self, number: u32) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
@@ -174,11 +275,11 @@ impl Key {
         self
     }
 
-    fn time(self, nanos: i64) -> Key {
+    pub(super) fn time(self, nanos: i64) -> Key {
         self.u64(nanos as u64 ^ SIGN)
     }
 
-    fn text(mut self, text: &str) -> Key {
+    pub(super) fn text(mut self, text: &str) -> Key {
         for &byte in text.as_bytes() {
             self.0.push(byte);
             if byte == 0 {
@@ -201,10 +302,10 @@ impl Key {
 const SIGN: u64 = 1 << 63;
 
 /// A key while it is read. Every reader yields `None` where the bytes are not of that form.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
+    pub(super) fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
         let (first, rest) = key.split_first()?;
         (*first == kind).then_some(Fields(rest))
     }
@@ -215,7 +316,7 @@ impl<'a> Fields<'a> {
         Some(*head)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
@@ -223,11 +324,11 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn time(&mut self) -> Option<i64> {
+    pub(super) fn time(&mut self) -> Option<i64> {
         self.u64().map(|bits| (bits ^ SIGN) as i64)
     }
 
-    fn text(&mut self) -> Option<String> {
+    pub(super) fn text(&mut self) -> Option<String> {
         let mut text = Vec::new();
         loop {
             match self.array::<1>()? {
@@ -261,6 +362,8 @@ mod tests {
             assert_eq!(parse_task(&task(&item)), Some(item.clone()));
             assert_eq!(parse_due(&due(-12, &item)), Some((-12, item.clone())));
             let place = Place { sequence: 9, sub: 2 };
+            assert_eq!(parse_child(&child(&item)), Some(item.clone()));
+            assert_eq!(parse_outbox(&outbox(place)), Some(place));
             assert_eq!(parse_inbox(&inbox(&item.at, place)), Some((item.at, place)));
         }
         assert_eq!(parse_task(&timer(&item("a"))), None);
@@ -268,10 +371,32 @@ mod tests {
     }
 
     #[test]
+    fn entity_ids_are_told_from_others() {
+        for (id, is) in
+            [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
+        {
+            assert_eq!(is_entity(id), is, "{id}");
+        }
+    }
+
+    #[test]
     fn no_instance_lies_inside_the_range_of_another() {
         let (a, ab) = (Address::new(1, "a"), Address::new(1, "a\0b"));
         assert!(!inbox(&ab, Place::default()).starts_with(&inbox_of(&a)));
         assert!(instance(&a) < instance(&ab));
+    }
+
+    #[test]
+    fn a_prefix_finds_all_ids_that_begin_with_it_and_no_others() {
+        let begins = |id: &str, prefix| {
+            instance(&Address::new(1, id)).starts_with(&instances_from(1, prefix))
+        };
+        for prefix in ["", "a", "a\0", "ab"] {
+            for id in ["", "a", "a\0", "a\0b", "ab", "abc", "b"] {
+                assert_eq!(begins(id, prefix), id.starts_with(prefix), "{id:?} {prefix:?}");
+            }
+        }
+        assert_eq!(parse_instance(&instance(&Address::new(1, "a"))), Some(Address::new(1, "a")));
     }
 
     #[test]

@@ -2,20 +2,28 @@
 //!
 //! Records are protobuf messages that evolve by adding fields; `format` says which meaning a record has.
 //! A payload stands in the history (or, until a turn consumes it, in the inbox) and nowhere else but in
-//! the task that carries it to a worker.
+//! the task that carries it to a worker and in the message that carries it to another instance.
 
+mod child;
 mod chunk;
 mod hub;
 mod instance;
 pub(crate) mod keys;
+mod leftover;
+pub(crate) mod listing;
+pub mod message;
 mod task;
 mod timer;
 
+pub use child::ChildRecord;
 pub(crate) use chunk::Chunk;
 pub use chunk::Events;
-pub use hub::HubRecord;
-pub use instance::{InstanceRecord, Suspension, is_terminal};
-pub use keys::{Address, Item};
+pub use hub::{DeletedHubRecord, HubRecord};
+pub use instance::{InstanceRecord, Recursion, Suspension, is_terminal};
+pub use keys::{Address, Item, is_entity};
+pub use leftover::Leftover;
+pub use listing::{Index, Mark};
+pub use message::{DeliveredRecord, MessageRecord};
 pub use task::TaskRecord;
 pub use timer::{TimerKind, TimerRecord};
 

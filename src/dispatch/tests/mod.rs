@@ -1,9 +1,12 @@
-//! The tables of a hub, driven by hand: no clock, no rows, no network.
+//! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
+//! workers need, [`caller`] a whole dispatcher on partitions in memory.
+
+mod caller;
+mod workers;
 
 use std::time::Duration;
 
-use super::filter::Filter;
-use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes};
+use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes, Offer};
 use crate::engine::Class;
 
 const SECOND: i64 = 1_000_000_000;
@@ -29,7 +32,7 @@ fn class() -> Class {
 }
 
 fn stream(hub: &mut Hub, id: u64, capacity: usize) {
-    hub.open_stream(id, Filter::default(), [capacity; Kind::COUNT]);
+    hub.open_stream(id, Offer { capacity: [capacity; Kind::COUNT], ..Default::default() });
 }
 
 fn assign(hub: &mut Hub, now: i64, lease: u64) -> Option<(Key, u64)> {

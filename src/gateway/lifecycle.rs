@@ -1,0 +1,75 @@
+//! Trying again: rewind and restart (sections 2.7 and 2.8).
+
+use durahub_proto::wire;
+use tonic::Status;
+
+use super::{Gateway, status};
+use crate::engine::command::{Restart, Rewind, Start};
+use crate::engine::state::is_entity;
+use crate::engine::{Address, Command, Reply, read};
+use crate::machine::RowsView;
+
+impl Gateway {
+    pub(super) async fn rewind(
+        &self,
+        hub: u32,
+        request: wire::RewindInstanceRequest,
+    ) -> Result<wire::RewindInstanceResponse, Status> {
+        let instance = request.instance_id.clone();
+        self.propose(hub, &instance, Command::Rewind(Rewind { hub, request })).await?;
+        tracing::info!(hub, instance, "rewound");
+        Ok(wire::RewindInstanceResponse {})
+    }
+
+    pub(super) async fn restart(
+        &self,
+        hub: u32,
+        request: wire::RestartInstanceRequest,
+    ) -> Result<wire::RestartInstanceResponse, Status> {
+        let wire::RestartInstanceRequest { instance_id, restart_with_new_instance_id } = request;
+        let command = match restart_with_new_instance_id {
+            false => Command::Restart(Restart { hub, instance: instance_id.clone() }),
+            true => {
+                let request = self.copy_of(hub, &instance_id).await?;
+                Command::Start(Start { hub, request })
+            }
+        };
+        let target = match &command {
+            Command::Start(start) => start.request.instance_id.clone(),
+            _ => instance_id.clone(),
+        };
+        match self.propose(hub, &target, command).await? {
+            Reply::Started { instance } => {
+                tracing::info!(hub, instance, of = instance_id, "restarted");
+                Ok(wire::RestartInstanceResponse { instance_id: instance })
+            }
+            other => Err(Status::internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// A request that starts an instance like this one under a new id, whatever became of it (R2.69, R2.70).
+    async fn copy_of(
+        &self,
+        hub: u32,
+        instance: &str,
+    ) -> Result<wire::CreateInstanceRequest, Status> {
+        let at = Address::new(hub, instance);
+        let partition = self.0.dispatcher.partition_of(hub, instance);
+        let state = partition
+            .read(|rows| read::state(&RowsView(rows), &at, true))
+            .await
+            .map_err(|error| status::of_cluster(&error))?
+            .filter(|_| !is_entity(instance));
+        let Some(state) = state else {
+            return Err(Status::not_found(format!("orchestration instance not found: {instance}")));
+        };
+        Ok(wire::CreateInstanceRequest {
+            instance_id: self.new_id(),
+            name: state.name,
+            version: state.version,
+            input: state.input,
+            tags: state.tags,
+            ..Default::default()
+        })
+    }
+}
