@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use durahub_cluster::{Error, Leadership};
+use tokio::time::Instant;
 
 use super::Dispatcher;
 use crate::engine::command::{ClearHub, ForgetHub};
@@ -47,8 +48,9 @@ impl Dispatcher {
 
     async fn reap(&self, metadata: &Partition) -> Result<(), Error> {
         for hub in metadata.peek(|rows| read::deleted_hubs(&RowsView(rows))) {
-            let clear = |partition| clear(partition, hub.id);
-            futures::future::try_join_all(self.0.partitions.iter().map(clear)).await?;
+            for partition in &self.0.partitions {
+                clear(partition, hub.id).await?;
+            }
             let forget = Command::ForgetHub(ForgetHub { id: hub.id });
             metadata.propose(forget.into_bytes()).await?;
             tracing::info!(hub = hub.name, id = hub.id, "deleted task hub is clear");
@@ -60,6 +62,7 @@ impl Dispatcher {
 /// Removes what a partition has of a hub, small command by small command.
 async fn clear(partition: &Partition, hub: u32) -> Result<(), Error> {
     loop {
+        let began = Instant::now();
         let before = partition.peek(|rows| read::has_instances(&RowsView(rows), hub));
         let command = Command::ClearHub(ClearHub { hub });
         let reply = partition.propose(command.into_bytes()).await?;
@@ -68,9 +71,8 @@ async fn clear(partition: &Partition, hub: u32) -> Result<(), Error> {
             Some(Ok(Reply::Step { done: false })) => {}
             other => tracing::warn!(hub, ?other, "clear a deleted task hub"),
         }
-        if !before {
-            // Only the sweeper has something left to do.
-            tokio::time::sleep(PAUSE).await;
-        }
+        // Others have half of the time at least; without instances only the sweeper has something to do.
+        let rest = if before { began.elapsed().min(PAUSE) } else { PAUSE };
+        tokio::time::sleep(rest).await;
     }
 }

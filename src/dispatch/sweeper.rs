@@ -1,13 +1,15 @@
 //! The sweeper of a partition: removes, bit by bit, the rows that purges and long generations left behind.
 //!
 //! It runs where the partition is led and knows nothing that the rows do not: a leader that follows goes on.
-//! One command is under way at a time and each is small, so other work passes between them.
+//! One command is under way at a time, each is small, and a rest follows it, so other work passes between
+//! them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::engine::command::Sweep;
 use crate::engine::{Command, read};
@@ -45,10 +47,12 @@ impl Drop for Sweeper {
 async fn run(partition: Partition, wake: Arc<Notify>) {
     loop {
         while partition.peek(|rows| read::sweep_due(&RowsView(rows))) {
+            let began = Instant::now();
             if let Err(error) = partition.propose(Command::Sweep(Sweep {}).into_bytes()).await {
                 tracing::warn!(partition = %partition.id(), %error, "sweep purged rows");
                 tokio::time::sleep(PAUSE).await;
             }
+            tokio::time::sleep(began.elapsed().min(PAUSE)).await;
         }
         wake.notified().await;
     }

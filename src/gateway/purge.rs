@@ -1,7 +1,8 @@
 //! `PurgeInstances`: by id, by batch, by filter, with and without children (section 2.11).
 //!
-//! Only ended instances go. Each step is a small command to the partition that holds them, so a purge of any
-//! size leaves room for other work; when the client goes away, it stops behind the step under way.
+//! Only ended instances go. Each step is a small command to the partition that holds them, and a purge by
+//! filter rests between its steps, so one of any size leaves room for other work. When the client goes away,
+//! it stops behind the step under way.
 //!
 //! With children, the tree is walked down first and purged from its leaves: one that is cut short leaves the
 //! root, and can be repeated. A tree with a running instance in it stays whole.
@@ -27,7 +28,11 @@ use crate::engine::{Address, Command, Mark, Reply, View, is_entity};
 use crate::machine::Partition;
 
 /// Instances that one command purges, or that one look examines.
-const STEP: usize = 64;
+const STEP: usize = 32;
+/// Partitions that a purge by filter works on at the same time.
+const LANES: usize = 2;
+/// Longest pause between two steps.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Instances whose children one look reads.
 const LOOK: usize = 8;
 /// Purges by filter that run at the same time; others wait.
@@ -142,13 +147,22 @@ impl Gateway {
             prefix: String::new(),
         };
         let _turn = self.0.purges.acquire().await.map_err(|_| closing())?;
-        let parts = self.0.dispatcher.partitions().iter().map(|partition| {
-            let list = list.clone();
-            async move { self.purge_part(partition, list, recursive, until).await }
+        let partitions = self.0.dispatcher.partitions();
+        let lanes = partitions.chunks(partitions.len().div_ceil(LANES).max(1)).map(|lane| {
+            let list = &list;
+            async move {
+                let (mut count, mut complete) = (0, true);
+                for partition in lane {
+                    let part = self.purge_part(partition, list.clone(), recursive, until).await?;
+                    count += part.0;
+                    complete &= part.1;
+                }
+                Ok::<_, Status>((count, complete))
+            }
         });
-        let parts = futures::future::try_join_all(parts).await?;
-        let count = parts.iter().map(|(count, _)| count).sum();
-        Ok((count, parts.iter().all(|(_, complete)| *complete)))
+        let lanes = futures::future::try_join_all(lanes).await?;
+        let count = lanes.iter().map(|(count, _)| count).sum();
+        Ok((count, lanes.iter().all(|(_, complete)| *complete)))
     }
 
     /// The part of one partition.
@@ -164,6 +178,7 @@ impl Gateway {
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Ok((count, false));
             }
+            let began = Instant::now();
             let (part, behind) = (list.clone(), after.take());
             let slice = look(partition, move |view: &dyn View| {
                 read::list(view, &part, behind.as_ref(), STEP)
@@ -189,6 +204,8 @@ impl Gateway {
             if after.is_none() {
                 return Ok((count, true));
             }
+            // As long as the step took: others have half of the time at least.
+            tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
         }
     }
 
