@@ -31,11 +31,11 @@ use crate::peers::{Judge, PeerService, Transport};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
 use crate::routing::Route;
-use crate::store::Engine;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::rows::StateRows;
 use crate::store::sled::SledEngine;
+use crate::store::{Engine, is_full};
 use crate::transport;
 
 /// A running node. Dropping it without [`Node::stop`] leaves its tasks running.
@@ -91,7 +91,10 @@ impl<M: Machine> Node<M> {
         check(&config)?;
         let (folder, identity, members) = open_folder(&config).await?;
         let data = folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
-        let broken = |source: io::Error| StartError::Broken { path: data.clone(), source };
+        let broken = |source: io::Error| match is_full(&source) {
+            true => StartError::Full { path: data.clone() },
+            false => StartError::Broken { path: data.clone(), source },
+        };
         let engine =
             open_engine(&config, folder.as_ref(), identity.partitions).await.map_err(broken)?;
         let flusher = Arc::new(
@@ -352,7 +355,6 @@ async fn measure<M: Machine>(
 ) {
     let lags: Vec<_> = groups.iter().map(|group| metrics::apply_lag(group.id().0)).collect();
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
         for (group, lag) in groups.iter().zip(&lags) {
             let progress = group.progress();
             lag.set(
@@ -365,5 +367,6 @@ async fn measure<M: Machine>(
             metrics::SIZE_ON_DISK.set(bytes as f64);
             store_bytes.store(bytes, Ordering::Relaxed);
         }
+        tokio::time::sleep(Duration::from_secs(10)).await;
     }
 }

@@ -26,12 +26,15 @@ pub struct Applied {
 /// Bad input is an answer, never a panic: every replica would repeat it.
 pub fn apply(view: &dyn View, stamp: Stamp, command: &Bytes) -> Applied {
     let command = match Command::from_bytes(command) {
-        Some(Command::Deliver(command)) => return deliver(view, stamp, command),
+        Some((Command::Deliver(command), _)) => return deliver(view, stamp, command),
         command => command,
     };
     let mut plan = Plan::new(view, stamp);
     let answer = match command {
-        Some(command) => decide(&mut plan, command),
+        Some((command, limits)) => {
+            plan.limits = limits;
+            decide(&mut plan, command)
+        }
         None => Err(Reject::UnknownCommand),
     };
     let (events, effects) = match answer {
@@ -68,5 +71,11 @@ fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
         Command::TruncateOutbox(truncate) => decide::truncate_outbox(plan, &truncate),
         Command::Rewind(rewind) => decide::rewind(plan, rewind),
         Command::Restart(restart) => decide::restart(plan, restart),
+        Command::Purge(purge) => decide::purge(plan, purge),
+        Command::Sweep(_) => decide::sweep(plan),
+        Command::ForceTerminate(terminate) => decide::force_terminate(plan, terminate),
+        Command::DeleteHub(delete) => decide::delete_hub(plan, delete),
+        Command::ClearHub(clear) => decide::clear_hub(plan, clear),
+        Command::ForgetHub(forget) => decide::forget_hub(plan, forget),
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
 
+use super::limits::Limits;
 use super::state::{Address, Place};
 
 /// The form of commands written today.
@@ -26,8 +27,14 @@ pub struct Stamp {
 struct Envelope {
     #[prost(uint32, tag = "1")]
     version: u32,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(
+        oneof = "Command",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25"
+    )]
     command: Option<Command>,
+    /// Limits that it is judged by, unless they are the usual ones.
+    #[prost(message, optional, tag = "30")]
+    limits: Option<Limits>,
 }
 
 /// One request to a partition (or, for hubs, to the metadata group).
@@ -75,18 +82,43 @@ pub enum Command {
     /// Start an ended instance again under its id.
     #[prost(message, tag = "15")]
     Restart(Restart),
+    /// Delete instances that have ended.
+    #[prost(message, tag = "20")]
+    Purge(Purge),
+    /// Remove some of the rows that a purge or a long generation left.
+    #[prost(message, tag = "21")]
+    Sweep(Sweep),
+    /// End instances at once, without a worker.
+    #[prost(message, tag = "22")]
+    ForceTerminate(ForceTerminate),
+    /// Delete a task hub: its name is free, its instances go bit by bit.
+    #[prost(message, tag = "23")]
+    DeleteHub(DeleteHub),
+    /// Remove some of what a partition has of a deleted hub.
+    #[prost(message, tag = "24")]
+    ClearHub(ClearHub),
+    /// Forget a deleted hub that no partition has anything of.
+    #[prost(message, tag = "25")]
+    ForgetHub(ForgetHub),
 }
 
 impl Command {
-    /// The bytes that are replicated.
+    /// The bytes that are replicated, for a command that no limit concerns.
     pub fn into_bytes(self) -> Bytes {
-        Envelope { version: VERSION, command: Some(self) }.encode_to_vec().into()
+        self.within(&Limits::USUAL)
+    }
+
+    /// The bytes that are replicated, with the limits that the command is judged by.
+    pub fn within(self, limits: &Limits) -> Bytes {
+        let limits = Some(*limits).filter(|limits| *limits != Limits::USUAL);
+        Envelope { version: VERSION, command: Some(self), limits }.encode_to_vec().into()
     }
 
     /// Reads replicated bytes; `None` if they are not a command that this version knows.
-    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Command> {
+    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<(Command, Limits)> {
         let envelope = Envelope::decode(bytes.clone()).ok()?;
-        if envelope.version == VERSION { envelope.command } else { None }
+        let command = envelope.command.filter(|_| envelope.version == VERSION)?;
+        Some((command, envelope.limits.unwrap_or(Limits::USUAL)))
     }
 }
 
@@ -352,4 +384,81 @@ pub struct CreateHub {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// Delete the one of that name first, with all that it has (R2.97).
+    #[prost(bool, tag = "20")]
+    pub recreate: bool,
+}
+
+/// Delete instances that have ended (section 2.11). An instance that does not fulfil all conditions, or is
+/// not there, is left out.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Purge {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instances, all of this partition; how many bounds what the command costs.
+    #[prost(message, repeated, tag = "2")]
+    pub targets: Vec<Target>,
+    /// Only with one of these statuses; empty means any terminal one.
+    #[prost(enumeration = "wire::OrchestrationStatus", repeated, tag = "3")]
+    pub statuses: Vec<i32>,
+    /// Only if created then or later, in nanoseconds since the Unix epoch.
+    #[prost(int64, optional, tag = "4")]
+    pub created_from: Option<i64>,
+    /// Only if created before.
+    #[prost(int64, optional, tag = "5")]
+    pub created_before: Option<i64>,
+}
+
+/// An instance that is meant.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct Target {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub instance: String,
+    /// Only in this generation; 0 means any.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+}
+
+/// Remove some of the rows that a purge or a long generation left in this partition.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct Sweep {}
+
+/// End instances at once, without a worker (R2.98).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ForceTerminate {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instances, all of this partition.
+    #[prost(string, repeated, tag = "2")]
+    pub instances: Vec<String>,
+    /// Their output.
+    #[prost(message, optional, tag = "3")]
+    pub reason: Option<Text>,
+}
+
+/// Delete a task hub, in the metadata group.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct DeleteHub {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// Remove some of what a partition has of a deleted hub, and take nothing new for it.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct ClearHub {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+}
+
+/// Forget a deleted hub, in the metadata group.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct ForgetHub {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
 }

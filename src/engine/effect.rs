@@ -37,6 +37,33 @@ pub enum Effect {
         /// Its status now.
         status: OrchestrationStatus,
     },
+    /// An instance was created. For counting: told once, by whoever led at that moment, and not told again
+    /// by `read::open_work`.
+    InstanceStarted {
+        /// Number of its hub.
+        hub: u32,
+    },
+    /// An instance ended. For counting, as above.
+    InstanceEnded {
+        /// Number of its hub.
+        hub: u32,
+        /// How it ended.
+        status: OrchestrationStatus,
+        /// Nanoseconds since it was created.
+        nanos: i64,
+    },
+    /// An instance is there no more.
+    InstanceGone {
+        /// The instance.
+        at: Address,
+    },
+    /// Rows were left to be swept.
+    SweepDue,
+    /// A hub was deleted, and this partition takes nothing new for it.
+    HubGone {
+        /// Its number.
+        hub: u32,
+    },
 }
 
 /// What worker filters compare (R3.8, R3.10): a name and a version.

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use durahub_proto::wire::history_event::EventType;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::state::{
-    Address, ChildRecord, HubRecord, InstanceRecord, Item, MessageRecord, Place, TaskRecord,
-    TimerRecord,
+    Address, ChildRecord, DeletedHubRecord, HubRecord, InstanceRecord, Item, Leftover,
+    MessageRecord, Place, TaskRecord, TimerRecord,
 };
-use super::time::timestamp;
+use super::time::{nanos, timestamp};
 
 /// What a command did.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,41 @@ pub enum Event {
         at: Address,
         /// The generation.
         generation: u64,
+        /// Its history is too long to go at once: it is swept later.
+        later: bool,
+    },
+    /// An instance is gone.
+    InstanceRemoved {
+        /// The instance.
+        at: Address,
+        /// Its last generation.
+        generation: u64,
+        /// It has too many rows to go at once: those besides its head are swept later.
+        later: bool,
+    },
+    /// Some rows of what was left were removed.
+    LeftoverSwept {
+        /// What was left.
+        leftover: Leftover,
+        /// The rows.
+        keys: Vec<Vec<u8>>,
+        /// These were the last of it.
+        done: bool,
+    },
+    /// The name of a task hub is free; its number is to be cleared.
+    HubDeleted {
+        /// The hub.
+        hub: DeletedHubRecord,
+    },
+    /// A partition takes nothing new for a deleted hub.
+    HubClosed {
+        /// Its number.
+        hub: u32,
+    },
+    /// No partition has anything of a deleted hub.
+    HubForgotten {
+        /// Its number.
+        id: u32,
     },
     /// The head of an instance was written.
     InstanceWritten {
@@ -136,6 +172,46 @@ pub(crate) fn orchestrator_started(clock: i64) -> Bytes {
     history(NO_ID, clock, EventType::OrchestratorStarted(wire::OrchestratorStartedEvent {}))
 }
 
+/// What an encoded event means for the counts of its instance. Told by its field, without decoding it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// Answers an activity, a timer or a child.
+    Answer,
+    /// An external event.
+    Raised,
+    /// Anything else.
+    Other,
+}
+
+impl Sort {
+    pub(crate) fn of(event: &Bytes) -> Sort {
+        let mut rest = event.clone();
+        while let Ok((field, form)) = decode_key(&mut rest) {
+            match field {
+                7 | 8 | 10 | 11 | 13 => return Sort::Answer,
+                17 => return Sort::Raised,
+                3.. => return Sort::Other,
+                _ => {}
+            }
+            if skip_field(form, field, &mut rest, DecodeContext::default()).is_err() {
+                break;
+            }
+        }
+        Sort::Other
+    }
+}
+
+/// When an encoded event happened, in nanoseconds since the Unix epoch; 0 if it does not say.
+pub(crate) fn time_of(event: &Bytes) -> i64 {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Head {
+        #[prost(message, optional, tag = "2")]
+        timestamp: Option<prost_types::Timestamp>,
+    }
+    let head = Head::decode(event.clone()).ok();
+    head.and_then(|head| head.timestamp).as_ref().map_or(0, nanos)
+}
+
 /// Failure details that the server itself makes up.
 pub(crate) fn failure(kind: &str, message: impl Into<String>) -> wire::TaskFailureDetails {
     wire::TaskFailureDetails {
@@ -160,4 +236,27 @@ pub(crate) fn execution_completed(
         failure_details,
     };
     history(id, now, EventType::ExecutionCompleted(event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorts_and_times_are_read_without_decoding() {
+        let completed = EventType::TaskCompleted(wire::TaskCompletedEvent::default());
+        let failed = EventType::TaskFailed(wire::TaskFailedEvent::default());
+        let fired = EventType::TimerFired(wire::TimerFiredEvent::default());
+        let child = EventType::SubOrchestrationInstanceCompleted(Default::default());
+        let lost = EventType::SubOrchestrationInstanceFailed(Default::default());
+        for answer in [completed, failed, fired, child, lost] {
+            assert_eq!(Sort::of(&history(NO_ID, 5, answer.clone())), Sort::Answer, "{answer:?}");
+        }
+        let raised = EventType::EventRaised(wire::EventRaisedEvent::default());
+        assert_eq!(Sort::of(&history(NO_ID, 5, raised.clone())), Sort::Raised);
+        assert_eq!(Sort::of(&orchestrator_started(7)), Sort::Other);
+        assert_eq!(Sort::of(&Bytes::from_static(b"\xff\xff")), Sort::Other);
+        assert_eq!(time_of(&history(NO_ID, 5, raised)), 5);
+        assert_eq!(time_of(&Bytes::new()), 0);
+    }
 }

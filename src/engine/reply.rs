@@ -18,6 +18,21 @@ pub enum Reply {
         /// Its number.
         id: u32,
     },
+    /// Instances were purged.
+    Purged {
+        /// How many.
+        count: u32,
+    },
+    /// All but these were ended (R2.98).
+    Unterminated {
+        /// Their ids.
+        instances: Vec<String>,
+    },
+    /// A part of a longer work is done.
+    Step {
+        /// Nothing is left to do.
+        done: bool,
+    },
 }
 
 /// A deterministic refusal: part of the answer, the same on every replica. Nothing was changed.
@@ -54,6 +69,11 @@ pub enum Reject {
         /// Its id.
         instance: String,
     },
+    /// The hub was deleted while the call was under way (R1.9 asks for these words).
+    #[error(
+        "Task hub not found: it was deleted while the call was under way; name another hub, or create it again"
+    )]
+    HubDeleted,
     /// The reuse policy contradicts itself (R2.19 asks for these words).
     #[error(
         "Invalid reusable statuses: cannot exclude 'Terminated' while also allowing reuse of running instances"
@@ -62,6 +82,17 @@ pub enum Reject {
     /// The turn was computed from a history or an inbox that is no longer the current one.
     #[error("turn is stale")]
     StaleTurn,
+    /// As many external events wait for the instance as may.
+    #[error(
+        "{limit} events wait for orchestration instance {instance}, the limit \
+         (limits.max_waiting_events); raise more once it has taken some in"
+    )]
+    InboxFull {
+        /// Its id.
+        instance: String,
+        /// The limit.
+        limit: u32,
+    },
     /// The task has been answered, or its generation is gone.
     #[error("task is not open")]
     TaskNotOpen,
@@ -88,6 +119,14 @@ struct AnswerRecord {
     instance: String,
     #[prost(uint32, tag = "3")]
     hub: u32,
+    #[prost(uint32, tag = "50")]
+    limit: u32,
+    #[prost(uint32, tag = "40")]
+    count: u32,
+    #[prost(string, repeated, tag = "41")]
+    instances: Vec<String>,
+    #[prost(bool, tag = "42")]
+    done: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -104,6 +143,11 @@ enum Kind {
     TaskNotOpen = 8,
     NotFailed = 30,
     NotEnded = 31,
+    InboxFull = 50,
+    Purged = 40,
+    Unterminated = 41,
+    Step = 42,
+    HubDeleted = 43,
 }
 
 impl From<&Answer> for AnswerRecord {
@@ -113,6 +157,10 @@ impl From<&Answer> for AnswerRecord {
             Ok(Reply::Done) => plain(Kind::Done),
             Ok(Reply::Started { instance }) => (Kind::Started, instance.clone()),
             Ok(Reply::Hub { .. }) => plain(Kind::Hub),
+            Ok(Reply::Purged { .. }) => plain(Kind::Purged),
+            Ok(Reply::Unterminated { .. }) => plain(Kind::Unterminated),
+            Ok(Reply::Step { .. }) => plain(Kind::Step),
+            Err(Reject::HubDeleted) => plain(Kind::HubDeleted),
             Err(Reject::UnknownCommand) => plain(Kind::UnknownCommand),
             Err(Reject::NotFound { instance }) => (Kind::NotFound, instance.clone()),
             Err(Reject::AlreadyExists { instance }) => (Kind::AlreadyExists, instance.clone()),
@@ -121,9 +169,18 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::InvalidReusePolicy) => plain(Kind::InvalidReusePolicy),
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
+            Err(Reject::InboxFull { instance, .. }) => (Kind::InboxFull, instance.clone()),
         };
-        let hub = if let Ok(Reply::Hub { id }) = answer { *id } else { 0 };
-        AnswerRecord { kind: kind.into(), instance, hub }
+        let mut record = AnswerRecord { kind: kind.into(), instance, ..Default::default() };
+        match answer {
+            Ok(Reply::Hub { id }) => record.hub = *id,
+            Ok(Reply::Purged { count }) => record.count = *count,
+            Ok(Reply::Unterminated { instances }) => record.instances.clone_from(instances),
+            Ok(Reply::Step { done }) => record.done = *done,
+            Err(Reject::InboxFull { limit, .. }) => record.limit = *limit,
+            _ => {}
+        }
+        record
     }
 }
 
@@ -134,6 +191,10 @@ impl AnswerRecord {
             Kind::Done => Ok(Reply::Done),
             Kind::Started => Ok(Reply::Started { instance }),
             Kind::Hub => Ok(Reply::Hub { id: self.hub }),
+            Kind::Purged => Ok(Reply::Purged { count: self.count }),
+            Kind::Unterminated => Ok(Reply::Unterminated { instances: self.instances }),
+            Kind::Step => Ok(Reply::Step { done: self.done }),
+            Kind::HubDeleted => Err(Reject::HubDeleted),
             Kind::UnknownCommand => Err(Reject::UnknownCommand),
             Kind::NotFound => Err(Reject::NotFound { instance }),
             Kind::AlreadyExists => Err(Reject::AlreadyExists { instance }),
@@ -142,6 +203,7 @@ impl AnswerRecord {
             Kind::InvalidReusePolicy => Err(Reject::InvalidReusePolicy),
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
+            Kind::InboxFull => Err(Reject::InboxFull { instance, limit: self.limit }),
         })
     }
 }
@@ -157,6 +219,10 @@ mod tests {
             Ok(Reply::Done),
             Ok(Reply::Started { instance: instance() }),
             Ok(Reply::Hub { id: 7 }),
+            Ok(Reply::Purged { count: 9 }),
+            Ok(Reply::Unterminated { instances: vec![instance(), "o2".to_owned()] }),
+            Ok(Reply::Step { done: true }),
+            Err(Reject::HubDeleted),
             Err(Reject::UnknownCommand),
             Err(Reject::NotFound { instance: instance() }),
             Err(Reject::AlreadyExists { instance: instance() }),
@@ -165,6 +231,7 @@ mod tests {
             Err(Reject::InvalidReusePolicy),
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),
+            Err(Reject::InboxFull { instance: instance(), limit: 3 }),
         ] {
             assert_eq!(decode(encode(&answer)), Some(answer));
         }

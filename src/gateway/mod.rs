@@ -4,33 +4,49 @@
 //! proposed: a refusal names the field, the limit and what to do, and leaves nothing half done. Writes
 //! become commands to the partition that holds the instance; reads ask that partition's leader.
 //!
-//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume, history;
+//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume;
+//! - [`list`]: pages of instances and of ids over all partitions;
+//! - [`history`]: the history of one instance, in chunks;
+//! - [`purge`], [`skip`]: ended instances go, others are ended at once;
+//! - [`hubs`]: task hubs come and go;
 //! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
-//! - [`oversize`]: the code for messages that are too large.
+//! - [`oversize`]: the code for messages that are too large;
+//! - [`deadline`]: the code for calls whose time is over;
+//! - [`calls`]: how many calls, and how long they took.
 
+mod calls;
 mod client_api;
+mod deadline;
+mod history;
+mod hubs;
 mod lifecycle;
+mod list;
 mod oversize;
+mod purge;
 mod sidecar;
+mod skip;
 mod status;
 mod worker_api;
 
 use std::sync::Arc;
 
-use durahub_proto::wire;
+use bytes::Bytes;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
+use durahub_proto::{Text, wire};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Limits};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
 
+pub use calls::CallsLayer;
+pub use deadline::DeadlineLayer;
 pub use oversize::OversizeLayer;
 
 /// The hub of clients that name none (R1.8).
@@ -49,6 +65,10 @@ pub struct Settings {
     pub instance_id_length: usize,
     /// Whether an unknown task hub is created on first use.
     pub dynamic_hubs: bool,
+    /// How large one instance may be.
+    pub limits: Limits,
+    /// Whether clients may create and delete task hubs (R2.97).
+    pub hub_calls: bool,
 }
 
 /// The gateway of a node; a cheap handle.
@@ -60,6 +80,10 @@ struct Shared {
     metadata: Partition,
     dispatcher: Dispatcher,
     entropy: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Bounds what lists may cost at a time.
+    pages: tokio::sync::Semaphore,
+    /// Bounds what purges by filter may cost at a time.
+    purges: tokio::sync::Semaphore,
     /// Turns true when streams and waits must end.
     closing: watch::Receiver<bool>,
 }
@@ -79,6 +103,8 @@ impl Gateway {
             metadata,
             dispatcher,
             entropy: Box::new(entropy),
+            pages: tokio::sync::Semaphore::new(list::PAGES_AT_ONCE),
+            purges: tokio::sync::Semaphore::new(purge::FILTERS_AT_ONCE),
             closing,
         }))
     }
@@ -95,16 +121,24 @@ impl Gateway {
     /// # Errors
     /// When the metadata group cannot be reached, or the name is not allowed.
     pub async fn create_hub(&self, name: &str) -> Result<u32, Status> {
+        self.begin_hub(name, false).await
+    }
+
+    /// Creates a task hub; with `recreate` the one that is there goes first, with all that it has.
+    pub(crate) async fn begin_hub(&self, name: &str, recreate: bool) -> Result<u32, Status> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > HUB_NAME_LENGTH || !name.chars().all(allowed) {
             return Err(Status::invalid_argument(format!(
                 "taskhub: a name has 1 to {HUB_NAME_LENGTH} letters, digits, '-' or '_'"
             )));
         }
-        let command = Command::CreateHub(CreateHub { name: name.to_owned() });
-        match propose(&self.0.metadata, command).await? {
+        let command = Command::CreateHub(CreateHub { name: name.to_owned(), recreate });
+        match propose(&self.0.metadata, command.into_bytes()).await? {
             Reply::Hub { id } => {
-                tracing::info!(hub = name, id, "task hub created");
+                if recreate {
+                    self.0.dispatcher.hub_was_deleted();
+                }
+                tracing::info!(hub = name, id, recreate, "task hub created");
                 Ok(id)
             }
             other => Err(Status::internal(format!("unexpected answer {other:?}"))),
@@ -113,14 +147,7 @@ impl Gateway {
 
     /// The number of the hub that a call names.
     async fn hub(&self, headers: &MetadataMap) -> Result<u32, Status> {
-        let name = match headers.get("taskhub") {
-            None => DEFAULT_HUB,
-            Some(value) => value.to_str().map_err(|_| {
-                Status::invalid_argument(
-                    "taskhub: the header holds characters that a name cannot have",
-                )
-            })?,
-        };
+        let name = hub_name(headers)?;
         if let Some(hub) = self.0.metadata.peek(|rows| read::hub(&RowsView(rows), name)) {
             return Ok(hub.id);
         }
@@ -139,7 +166,12 @@ impl Gateway {
     }
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
+        let command = command.within(&self.0.settings.limits.engine);
         propose(self.0.dispatcher.partition_of(hub, instance), command).await
+    }
+
+    fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
+        self.0.settings.limits.check_payload(field, payload).map_err(Status::invalid_argument)
     }
 
     /// An id for an instance that got none: 32 hex digits (R2.1).
@@ -149,10 +181,15 @@ impl Gateway {
 
     /// Refuses ids that no instance can have.
     fn check_id(&self, instance: &str) -> Result<(), Status> {
-        let (length, limit) = (instance.chars().count(), self.0.settings.instance_id_length);
+        self.check_length("instanceId", instance)
+    }
+
+    /// Refuses an id that is longer than ids may be (R2.3).
+    fn check_length(&self, field: &str, id: &str) -> Result<(), Status> {
+        let (length, limit) = (id.chars().count(), self.0.settings.instance_id_length);
         if length > limit {
             return Err(Status::invalid_argument(format!(
-                "instanceId: its length is {length} characters, the limit is {limit}; choose a shorter id"
+                "{field}: its length is {length} characters, the limit is {limit}; choose a shorter id"
             )));
         }
         Ok(())
@@ -165,12 +202,19 @@ impl Gateway {
     }
 }
 
+/// The name of the hub that a call names.
+fn hub_name(headers: &MetadataMap) -> Result<&str, Status> {
+    match headers.get("taskhub") {
+        None => Ok(DEFAULT_HUB),
+        Some(value) => value.to_str().map_err(|_| {
+            Status::invalid_argument("taskhub: the header holds characters that a name cannot have")
+        }),
+    }
+}
+
 /// Proposes a command and reads the engine's answer.
-async fn propose(partition: &Partition, command: Command) -> Result<Reply, Status> {
-    let reply = partition
-        .propose(command.into_bytes())
-        .await
-        .map_err(|error| status::of_cluster(&error))?;
+async fn propose(partition: &Partition, command: Bytes) -> Result<Reply, Status> {
+    let reply = partition.propose(command).await.map_err(|error| status::of_cluster(&error))?;
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))

@@ -11,7 +11,7 @@ use futures::{Stream, TryStreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
-use crate::dispatch::{Closing, Wanted, WorkStream};
+use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -114,8 +114,11 @@ impl TaskHubSidecarService for Gateway {
         let request = request.into_inner();
         let worker = header.unwrap_or_else(|| request.worker_instance_id.clone());
         // A worker connects again on UNAVAILABLE, politely; on a clean end some do so in a tight loop (R1.41).
-        let closing: fn(Closing) -> Status =
-            |Closing| Status::unavailable("this server is shutting down; connect again");
+        let closing: fn(Closing) -> Status = |Closing| {
+            Status::unavailable(
+                "this server is shutting down, or the task hub was deleted; connect again",
+            )
+        };
         Ok(Response::new(self.work_items(hub, request, &worker).map_err(closing)))
     }
 
@@ -140,7 +143,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonActivityTaskRequest>,
     ) -> Answer<wire::AbandonActivityTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, &request.get_ref().completion_token);
+        self.0.dispatcher.abandon(hub, Abandoned::Activity, &request.get_ref().completion_token);
         Ok(Response::new(wire::AbandonActivityTaskResponse {}))
     }
 
@@ -149,7 +152,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonOrchestrationTaskRequest>,
     ) -> Answer<wire::AbandonOrchestrationTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, &request.get_ref().completion_token);
+        self.0.dispatcher.abandon(hub, Abandoned::Turn, &request.get_ref().completion_token);
         Ok(Response::new(wire::AbandonOrchestrationTaskResponse {}))
     }
 
@@ -189,37 +192,40 @@ impl TaskHubSidecarService for Gateway {
 
     async fn query_instances(
         &self,
-        _: Request<wire::QueryInstancesRequest>,
+        request: Request<wire::QueryInstancesRequest>,
     ) -> Answer<wire::QueryInstancesResponse> {
-        later("queries")
+        let hub = self.hub(request.metadata()).await?;
+        self.query(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_instance_ids(
         &self,
-        _: Request<wire::ListInstanceIdsRequest>,
+        request: Request<wire::ListInstanceIdsRequest>,
     ) -> Answer<wire::ListInstanceIdsResponse> {
-        later("listing instance ids")
+        let hub = self.hub(request.metadata()).await?;
+        self.list_ids(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn purge_instances(
         &self,
-        _: Request<wire::PurgeInstancesRequest>,
+        request: Request<wire::PurgeInstancesRequest>,
     ) -> Answer<wire::PurgeInstancesResponse> {
-        later("purge")
+        let hub = self.hub(request.metadata()).await?;
+        self.purge(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_task_hub(
         &self,
-        _: Request<wire::CreateTaskHubRequest>,
+        request: Request<wire::CreateTaskHubRequest>,
     ) -> Answer<wire::CreateTaskHubResponse> {
-        later("creating task hubs by call; use --task-hubs or --dynamic-task-hubs")
+        self.create_task_hub(request.metadata(), request.get_ref()).await.map(Response::new)
     }
 
     async fn delete_task_hub(
         &self,
-        _: Request<wire::DeleteTaskHubRequest>,
+        request: Request<wire::DeleteTaskHubRequest>,
     ) -> Answer<wire::DeleteTaskHubResponse> {
-        later("deleting task hubs")
+        self.delete_task_hub(request.metadata()).await.map(Response::new)
     }
 
     async fn signal_entity(
@@ -252,8 +258,9 @@ impl TaskHubSidecarService for Gateway {
 
     async fn skip_graceful_orchestration_terminations(
         &self,
-        _: Request<wire::SkipGracefulOrchestrationTerminationsRequest>,
+        request: Request<wire::SkipGracefulOrchestrationTerminationsRequest>,
     ) -> Answer<wire::SkipGracefulOrchestrationTerminationsResponse> {
-        later("termination without a worker")
+        let hub = self.hub(request.metadata()).await?;
+        self.skip_graceful(hub, request.into_inner()).await.map(Response::new)
     }
 }

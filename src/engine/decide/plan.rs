@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
+use super::purge::Budget;
 use crate::engine::effect::Class;
+use crate::engine::event::Sort;
+use crate::engine::limits::Limits;
 use crate::engine::state::message::Body;
 use crate::engine::state::{
     Address, FORMAT, InstanceRecord, Item, MessageRecord, Place, TimerRecord,
@@ -14,12 +17,15 @@ use crate::engine::{Effect, Event, Stamp, event, read};
 pub(crate) struct Plan<'a> {
     pub(crate) view: &'a dyn View,
     pub(crate) stamp: Stamp,
+    pub(crate) limits: Limits,
     events: Vec<Event>,
     effects: Vec<Effect>,
     /// How many places were given out.
     places: u32,
     /// Whether any message was sent.
     sent: bool,
+    /// What may still be removed at once.
+    pub(super) budget: Budget,
 }
 
 impl<'a> Plan<'a> {
@@ -29,7 +35,16 @@ impl<'a> Plan<'a> {
 
     /// A plan of the same command behind one that gave out so many places.
     pub(crate) fn behind(view: &'a dyn View, stamp: Stamp, places: u32) -> Plan<'a> {
-        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), places, sent: false }
+        Plan {
+            view,
+            stamp,
+            limits: Limits::USUAL,
+            events: Vec::new(),
+            effects: Vec::new(),
+            places,
+            sent: false,
+            budget: Budget::default(),
+        }
     }
 
     /// How many places this plan and those before it gave out.
@@ -75,6 +90,15 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// How many external events this plan puts into an inbox.
+    pub(crate) fn raised(&self, to: &Address) -> u32 {
+        let raised = self.events.iter().filter(|event| {
+            matches!(event, Event::EventReceived { at, event, .. }
+                if at == to && Sort::of(event) == Sort::Raised)
+        });
+        raised.count() as u32
+    }
+
     /// Puts an event at the end of an inbox.
     pub(crate) fn receive(&mut self, at: &Address, record: &InstanceRecord, event: Bytes) {
         let place = self.next_place();
@@ -105,6 +129,10 @@ impl<'a> Plan<'a> {
     /// Writes the head of an instance and tells whoever waits for it.
     pub(crate) fn write(&mut self, at: &Address, record: InstanceRecord) {
         self.tell(Effect::InstanceChanged { at: at.clone(), status: record.status() });
+        if let (true, Some(completed)) = (record.is_terminal(), record.completed) {
+            let (status, nanos) = (record.status(), completed.saturating_sub(record.created));
+            self.tell(Effect::InstanceEnded { hub: at.hub, status, nanos });
+        }
         self.push(Event::InstanceWritten { at: at.clone(), record: Box::new(record) });
     }
 
@@ -150,7 +178,7 @@ impl<'a> Plan<'a> {
 
     /// Drops what waits in an inbox.
     pub(crate) fn clear_inbox(&mut self, at: &Address) {
-        for (place, _) in read::inbox(self.view, at) {
+        for place in read::inbox_places(self.view, at, usize::MAX) {
             self.push(Event::EventTaken { at: at.clone(), place });
         }
     }

@@ -10,11 +10,14 @@ use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::message::{Parent, StartMessage};
 use crate::engine::state::{Address, FORMAT, InstanceRecord, Item, TimerKind, TimerRecord};
 use crate::engine::time::nanos;
-use crate::engine::{Event, read};
+use crate::engine::{Effect, read};
 
 pub(crate) fn start(plan: &mut Plan<'_>, command: Start) -> Answer {
     let request = command.request;
     let at = Address::new(command.hub, request.instance_id.clone());
+    if read::hub_closed(plan.view, at.hub) {
+        return Err(Reject::HubDeleted);
+    }
     let existing = read::head(plan.view, &at);
     match reuse(request.orchestration_id_reuse_policy.as_ref(), existing.as_ref())? {
         Reuse::Keep => return Ok(Reply::Started { instance: at.instance }),
@@ -56,7 +59,7 @@ pub(crate) fn create(
 ) {
     if let Some(old) = existing {
         plan.clear_inbox(at);
-        plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
+        plan.discard(at, old);
     }
     let (parent, link) = parent.map(|Parent { info, link }| (info, link)).unzip();
     let now = plan.stamp.now;
@@ -106,6 +109,7 @@ pub(crate) fn create(
         plan.arm(item, TimerRecord { format: FORMAT, kind, due, ..Default::default() });
     }
     plan.receive(at, &record, history(START_ID, now, EventType::ExecutionStarted(started)));
+    plan.tell(Effect::InstanceStarted { hub: at.hub });
     plan.write(at, record);
 }
 

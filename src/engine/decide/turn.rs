@@ -11,6 +11,7 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 use super::Plan;
 use super::actions::{self, Outcome};
 use super::children::End;
+use super::limits;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -35,7 +36,9 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    match actions::sort(command.actions) {
+    let sorted = actions::sort(command.actions)
+        .and_then(|sorted| limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted));
+    match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
             for (id, action) in sorted.actions {
@@ -99,6 +102,7 @@ impl Turn {
         let mut record = record;
         for (place, event) in waiting {
             plan.push(Event::EventTaken { at: at.clone(), place });
+            limits::consume(&mut record, &event);
             if record.rewinding && read::is_rewound(&event) {
                 record.rewinding = false;
                 record.hidden.push(record.history_events + appended.len() as u32);
@@ -106,7 +110,43 @@ impl Turn {
             appended.push(event);
         }
         let now = plan.stamp.now.max(id.clock);
-        let mut turn = Turn {
+        let mut turn = Turn::of(at, record, appended, now);
+        if turn.record.terminating {
+            turn.note_recursion();
+        }
+        turn.record.clock = id.clock;
+        turn.record.updated = now;
+        turn.record.has_run = true;
+        Ok(turn)
+    }
+
+    /// A turn that no worker is asked for: it begins the history if nothing has, and then has only `event`.
+    pub(super) fn without_worker(
+        plan: &Plan<'_>,
+        at: Address,
+        record: InstanceRecord,
+        event: wire::ExecutionTerminatedEvent,
+    ) -> Turn {
+        let clock = plan.stamp.now.max(record.clock + 1);
+        let mut appended = vec![orchestrator_started(clock)];
+        if record.history_events == 0 {
+            // `executionStarted`: no history is without it (R3.25).
+            appended.extend(read::first_event(plan.view, &at));
+        }
+        appended.push(history(NO_ID, clock, EventType::ExecutionTerminated(event)));
+        let record = InstanceRecord {
+            clock,
+            updated: clock,
+            has_run: true,
+            start_timer: None,
+            rewinding: false,
+            ..record
+        };
+        Turn::of(at, record, appended, clock)
+    }
+
+    fn of(at: Address, record: InstanceRecord, appended: Vec<Bytes>, now: i64) -> Turn {
+        Turn {
             at,
             record,
             appended,
@@ -117,14 +157,7 @@ impl Turn {
             ends_self: false,
             id_length: 0,
             now,
-        };
-        if turn.record.terminating {
-            turn.note_recursion();
         }
-        turn.record.clock = id.clock;
-        turn.record.updated = now;
-        turn.record.has_run = true;
-        Ok(turn)
     }
 
     /// Remembers a termination that goes on to the children once the instance has ended (R2.51).
@@ -252,11 +285,12 @@ impl Turn {
         }
         self.refused.append(&mut self.to_self);
         Turn::receive_own(plan, &self.at, &mut self.record, self.refused, self.ends_self);
+        self.record.raised_events += plan.raised(&self.at);
         plan.write(&self.at, self.record);
     }
 
     /// The instance ends: nothing of it waits any more (R4.52), but what this turn started runs (R4.26).
-    fn end(mut self, plan: &mut Plan<'_>, id: i32, end: End) {
+    pub(super) fn end(mut self, plan: &mut Plan<'_>, id: i32, end: End) {
         let status = end.status;
         let (result, failure) = (end.result.clone(), end.failure.clone());
         self.appended.push(execution_completed(id, self.now, status, result, failure));
@@ -268,6 +302,7 @@ impl Turn {
         self.record.completed = Some(self.now);
         self.record.suspension = None;
         self.record.terminating = false;
+        self.record.raised_events = 0;
         if let Some(recursion) = self.record.recursion.take() {
             let before = read::children(plan.view, &self.at, self.record.generation);
             plan.terminate_children(&self.at, before.iter().chain(&self.children), &recursion);
@@ -290,7 +325,7 @@ impl Turn {
         let Turn { at, record: old, to_self, ends_self, now, .. } = self;
         let left = plan.left(&at);
         plan.clear_inbox(&at);
-        plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
+        plan.discard(&at, &old);
 
         let execution_id = new_execution_id(plan.stamp.seed);
         let version = action.new_version.or(old.version);
@@ -339,6 +374,7 @@ impl Turn {
         }
         Turn::receive_own(plan, &at, &mut record, to_self, ends_self);
         carry_over(plan, &at, &mut record, left);
+        record.raised_events = plan.raised(&at);
         plan.write(&at, record);
     }
 }

@@ -1,11 +1,14 @@
 //! Events to rows: what each event changes, and nothing else. No decision is taken here.
 
+mod listing;
+mod removal;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, keys};
+use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, Leftover, keys};
 use super::view::{Changes, View, scan_prefix};
 use super::{Event, read};
 
@@ -16,10 +19,29 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::hub(name), Some(encode(hub)));
             changes.insert(keys::last_hub(), Some(Bytes::copy_from_slice(&hub.id.to_be_bytes())));
         }
-        Event::GenerationDiscarded { at, generation } => discard(view, at, *generation, changes),
-        Event::InstanceWritten { at, record } => {
-            changes.insert(keys::instance(at), Some(encode(record.as_ref())));
+        Event::GenerationDiscarded { at, generation, later } => {
+            discard(view, at, *generation, *later, changes);
         }
+        Event::InstanceRemoved { at, generation, later } => {
+            removal::remove(view, at, *generation, *later, changes);
+        }
+        Event::LeftoverSwept { leftover, keys, done } => {
+            changes.extend(keys.iter().map(|key| (key.clone(), None)));
+            if *done {
+                changes.insert(keys::leftover(leftover), None);
+            }
+        }
+        Event::HubDeleted { hub } => {
+            changes.insert(keys::hub(&hub.name), None);
+            changes.insert(keys::deleted_hub(hub.id), Some(encode(hub)));
+        }
+        Event::HubClosed { hub } => {
+            changes.insert(keys::closed_hub(*hub), Some(Bytes::new()));
+        }
+        Event::HubForgotten { id } => {
+            changes.insert(keys::deleted_hub(*id), None);
+        }
+        Event::InstanceWritten { at, record } => listing::write_head(view, at, record, changes),
         Event::EventReceived { at, place, event } => {
             changes.insert(keys::inbox(at, *place), Some(event.clone()));
         }
@@ -61,11 +83,15 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
 
 /// Removes what a generation had before this command. What the command itself opened for it stays: such
 /// tasks run on, and their results are dropped (R4.26).
-fn discard(view: &dyn View, at: &Address, generation: u64, changes: &mut Changes) {
-    scan_prefix(view, &keys::history_of(at, generation), &mut |key, _| {
-        changes.insert(key.to_vec(), None);
-        ControlFlow::Continue(())
-    });
+fn discard(view: &dyn View, at: &Address, generation: u64, later: bool, changes: &mut Changes) {
+    if later {
+        removal::leave(Leftover { at: at.clone(), generation, whole: false }, changes);
+    } else {
+        scan_prefix(view, &keys::history_of(at, generation), &mut |key, _| {
+            changes.insert(key.to_vec(), None);
+            ControlFlow::Continue(())
+        });
+    }
     for item in read::tasks(view, at, generation) {
         changes.insert(keys::task(&item), None);
     }

@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | 0x01 | hub | name | `HubRecord` |
 //! | 0x02 | last hub id | | u32 |
+//! | 0x03 | deleted hub | hub | `DeletedHubRecord` |
 //! | 0x10 | instance | hub, id | `InstanceRecord` |
 //! | 0x11 | inbox | hub, id, place | one encoded history event |
 //! | 0x12 | history | hub, id, generation, index of its first event | events, each with its length |
@@ -16,14 +17,20 @@
 //! | 0x15 | due | time, hub, id, generation, number | empty |
 //! | 0x16 | outbox | place | `MessageRecord` |
 //! | 0x17 | delivered | number of the sending partition | `DeliveredRecord` |
+//! | 0x18 | listed | hub, status, time of creation, id | empty |
+//! | 0x19 | ended | hub, status, time of completion, id | empty |
+//! | 0x1a | closed hub | hub | empty |
+//! | 0x1b | leftover | hub, id, generation | one byte: whether the instance is gone too |
 //! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
 //!
-//! Kinds 0x18 to 0x1b are kept for indices, 0x1d to 0x1f for entities.
+//! The functions of 0x18 and 0x19 stand in `listing`. Kinds 0x1d to 0x1f are kept for entities and their
+//! index.
 
-use super::Place;
+use super::{Leftover, Place};
 
 const HUB: u8 = 0x01;
 const LAST_HUB: u8 = 0x02;
+const DELETED_HUB: u8 = 0x03;
 const INSTANCE: u8 = 0x10;
 const INBOX: u8 = 0x11;
 const HISTORY: u8 = 0x12;
@@ -32,6 +39,10 @@ const TIMER: u8 = 0x14;
 const DUE: u8 = 0x15;
 const OUTBOX: u8 = 0x16;
 const DELIVERED: u8 = 0x17;
+pub(super) const LISTED: u8 = 0x18;
+pub(super) const ENDED: u8 = 0x19;
+const CLOSED_HUB: u8 = 0x1a;
+const LEFTOVER: u8 = 0x1b;
 const CHILD: u8 = 0x1c;
 
 /// Who is meant: an instance in a hub.
@@ -47,6 +58,11 @@ impl Address {
     /// The address of `instance` in `hub`.
     pub fn new(hub: u32, instance: impl Into<String>) -> Address {
         Address { hub, instance: instance.into() }
+    }
+
+    /// Whether it is an entity's, which no list of orchestrations shows (R2.79).
+    pub fn is_entity(&self) -> bool {
+        is_entity(&self.instance)
     }
 }
 
@@ -83,6 +99,18 @@ pub(crate) fn last_hub() -> Vec<u8> {
 
 pub(crate) fn instance(at: &Address) -> Vec<u8> {
     Key::of(INSTANCE).address(at).0
+}
+
+/// The instances of a hub whose id begins with `prefix`.
+pub(crate) fn instances_from(hub: u32, prefix: &str) -> Vec<u8> {
+    let mut key = Key::of(INSTANCE).u32(hub).text(prefix).0;
+    // Without the end of the text: what follows it may be anything.
+    key.truncate(key.len() - 2);
+    key
+}
+
+pub(crate) fn parse_instance(key: &[u8]) -> Option<Address> {
+    Fields::of(INSTANCE, key)?.address()
 }
 
 pub(crate) fn inbox(at: &Address, place: Place) -> Vec<u8> {
@@ -158,6 +186,36 @@ pub(crate) fn children_of(at: &Address, generation: u64) -> Vec<u8> {
     Key::of(CHILD).address(at).u64(generation).0
 }
 
+pub(crate) fn deleted_hub(hub: u32) -> Vec<u8> {
+    Key::of(DELETED_HUB).u32(hub).0
+}
+
+pub(crate) fn deleted_hubs() -> Vec<u8> {
+    vec![DELETED_HUB]
+}
+
+pub(crate) fn closed_hub(hub: u32) -> Vec<u8> {
+    Key::of(CLOSED_HUB).u32(hub).0
+}
+
+pub(crate) fn leftover(leftover: &Leftover) -> Vec<u8> {
+    Key::of(LEFTOVER).address(&leftover.at).u64(leftover.generation).0
+}
+
+pub(crate) fn leftovers_of(hub: u32) -> Vec<u8> {
+    Key::of(LEFTOVER).u32(hub).0
+}
+
+pub(crate) fn all_leftovers() -> Vec<u8> {
+    vec![LEFTOVER]
+}
+
+/// What a row says is to be swept.
+pub(crate) fn parse_leftover(key: &[u8], value: &[u8]) -> Option<Leftover> {
+    let mut fields = Fields::of(LEFTOVER, key)?;
+    Some(Leftover { at: fields.address()?, generation: fields.u64()?, whole: value == [1] })
+}
+
 /// The name of a hub row.
 pub(crate) fn parse_hub(key: &[u8]) -> Option<String> {
     Fields::of(HUB, key)?.text()
@@ -198,16 +256,16 @@ pub(crate) fn parse_child(key: &[u8]) -> Option<Item> {
 }
 
 /// A key while it is written.
-struct Key(Vec<u8>);
+pub(super) struct Key(pub(super) Vec<u8>);
 
 impl Key {
-    fn of(kind: u8) -> Key {
+    pub(super) fn of(kind: u8) -> Key {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(kind);
         Key(bytes)
     }
 
-    fn u32(mut self, number: u32) -> Key {
+    pub(super) fn u32(mut self, number: u32) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
@@ -217,11 +275,11 @@ impl Key {
         self
     }
 
-    fn time(self, nanos: i64) -> Key {
+    pub(super) fn time(self, nanos: i64) -> Key {
         self.u64(nanos as u64 ^ SIGN)
     }
 
-    fn text(mut self, text: &str) -> Key {
+    pub(super) fn text(mut self, text: &str) -> Key {
         for &byte in text.as_bytes() {
             self.0.push(byte);
             if byte == 0 {
@@ -244,10 +302,10 @@ impl Key {
 const SIGN: u64 = 1 << 63;
 
 /// A key while it is read. Every reader yields `None` where the bytes are not of that form.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
+    pub(super) fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
         let (first, rest) = key.split_first()?;
         (*first == kind).then_some(Fields(rest))
     }
@@ -258,7 +316,7 @@ impl<'a> Fields<'a> {
         Some(*head)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
@@ -266,11 +324,11 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn time(&mut self) -> Option<i64> {
+    pub(super) fn time(&mut self) -> Option<i64> {
         self.u64().map(|bits| (bits ^ SIGN) as i64)
     }
 
-    fn text(&mut self) -> Option<String> {
+    pub(super) fn text(&mut self) -> Option<String> {
         let mut text = Vec::new();
         loop {
             match self.array::<1>()? {
@@ -326,6 +384,19 @@ mod tests {
         let (a, ab) = (Address::new(1, "a"), Address::new(1, "a\0b"));
         assert!(!inbox(&ab, Place::default()).starts_with(&inbox_of(&a)));
         assert!(instance(&a) < instance(&ab));
+    }
+
+    #[test]
+    fn a_prefix_finds_all_ids_that_begin_with_it_and_no_others() {
+        let begins = |id: &str, prefix| {
+            instance(&Address::new(1, id)).starts_with(&instances_from(1, prefix))
+        };
+        for prefix in ["", "a", "a\0", "ab"] {
+            for id in ["", "a", "a\0", "a\0b", "ab", "abc", "b"] {
+                assert_eq!(begins(id, prefix), id.starts_with(prefix), "{id:?} {prefix:?}");
+            }
+        }
+        assert_eq!(parse_instance(&instance(&Address::new(1, "a"))), Some(Address::new(1, "a")));
     }
 
     #[test]
