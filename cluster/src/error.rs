@@ -9,8 +9,8 @@ use std::path::PathBuf;
 /// Why a proposal or a read was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Another node leads the group, or nobody is known to. Nothing was committed.
-    #[error("this node does not lead the partition{}", .leader.map_or_else(String::new, |id| format!(", node {id} does")))]
+    /// Another node leads the group, or nobody is known to with a quorum. Nothing was committed.
+    #[error("{}", .leader.map_or_else(|| "the partition has no leader that a quorum follows".to_owned(), |id| format!("node {id} leads the partition, not this one")))]
     NotLeader {
         /// The leader, as last seen.
         leader: Option<u64>,

@@ -154,16 +154,24 @@ impl<M: Machine> Partition<M> {
     }
 
     /// Reads after everything that was committed before the call, on any node. `f` must be quick and must not
-    /// read again: the group applies nothing while it runs.
+    /// read again: the group applies nothing while it runs. Without a quorum: [`Error::NotLeader`].
     pub async fn read<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Result<T, Error> {
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
-        match self.inner.route.as_ref().filter(|_| !self.alone()) {
-            Some(route) => self.catch_up_routed(route).await?,
-            None => self.inner.group.ensure_readable().await?,
+        let current = match self.inner.route.as_ref().filter(|_| !self.alone()) {
+            Some(route) => self.catch_up_routed(route).await,
+            None => self.inner.group.ensure_readable().await,
+        };
+        match current {
+            Ok(()) => Ok(self.peek(f)),
+            // Unlike a proposal, a read that failed has done nothing: callers may repeat it.
+            Err(Error::Unavailable(reason)) => {
+                tracing::debug!(partition = self.inner.id.0, %reason, "not read");
+                Err(Error::NotLeader { leader: None })
+            }
+            Err(error) => Err(error),
         }
-        Ok(self.peek(f))
     }
 
     /// True when nobody else holds the group: then the way over the other nodes costs nothing.
