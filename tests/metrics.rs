@@ -203,7 +203,7 @@ fn all_are_there(scrape: &Scrape) {
 async fn deleted_hubs_leave_their_series_to_the_next_of_their_name() {
     let server = TestServer::start().await;
     let client = server.client_in("default");
-    for round in 0..5 {
+    for round in 0..20 {
         client.start(&format!("old{round}"), "Greet", "").await;
         let request = wire::CreateTaskHubRequest { recreate_if_exists: true };
         client.rpc().create_task_hub(request).await.unwrap();
