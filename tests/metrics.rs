@@ -208,16 +208,18 @@ async fn deleted_hubs_leave_their_series_to_the_next_of_their_name() {
         let request = wire::CreateTaskHubRequest { recreate_if_exists: true };
         client.rpc().create_task_hub(request).await.unwrap();
     }
-    client.start("new", "Greet", "").await;
-    // The old ones go in the background.
+    // More than each of the old ones has: those go in the background, one by one.
+    for new in ["new1", "new2", "new3"] {
+        client.start(new, "Greet", "").await;
+    }
     let ready = r#"durahub_ready_items{hub="default",kind="turn"}"#;
-    for _ in 0..200 {
-        if scrape(&server).await.get(ready) == 1.0 {
+    for _ in 0..1_000 {
+        if scrape(&server).await.get(ready) == 3.0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(scrape(&server).await.get(ready), 1.0);
+    assert_eq!(scrape(&server).await.get(ready), 3.0);
     assert_eq!(scrape(&server).await.get(r#"durahub_ready_items{hub="(other)",kind="turn"}"#), 0.0);
 }
 
