@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use durahub::telemetry::metrics::{Kind, METRICS};
+use durahub_proto::wire;
 use support::actions::{complete, create_timer, fail, failure, schedule_task};
 use support::server::ServerOptions;
 use support::{TestServer, Worker, WorkerOptions};
@@ -89,7 +90,7 @@ async fn each_metric_moves_when_what_it_counts_happens() {
 
     // Instances that end in the other ways, and a call that is refused.
     let tomorrow = std::time::SystemTime::now() + Duration::from_secs(86_400);
-    let scheduled = durahub_proto::wire::CreateInstanceRequest {
+    let scheduled = wire::CreateInstanceRequest {
         instance_id: "m2".into(),
         name: "Greet".into(),
         scheduled_start_timestamp: Some(tomorrow.into()),
@@ -195,6 +196,31 @@ fn all_are_there(scrape: &Scrape) {
             );
         }
     }
+}
+
+/// A hub that took the name of a deleted one has the series to itself.
+#[tokio::test]
+async fn deleted_hubs_leave_their_series_to_the_next_of_their_name() {
+    let server = TestServer::start().await;
+    let client = server.client_in("default");
+    for round in 0..20 {
+        client.start(&format!("old{round}"), "Greet", "").await;
+        let request = wire::CreateTaskHubRequest { recreate_if_exists: true };
+        client.rpc().create_task_hub(request).await.unwrap();
+    }
+    // More than each of the old ones has: those go in the background, one by one.
+    for new in ["new1", "new2", "new3"] {
+        client.start(new, "Greet", "").await;
+    }
+    let ready = r#"durahub_ready_items{hub="default",kind="turn"}"#;
+    for _ in 0..1_000 {
+        if scrape(&server).await.get(ready) == 3.0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(scrape(&server).await.get(ready), 3.0);
+    assert_eq!(scrape(&server).await.get(r#"durahub_ready_items{hub="(other)",kind="turn"}"#), 0.0);
 }
 
 /// R1 of architecture.md: whatever clients invent, the number of series stays.

@@ -26,7 +26,7 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// This node is stopping. A command that was already under way may have been committed.
+    /// This node is stopping. Nothing was committed.
     #[error("this node is stopping")]
     Stopping,
 }

@@ -108,8 +108,8 @@ impl<M: Machine> Partition<M> {
     /// Proposes a command, here or wherever the leader is; returns the machine's reply once a quorum has
     /// flushed it and it is applied.
     ///
-    /// After [`Error::NotLeader`] and [`Error::TooLarge`] nothing was committed; after any other error it may
-    /// have been. Dropping the future does not take the command back.
+    /// After [`Error::Unavailable`] it may have been committed, and may still be; after any other error it
+    /// never is. Dropping the future does not take the command back.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, Error> {
         match self.inner.route.as_ref().filter(|_| !self.alone()) {
             Some(route) => self.propose_routed(route, command, false).await,
@@ -146,7 +146,11 @@ impl<M: Machine> Partition<M> {
         let propose = async {
             let waiting = Waiting { command, origin, system, reply };
             inner.proposals.send(waiting).await.map_err(|_| Error::Stopping)?;
-            answer.await.unwrap_or_else(|_| Err(self.lost()))
+            // Also while the node stops: the command may be in the log already.
+            answer.await.unwrap_or_else(|_| {
+                let reason = "the command was dropped, its outcome is unknown";
+                Err(Error::Unavailable(reason.into()))
+            })
         };
         tokio::time::timeout(inner.limits.timeout, propose).await.unwrap_or_else(|_| {
             Err(Error::Unavailable(format!("no answer within {:?}", inner.limits.timeout)))
@@ -229,14 +233,6 @@ impl<M: Machine> Partition<M> {
         // Not needed, but the next start has less to apply again.
         if let Err(error) = self.inner.rows.store() {
             tracing::warn!(partition = %self.inner.id, %error, "the newest rows are not stored");
-        }
-    }
-
-    fn lost(&self) -> Error {
-        if self.inner.stopping.load(Ordering::Acquire) {
-            Error::Stopping
-        } else {
-            Error::Unavailable("the command was dropped, its outcome is unknown".into())
         }
     }
 }

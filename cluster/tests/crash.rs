@@ -12,7 +12,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ use support::{Counters, config, number, propose};
 const PARTITIONS: u32 = 3;
 const CLIENTS: u32 = 12;
 const ROUNDS: u32 = 8;
+const COMMANDS: u64 = 1300;
+const PURGED: u64 = 1100;
 const FOLDER: &str = "DURAHUB_CRASH_TEST_FOLDER";
 
 async fn start(folder: &Path) -> Node<Counters> {
@@ -59,6 +61,55 @@ fn victim() {
     });
 }
 
+/// Starts this binary again as a victim that works in `folder`.
+fn spawn(victim: &str, folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", victim, "--ignored", "--nocapture"])
+        .env(FOLDER, folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "the victim of the test below, which starts it"]
+fn victim_that_compacts() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let node = start(Path::new(&folder)).await;
+        let group = node.group(GroupId(1));
+        // One row that is written again and again. It is stored for its own sake at the 1,024th command only,
+        // and the log is purged up to a later one.
+        for _ in 0..COMMANDS {
+            propose(group, "add n 1").await;
+        }
+        for _ in 0..2000 {
+            if group.progress().purged_index.is_some_and(|purged| purged >= PURGED) {
+                println!("\npurged");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+/// What the log no longer has must be in the stored rows, whatever still lay in memory.
+#[test]
+fn rows_are_stored_before_their_log_is_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut victim = spawn("victim_that_compacts", dir.path());
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "purged"), "the victim ended by itself");
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let node = start(dir.path()).await;
+        assert_eq!(number(node.group(GroupId(1)), "n").await, COMMANDS);
+        node.stop().await;
+    });
+}
+
 #[test]
 fn killed_node_loses_and_doubles_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -67,13 +118,7 @@ fn killed_node_loses_and_doubles_nothing() {
     let mut answered: BTreeMap<u32, u64> = BTreeMap::new();
     let mut answers = 0;
     for round in 0..ROUNDS {
-        let mut victim = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "victim", "--ignored", "--nocapture"])
-            .env(FOLDER, &folder)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut victim = spawn("victim", &folder);
         let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
         // Differs from round to round, from the middle of the start to well under way.
         let deadline = Instant::now() + Duration::from_millis(40 + u64::from(round) * 97 % 500);

@@ -184,6 +184,43 @@ async fn compaction_purges_the_log_and_restart_still_works() {
     node.stop().await;
 }
 
+/// Clients repeat what was answered with `Stopping`: it must never have been committed (R1.32).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_denies_nothing_that_it_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut denied = BTreeSet::new();
+    for round in 0..20 {
+        let (node, _) = start(folder(dir.path()), 1).await;
+        let group = node.group(P1).clone();
+        let proposals = join_all((0..400).map(|number| {
+            let (group, key) = (group.clone(), format!("{round}-{number}"));
+            async move {
+                if number >= 100 {
+                    tokio::time::sleep(Duration::from_micros(20 * number)).await;
+                }
+                let answer = group.propose(format!("add {key} 1").into()).await;
+                (key, answer)
+            }
+        }));
+        let stop = async {
+            tokio::time::sleep(Duration::from_micros(300 * round)).await;
+            node.stop().await;
+        };
+        let (answers, ()) = tokio::join!(proposals, stop);
+        denied.extend(
+            answers
+                .into_iter()
+                .filter_map(|(key, answer)| (answer == Err(Error::Stopping)).then_some(key)),
+        );
+    }
+    assert!(!denied.is_empty(), "no proposal came too late");
+    let (node, _) = start(folder(dir.path()), 1).await;
+    let stored: BTreeSet<String> = rows(node.group(P1)).into_keys().collect();
+    let both: Vec<_> = stored.intersection(&denied).collect();
+    assert!(both.is_empty(), "denied and yet committed: {both:?}");
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn folder_in_use_or_of_other_shape_is_refused() {
     let dir = tempfile::tempdir().unwrap();

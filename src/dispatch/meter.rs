@@ -184,8 +184,15 @@ struct Series {
 impl Meters {
     /// The handles of a hub.
     pub(crate) fn of(&self, hub: u32) -> Arc<Meter> {
-        if let Some(meter) = self.series.read().by_hub.get(&hub) {
-            return meter.clone();
+        {
+            let series = self.series.read();
+            if let Some(meter) = series.by_hub.get(&hub) {
+                return meter.clone();
+            }
+            // Nobody is asked for a name that would not be used: this is on the way of every item.
+            if let (Some(other), true) = (&series.other, series.by_hub.len() >= NAMED_HUBS) {
+                return other.clone();
+            }
         }
         // Asked before the lock is taken: it reads rows.
         let name = self.name_of.get().and_then(|name_of| name_of(hub));
@@ -200,6 +207,13 @@ impl Meters {
             }
             // A hub whose name has not arrived here yet may get its own series later.
             _ => series.other.get_or_insert_with(|| Arc::new(Meter::new(OTHER_HUBS))).clone(),
+        }
+    }
+
+    /// A hub was deleted: its place is free, and another hub of its name has the series to itself.
+    pub(crate) fn forget(&self, hub: u32) {
+        if let Some(meter) = self.series.write().by_hub.remove(&hub) {
+            meter.set(&Load::default());
         }
     }
 }
@@ -232,4 +246,35 @@ impl Dispatcher {
 /// Nanoseconds as seconds; a clock that was set back counts as no time.
 fn seconds(nanos: i64) -> f64 {
     Duration::from_nanos(nanos.max(0).unsigned_abs()).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Finding a name reads rows, so it is done once per hub that gets series, and not per item.
+    #[test]
+    fn names_are_asked_for_once() {
+        let meters = Meters::default();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let asks = asked.clone();
+        let name_of = move |hub: u32| {
+            asks.fetch_add(1, Ordering::Relaxed);
+            Some(format!("hub{hub}"))
+        };
+        assert!(meters.name_of.set(Box::new(name_of)).is_ok());
+        let hubs = NAMED_HUBS as u32;
+        for _ in 0..3 {
+            (0..hubs + 5).for_each(|hub| drop(meters.of(hub)));
+        }
+        // The first hub without room makes the series that the others share.
+        assert_eq!(asked.load(Ordering::Relaxed), NAMED_HUBS + 1);
+        assert!(Arc::ptr_eq(&meters.of(hubs), &meters.of(hubs + 1)));
+
+        meters.forget(7);
+        assert!(!Arc::ptr_eq(&meters.of(hubs), &meters.of(hubs + 1)), "a place became free");
+        assert_eq!(asked.load(Ordering::Relaxed), NAMED_HUBS + 2);
+    }
 }

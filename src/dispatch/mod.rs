@@ -216,6 +216,7 @@ impl Dispatcher {
                 });
                 // Nothing of it is handed out any more; streams that are still open end now.
                 self.0.hubs.lock().remove(&hub);
+                self.0.meters.forget(hub);
                 return None;
             }
             Effect::InstanceStarted { hub } => {

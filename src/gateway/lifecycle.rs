@@ -15,6 +15,7 @@ impl Gateway {
         hub: u32,
         request: wire::RewindInstanceRequest,
     ) -> Result<wire::RewindInstanceResponse, Status> {
+        self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         self.propose(hub, &instance, Command::Rewind(Rewind { hub, request })).await?;
         tracing::info!(hub, instance, "rewound");

@@ -215,13 +215,6 @@ impl Gateway {
         hub: u32,
         targets: impl Iterator<Item = Target>,
     ) -> Result<usize, Status> {
-        let mut parts: BTreeMap<GroupId, (Partition, Vec<Target>)> = BTreeMap::new();
-        for target in targets {
-            let partition = self.0.dispatcher.partition_of(hub, &target.instance);
-            let part =
-                parts.entry(partition.id()).or_insert_with(|| (partition.clone(), Vec::new()));
-            part.1.push(target);
-        }
         let anything = List {
             hub,
             order: Order::Id,
@@ -231,7 +224,7 @@ impl Gateway {
             prefix: String::new(),
         };
         let mut count = 0;
-        for (partition, targets) in parts.into_values() {
+        for (partition, targets) in self.by_partition(hub, targets, |target| &target.instance) {
             for targets in targets.chunks(STEP) {
                 count += purge_step(&partition, &anything, targets.to_vec()).await?;
             }
@@ -272,15 +265,8 @@ impl Gateway {
     /// Looks at instances, each at its partition. Those that are gone, or are somebody else's by now, are left
     /// out.
     async fn see(&self, hub: u32, instances: Vec<Known>) -> Result<Vec<Seen>, Status> {
-        let mut parts: BTreeMap<GroupId, (Partition, Vec<Known>)> = BTreeMap::new();
-        for known in instances {
-            let partition = self.0.dispatcher.partition_of(hub, &known.instance);
-            let part =
-                parts.entry(partition.id()).or_insert_with(|| (partition.clone(), Vec::new()));
-            part.1.push(known);
-        }
         let mut all = Vec::new();
-        for (partition, instances) in parts.into_values() {
+        for (partition, instances) in self.by_partition(hub, instances, |known| &known.instance) {
             for known in instances.chunks(LOOK) {
                 let known = known.to_vec();
                 let seen = look(&partition, move |view: &dyn View| {
@@ -292,18 +278,19 @@ impl Gateway {
         Ok(all)
     }
 
-    /// Ids by the partition that holds them.
-    pub(super) fn by_partition(
+    /// Things that are about instances, by the partition that holds each.
+    pub(super) fn by_partition<T>(
         &self,
         hub: u32,
-        ids: impl Iterator<Item = String>,
-    ) -> Vec<(Partition, Vec<String>)> {
-        let mut parts: BTreeMap<GroupId, (Partition, Vec<String>)> = BTreeMap::new();
-        for id in ids {
-            let partition = self.0.dispatcher.partition_of(hub, &id);
+        things: impl IntoIterator<Item = T>,
+        instance: impl Fn(&T) -> &str,
+    ) -> Vec<(Partition, Vec<T>)> {
+        let mut parts: BTreeMap<GroupId, (Partition, Vec<T>)> = BTreeMap::new();
+        for thing in things {
+            let partition = self.0.dispatcher.partition_of(hub, instance(&thing));
             let part =
                 parts.entry(partition.id()).or_insert_with(|| (partition.clone(), Vec::new()));
-            part.1.push(id);
+            part.1.push(thing);
         }
         parts.into_values().collect()
     }

@@ -22,8 +22,9 @@ impl Gateway {
     ) -> Result<wire::SkipGracefulOrchestrationTerminationsResponse, Status> {
         let ids = request.instance_batch.unwrap_or_default().instance_ids;
         check_batch("instanceBatch.instanceIds", &ids)?;
+        self.check_payload("reason", request.reason.as_ref())?;
         let mut left = BTreeSet::new();
-        for (partition, ids) in self.by_partition(hub, ids.iter().cloned()) {
+        for (partition, ids) in self.by_partition(hub, ids.iter().cloned(), |id| id) {
             for ids in ids.chunks(COMMAND_IDS) {
                 let reason = request.reason.clone();
                 let command = ForceTerminate { hub, instances: ids.to_vec(), reason };

@@ -1,13 +1,13 @@
 //! Limits of one instance, over the wire.
 
 use durahub_proto::wire;
-use tonic::Code;
+use tonic::{Code, Status};
 use wire::OrchestrationStatus;
 
 use crate::start;
 use crate::support::actions::{complete, schedule_task};
 use crate::support::history::compact;
-use crate::support::{TestServer, Worker, WorkerOptions};
+use crate::support::{Client, TestServer, Worker, WorkerOptions};
 
 /// R4.11, R1.26, R1.40: whatever grows too large fails or refuses one instance, by name, and nothing else.
 #[tokio::test]
@@ -56,6 +56,10 @@ async fn limits_hurt_one_instance_only() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(&format!("{field}:")), "{status}");
         assert!(status.message().contains("limits."), "it names the setting: {status}");
+    }
+    for (field, status) in too_long_reasons(&client, &large).await {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().starts_with(&format!("{field}:")), "{status}");
     }
     let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
     client.start("events", "A", "").await;
@@ -110,4 +114,33 @@ async fn limits_hurt_one_instance_only() {
     assert_eq!(client.output("results").await, "the stream lives");
     let history = compact(&client.history("results").await);
     assert!(history.ends_with("TaskFailed#-1(1), ExecutionCompleted#2"), "{history}");
+}
+
+/// Calls that store a text of the client besides inputs: each with the field that is refused.
+async fn too_long_reasons(client: &Client, text: &str) -> Vec<(&'static str, Status)> {
+    let (instance_id, reason) = ("r".to_owned(), Some(text.into()));
+    let terminate = wire::TerminateRequest {
+        instance_id: instance_id.clone(),
+        output: reason.clone(),
+        recursive: false,
+    };
+    let suspend = wire::SuspendRequest { instance_id: instance_id.clone(), reason: reason.clone() };
+    let resume = wire::ResumeRequest { instance_id: instance_id.clone(), reason: reason.clone() };
+    let rewind =
+        wire::RewindInstanceRequest { instance_id: instance_id.clone(), reason: reason.clone() };
+    let skip = wire::SkipGracefulOrchestrationTerminationsRequest {
+        instance_batch: Some(wire::InstanceBatch { instance_ids: vec![instance_id] }),
+        reason,
+    };
+    let mut rpc = client.rpc();
+    vec![
+        ("output", rpc.terminate_instance(terminate).await.expect_err("terminate")),
+        ("reason", rpc.suspend_instance(suspend).await.expect_err("suspend")),
+        ("reason", rpc.resume_instance(resume).await.expect_err("resume")),
+        ("reason", rpc.rewind_instance(rewind).await.expect_err("rewind")),
+        (
+            "reason",
+            rpc.skip_graceful_orchestration_terminations(skip).await.expect_err("skip graceful"),
+        ),
+    ]
 }

@@ -60,6 +60,39 @@ async fn a_long_history_comes_in_chunks() {
     assert_eq!(all[..turn.history.past.len()], turn.history.past);
 }
 
+/// R2.94: a worker that asks for the past of its turn gets that of its turn, whatever came behind it.
+#[tokio::test]
+async fn a_worker_reads_the_past_of_the_turn_it_has() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
+    client.start("a", "A", "").await;
+    let turn = worker.next_turn().await;
+    worker.complete_turn(&turn, vec![schedule_task(1, "T", "")]).await;
+    let activity = worker.next_activity().await;
+    worker.complete_activity(&activity, "").await;
+    let turn = worker.next_turn().await;
+    let request = wire::SkipGracefulOrchestrationTerminationsRequest {
+        instance_batch: Some(wire::InstanceBatch { instance_ids: vec!["a".into()] }),
+        reason: None,
+    };
+    good("end it", client.rpc().skip_graceful_orchestration_terminations(request).await);
+
+    let request = wire::StreamInstanceHistoryRequest {
+        instance_id: "a".into(),
+        execution_id: None,
+        for_work_item_processing: true,
+    };
+    let mut stream = good("history", client.rpc().stream_instance_history(request).await);
+    let mut past = Vec::new();
+    while let Some(chunk) = stream.message().await.expect("a chunk") {
+        past.extend(history::decode(&chunk.events));
+    }
+    assert_eq!(past, turn.history.past);
+    let all = history::compact(&client.history("a").await);
+    assert!(all.ends_with("ExecutionCompleted#-1"), "{all}");
+}
+
 /// R2.21: what one client's older protocol says about ids in use.
 #[tokio::test]
 async fn the_legacy_action_of_a_reuse_policy_counts() {

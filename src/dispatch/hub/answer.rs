@@ -39,12 +39,13 @@ impl Hub {
         let Some(lease) = lease_mut(&mut self.slots, key, id).filter(|it| !it.completing) else {
             return Kept::Stale;
         };
-        if self.parts_bytes + chunks::size(&part) > PARTS_BYTES {
+        let size = chunks::size(&part);
+        if self.parts_bytes + size > PARTS_BYTES {
             return Kept::NoRoom;
         }
         let series = lease.parts.get_or_insert_default();
         let before = series.bytes();
-        let kept = series.keep(index_of(&part).unwrap_or(0), part);
+        let kept = series.keep(index_of(&part).unwrap_or(0), size, part);
         let bytes = series.bytes();
         self.parts_bytes = self.parts_bytes + bytes - before;
         match kept {

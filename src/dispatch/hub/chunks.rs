@@ -9,7 +9,8 @@ use prost::Message as _;
 /// The parts of one completion so far.
 #[derive(Default)]
 pub(crate) struct Series {
-    parts: Vec<wire::OrchestratorResponse>,
+    /// Each with its size in bytes.
+    parts: Vec<(usize, wire::OrchestratorResponse)>,
     bytes: usize,
 }
 
@@ -31,13 +32,18 @@ pub(crate) enum Kept {
 impl Series {
     /// Takes in part number `index`, counted from 0. The first one begins anew; one that is here already
     /// is replaced, since a worker may send it again (R3.68).
-    pub(super) fn keep(&mut self, index: usize, part: wire::OrchestratorResponse) -> bool {
+    pub(super) fn keep(
+        &mut self,
+        index: usize,
+        bytes: usize,
+        part: wire::OrchestratorResponse,
+    ) -> bool {
         if index > self.parts.len() {
             return false;
         }
-        self.parts.truncate(index);
-        self.parts.push(part);
-        self.bytes = self.parts.iter().map(prost::Message::encoded_len).sum();
+        self.bytes -= self.parts.drain(index..).map(|(bytes, _)| bytes).sum::<usize>();
+        self.bytes += bytes;
+        self.parts.push((bytes, part));
         true
     }
 
@@ -55,7 +61,7 @@ impl Series {
         if index_of(&last) != Some(self.parts.len()) {
             return None;
         }
-        let mut parts = self.parts.into_iter().chain([last]);
+        let mut parts = self.parts.into_iter().map(|(_, part)| part).chain([last]);
         let mut whole = parts.next()?;
         for part in parts {
             whole.actions.extend(part.actions);

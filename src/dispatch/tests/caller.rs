@@ -14,7 +14,7 @@ use crate::dispatch::{
 use crate::engine::{self, Command, command};
 use crate::machine::{Node, Orchestrations};
 
-async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
+pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
     let clock = Clock::system();
     let (listener, leaders) = Leaders::new(1);
     let stamp = {
@@ -45,7 +45,18 @@ async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
     (node, dispatcher, leading)
 }
 
-async fn next(stream: &mut WorkStream) -> wire::WorkItem {
+/// Starts the instance "a".
+pub(super) async fn start(dispatcher: &Dispatcher) {
+    let request = wire::CreateInstanceRequest {
+        instance_id: "a".into(),
+        name: "N".into(),
+        ..Default::default()
+    };
+    let start = Command::Start(command::Start { hub: 1, request });
+    dispatcher.partition_of(1, "a").propose(start.into_bytes()).await.expect("commits");
+}
+
+pub(super) async fn next(stream: &mut WorkStream) -> wire::WorkItem {
     loop {
         let item = tokio::time::timeout(Duration::from_secs(30), stream.next()).await;
         let item = item.expect("in time").expect("does not end").expect("no end");
@@ -59,13 +70,7 @@ async fn next(stream: &mut WorkStream) -> wire::WorkItem {
 #[tokio::test]
 async fn a_caller_that_goes_away_holds_nothing() {
     let (node, dispatcher, _leading) = dispatcher().await;
-    let request = wire::CreateInstanceRequest {
-        instance_id: "a".into(),
-        name: "N".into(),
-        ..Default::default()
-    };
-    let start = Command::Start(command::Start { hub: 1, request });
-    dispatcher.partition_of(1, "a").propose(start.into_bytes()).await.expect("commits");
+    start(&dispatcher).await;
     let options = StreamOptions { hub: 1, ..Default::default() };
     let mut stream = dispatcher.open_stream(options, futures::future::pending());
     let first = next(&mut stream).await;

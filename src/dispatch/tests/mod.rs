@@ -1,6 +1,7 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
-//! workers need, [`caller`] a whole dispatcher on partitions in memory.
+//! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory.
 
+mod background;
 mod caller;
 mod workers;
 

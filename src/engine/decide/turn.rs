@@ -311,6 +311,8 @@ impl Turn {
             plan.push(Event::ChildWritten { item, child });
         }
         plan.answer_parent(&self.at, &self.record, end);
+        let nanos = self.now.saturating_sub(self.record.created);
+        plan.tell(Effect::InstanceEnded { hub: self.at.hub, status, nanos });
         plan.write(&self.at, self.record);
     }
 

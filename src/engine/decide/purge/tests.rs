@@ -96,6 +96,26 @@ fn many_instances_share_the_budget_of_a_command() {
 }
 
 /// Started again in place of the old run, or as a new generation: its long history is swept later.
+/// Few rows may be large: their bytes are bounded, too.
+#[test]
+fn a_large_history_goes_in_small_commands() {
+    let mut partition = Partition::default();
+    partition.start("o1");
+    let task = Action::ScheduleTask(wire::ScheduleTaskAction {
+        input: Some("x".repeat(300 << 10).into()),
+        ..Default::default()
+    });
+    for _ in 0..6 {
+        partition.raise("o1");
+        partition.turn("o1", vec![task.clone()]);
+    }
+    partition.raise("o1");
+    partition.end("o1", OrchestrationStatus::Completed);
+    partition.apply(purge(["o1".to_owned()])).0.expect("purged");
+    assert!(sweep(&mut partition) >= 2, "1.8 MiB are more than one command looks at");
+    assert_eq!(partition.count(), 0);
+}
+
 #[test]
 fn a_long_generation_that_another_follows_goes_in_small_commands() {
     let mut partition = Partition::default();
