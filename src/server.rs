@@ -19,11 +19,12 @@ use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
-use crate::gateway::{self, Gateway, OversizeLayer, SEND_LIMIT};
+use crate::engine;
+use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
 use crate::listen::bind;
-use crate::machine::{Node, Orchestrations};
+use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::telemetry::metrics::Metrics;
 
@@ -54,7 +55,8 @@ pub async fn run(
     let pages = http::Node { health: health.clone(), metrics: metrics.clone(), grpc: addresses.0 };
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let http_stopped = async { http_stopped.await.unwrap_or(()) };
-    let serving_http = tokio::spawn(http::serve(http, http::router(pages), metrics, http_stopped));
+    let serving_http =
+        tokio::spawn(http::serve(http, http::router(pages), metrics.clone(), http_stopped));
 
     let (listener, leaders) = Leaders::new(config.partitions);
     let node = start_node(&config, &clock, Orchestrations::new(listener)).await?;
@@ -64,12 +66,16 @@ pub async fn run(
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
+    let metadata = node.group(GroupId::METADATA).clone();
+    let hub_names = metadata.clone();
+    dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
+    let measured = dispatcher.clone();
+    metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
-    leading.spawn(dispatcher.clone().reap_hubs(node.group(GroupId::METADATA).clone()));
+    leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
-    let metadata = node.group(GroupId::METADATA).clone();
     let gateway =
         Gateway::new(gateway_settings(&config), metadata, dispatcher.clone(), entropy, closing);
     for hub in &config.task_hubs {
@@ -127,6 +133,12 @@ async fn start_node(
     Ok(Node::start(settings, Arc::new(machine)).await?)
 }
 
+/// The name of a hub, as far as this node has heard of it.
+fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
+    let hubs = metadata.peek(|rows| engine::read::hubs(&RowsView(rows)));
+    hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
+}
+
 fn dispatch_settings(config: &Config) -> dispatch::Settings {
     let limits = &config.limits;
     dispatch::Settings {
@@ -137,7 +149,26 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         },
         health_ping: limits.health_ping,
         item_bytes: SEND_LIMIT,
+        stream_history_above: limits.stream_history_above,
+        limits: instance_limits(config),
         instance_id_length: limits.max_instance_id_length,
+    }
+}
+
+fn instance_limits(config: &Config) -> dispatch::Limits {
+    let limits = &config.limits;
+    dispatch::Limits {
+        engine: engine::Limits {
+            history_events: limits.max_history_events,
+            history_bytes: limits.max_history_bytes as u64,
+            waiting_events: limits.max_waiting_events,
+            pending: limits.max_pending_per_instance,
+        },
+        payload_bytes: limits.max_payload_bytes,
+        custom_status_bytes: limits.max_custom_status_bytes,
+        name_length: limits.max_name_length,
+        tags_bytes: limits.max_tags_bytes,
+        completion_bytes: limits.max_message_bytes,
     }
 }
 
@@ -146,6 +177,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
         instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
+        limits: instance_limits(config),
         hub_calls: config.task_hub_calls,
     }
 }
@@ -168,6 +200,8 @@ async fn serve_grpc(
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(CallsLayer::new())
+        .layer(DeadlineLayer)
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())

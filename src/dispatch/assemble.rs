@@ -6,8 +6,9 @@ use durahub_proto::wire::work_item::Request;
 use prost::Message as _;
 
 use super::hub::Key;
+use super::limits::too_large;
 use super::token::{ActivityWork, Work};
-use crate::engine::command::{CompleteActivity, FailTurn, TaskId};
+use crate::engine::command::{CompleteActivity, FailTurn, TaskId, TurnId};
 use crate::engine::{Address, Command, Item, read};
 use crate::machine::RowsView;
 
@@ -20,24 +21,42 @@ pub(crate) enum Assembled {
     Item { work: Work, item: Box<wire::WorkItem>, bytes: usize },
     /// Nothing wants to be done any more.
     Nothing,
-    /// No worker could receive it (R1.27): the command fails that one item instead.
-    TooLarge { command: Box<Command>, reason: String },
+    /// No worker could receive it (R1.27): the command fails that one item instead, unless it fits without
+    /// its history and some worker can ask for that.
+    TooLarge { command: Box<Command>, reason: String, fits_without_past: bool },
+}
+
+/// How an item is to be written.
+#[derive(Clone, Copy)]
+pub(crate) struct Form<'a> {
+    /// Nanoseconds since the Unix epoch.
+    pub(crate) now: i64,
+    /// Most bytes of a message.
+    pub(crate) limit: usize,
+    /// Larger histories, in bytes, are left out; `None` for a worker that cannot ask for them.
+    pub(crate) stream_history_above: Option<usize>,
+    /// The turn to repeat, if it is still current.
+    pub(crate) turn: Option<&'a TurnId>,
 }
 
 /// Reads what a worker needs.
-pub(crate) fn assemble(rows: &dyn Rows, hub: u32, key: &Key, now: i64, limit: usize) -> Assembled {
+pub(crate) fn assemble(rows: &dyn Rows, hub: u32, key: &Key, form: Form<'_>) -> Assembled {
     match key {
-        Key::Turn { instance } => turn(rows, Address::new(hub, instance.clone()), now, limit),
+        Key::Turn { instance } => turn(rows, Address::new(hub, &**instance), form),
         Key::Activity { instance, generation, number } => {
-            let at = Address::new(hub, instance.clone());
-            activity(rows, Item { at, generation: *generation, number: *number }, limit)
+            let at = Address::new(hub, &**instance);
+            activity(rows, Item { at, generation: *generation, number: *number }, form.limit)
         }
     }
 }
 
-fn turn(rows: &dyn Rows, at: Address, now: i64, limit: usize) -> Assembled {
-    let events_limit = limit.saturating_sub(TURN_OVERHEAD) as u64;
-    let turn = match read::turn(&RowsView(rows), &at, now, events_limit) {
+fn turn(rows: &dyn Rows, at: Address, form: Form<'_>) -> Assembled {
+    let limit = form.limit;
+    let room = read::Room {
+        bytes: limit.saturating_sub(TURN_OVERHEAD) as u64,
+        past: form.stream_history_above.map(|bytes| bytes as u64),
+    };
+    let turn = match read::turn(&RowsView(rows), &at, form.now, room, form.turn) {
         None => return Assembled::Nothing,
         Some(Ok(turn)) => turn,
         Some(Err(too_large)) => {
@@ -47,7 +66,11 @@ fn turn(rows: &dyn Rows, at: Address, now: i64, limit: usize) -> Assembled {
                 too_large.bytes
             );
             let command = FailTurn { turn: too_large.id, reason: reason.clone() };
-            return Assembled::TooLarge { command: Box::new(Command::FailTurn(command)), reason };
+            return Assembled::TooLarge {
+                command: Box::new(Command::FailTurn(command)),
+                reason,
+                fits_without_past: too_large.fits_without_past,
+            };
         }
     };
     let request = wire::OrchestratorRequest {
@@ -59,7 +82,7 @@ fn turn(rows: &dyn Rows, at: Address, now: i64, limit: usize) -> Assembled {
         entity_parameters: Some(wire::OrchestratorEntityParameters {
             entity_message_reorder_window: Some(prost_types::Duration::default()),
         }),
-        requires_history_streaming: false,
+        requires_history_streaming: turn.past_left_out,
         properties: Default::default(),
         orchestration_trace_context: turn.span,
     };
@@ -93,16 +116,12 @@ fn activity(rows: &dyn Rows, item: Item, limit: usize) -> Assembled {
             "the input of activity {} makes a message of {bytes} bytes, more than the {limit} that a worker accepts",
             request.name
         );
-        let failure = wire::TaskFailureDetails {
-            error_type: "DurahubWorkItemTooLarge".to_owned(),
-            error_message: reason.clone(),
-            is_non_retriable: true,
-            ..Default::default()
-        };
+        let failure = too_large(reason.clone());
         let command = CompleteActivity { task: id, result: None, failure: Some(failure) };
         return Assembled::TooLarge {
             command: Box::new(Command::CompleteActivity(command)),
             reason,
+            fits_without_past: false,
         };
     }
     let work = Work::Activity(ActivityWork { task: id, task_id: request.task_id });

@@ -56,20 +56,12 @@ impl Work {
         }
     }
 
-    /// The instance of the item.
-    pub(crate) fn instance(&self) -> &str {
-        match self {
-            Work::Turn(turn) => &turn.instance,
-            Work::Activity(activity) => &activity.task.instance,
-        }
-    }
-
     /// How the hub's queue knows the item.
     pub(crate) fn key(&self) -> Key {
         match self {
-            Work::Turn(turn) => Key::Turn { instance: turn.instance.clone() },
+            Work::Turn(turn) => Key::Turn { instance: turn.instance.as_str().into() },
             Work::Activity(ActivityWork { task, .. }) => Key::Activity {
-                instance: task.instance.clone(),
+                instance: task.instance.as_str().into(),
                 generation: task.generation,
                 number: task.number,
             },

@@ -82,6 +82,17 @@ pub enum Reject {
     /// The turn was computed from a history or an inbox that is no longer the current one.
     #[error("turn is stale")]
     StaleTurn,
+    /// As many external events wait for the instance as may.
+    #[error(
+        "{limit} events wait for orchestration instance {instance}, the limit \
+         (limits.max_waiting_events); raise more once it has taken some in"
+    )]
+    InboxFull {
+        /// Its id.
+        instance: String,
+        /// The limit.
+        limit: u32,
+    },
     /// The task has been answered, or its generation is gone.
     #[error("task is not open")]
     TaskNotOpen,
@@ -108,6 +119,8 @@ struct AnswerRecord {
     instance: String,
     #[prost(uint32, tag = "3")]
     hub: u32,
+    #[prost(uint32, tag = "50")]
+    limit: u32,
     #[prost(uint32, tag = "40")]
     count: u32,
     #[prost(string, repeated, tag = "41")]
@@ -130,6 +143,7 @@ enum Kind {
     TaskNotOpen = 8,
     NotFailed = 30,
     NotEnded = 31,
+    InboxFull = 50,
     Purged = 40,
     Unterminated = 41,
     Step = 42,
@@ -155,6 +169,7 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::InvalidReusePolicy) => plain(Kind::InvalidReusePolicy),
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
+            Err(Reject::InboxFull { instance, .. }) => (Kind::InboxFull, instance.clone()),
         };
         let mut record = AnswerRecord { kind: kind.into(), instance, ..Default::default() };
         match answer {
@@ -162,6 +177,7 @@ impl From<&Answer> for AnswerRecord {
             Ok(Reply::Purged { count }) => record.count = *count,
             Ok(Reply::Unterminated { instances }) => record.instances.clone_from(instances),
             Ok(Reply::Step { done }) => record.done = *done,
+            Err(Reject::InboxFull { limit, .. }) => record.limit = *limit,
             _ => {}
         }
         record
@@ -187,6 +203,7 @@ impl AnswerRecord {
             Kind::InvalidReusePolicy => Err(Reject::InvalidReusePolicy),
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
+            Kind::InboxFull => Err(Reject::InboxFull { instance, limit: self.limit }),
         })
     }
 }
@@ -214,6 +231,7 @@ mod tests {
             Err(Reject::InvalidReusePolicy),
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),
+            Err(Reject::InboxFull { instance: instance(), limit: 3 }),
         ] {
             assert_eq!(decode(encode(&answer)), Some(answer));
         }

@@ -73,7 +73,10 @@ impl Partition {
     /// Commits the next turn of an instance.
     pub(crate) fn turn(&mut self, id: &str, actions: Vec<Action>) {
         let at = Address::new(1, id);
-        let turn = read::turn(&self.rows, &at, 0, 1 << 30).expect("a turn").expect("it fits").id;
+        let turn = read::turn(&self.rows, &at, 0, read::Room { bytes: 1 << 30, past: None }, None)
+            .expect("a turn")
+            .expect("it fits")
+            .id;
         let action =
             |(id, action)| wire::OrchestratorAction { id, orchestrator_action_type: Some(action) };
         let actions = (1..).zip(actions).map(action).collect();

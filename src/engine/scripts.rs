@@ -30,6 +30,7 @@ struct Partition {
     log: Vec<(Stamp, Bytes)>,
     now: i64,
     taken: BTreeMap<String, TurnId>,
+    counted: Vec<Effect>,
     /// The last delivery, for a courier that repeats itself.
     delivery: command::Deliver,
 }
@@ -205,9 +206,12 @@ impl goldenscript::Runner for Partition {
             "state" => Ok(self.state(&at)),
             "open" => Ok(read::open_work(&self.rows)
                 .iter()
-                .map(|effect| show_effect(effect) + "\n")
+                .map(|open| show_effect(&open.effect) + "\n")
                 .collect()),
             "rows" => Ok(self.count_rows()),
+            "counts" => {
+                Ok(self.counted.drain(..).map(|effect| show_effect(&effect) + "\n").collect())
+            }
             other => Err(format!("unknown command {other}").into()),
         }
     }
@@ -244,7 +248,11 @@ impl Partition {
         for line in applied.events.iter().filter_map(show_event) {
             writeln!(out, "{line}").unwrap();
         }
-        for effect in &applied.effects {
+        // What is told for counting only would be noise in every script; `counts` shows it.
+        let (counted, effects): (Vec<_>, Vec<_>) =
+            applied.effects.into_iter().partition(is_for_counting);
+        self.counted.extend(counted);
+        for effect in &effects {
             writeln!(out, "⇒ {}", show_effect(effect)).unwrap();
         }
         let answer: Answer = decode_answer(applied.reply).expect("the answer decodes");
@@ -290,7 +298,8 @@ impl Partition {
     }
 
     fn take(&mut self, at: &Address) -> Result<String, Box<dyn Error>> {
-        let Some(turn) = read::turn(&self.rows, at, self.now, 4 << 20) else {
+        let room = read::Room { bytes: 4 << 20, past: None };
+        let Some(turn) = read::turn(&self.rows, at, self.now, room, None) else {
             return Ok("nothing to hand out\n".into());
         };
         let turn = turn.map_err(|too_large| format!("{too_large:?}"))?;
@@ -579,6 +588,10 @@ fn show_event(event: &Event) -> Option<String> {
     })
 }
 
+fn is_for_counting(effect: &Effect) -> bool {
+    matches!(effect, Effect::InstanceStarted { .. } | Effect::InstanceEnded { .. })
+}
+
 fn show_message(message: &MessageRecord) -> String {
     let what = match message.body.as_ref().expect("a body") {
         Body::Start(it) => format!("start {}", it.request.name),
@@ -606,6 +619,10 @@ fn show_effect(effect: &Effect) -> String {
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))
+        }
+        Effect::InstanceStarted { .. } => "started".to_owned(),
+        Effect::InstanceEnded { status, nanos, .. } => {
+            format!("ended: {} after {}", status_name(*status), *nanos as f64 / SECOND as f64)
         }
     }
 }

@@ -33,6 +33,11 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the orchestration to start"));
         }
+        if let Some(execution) = &request.execution_id {
+            // Every work item carries it: it has to be short (R1.23).
+            self.check_length("executionId", execution.as_str())?;
+        }
+        self.0.settings.limits.check_start(&request).map_err(Status::invalid_argument)?;
         let instance = request.instance_id.clone();
         let command = Command::Start(Start { hub, request });
         match self.propose(hub, &instance, command).await? {
@@ -111,6 +116,11 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the event to raise"));
         }
+        let limits = &self.0.settings.limits;
+        limits
+            .check_name("name", &request.name)
+            .and_then(|()| limits.check_payload("input", request.input.as_ref()))
+            .map_err(Status::invalid_argument)?;
         let instance = request.instance_id.clone();
         let command = Command::RaiseEvent(RaiseEvent { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -122,6 +132,7 @@ impl Gateway {
         hub: u32,
         request: wire::TerminateRequest,
     ) -> Result<wire::TerminateResponse, Status> {
+        self.check_payload("output", request.output.as_ref())?;
         let instance = request.instance_id.clone();
         let command = Command::Terminate(Terminate { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -134,6 +145,7 @@ impl Gateway {
         hub: u32,
         request: wire::SuspendRequest,
     ) -> Result<wire::SuspendResponse, Status> {
+        self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         let command = Command::Suspend(Suspend { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -146,6 +158,7 @@ impl Gateway {
         hub: u32,
         request: wire::ResumeRequest,
     ) -> Result<wire::ResumeResponse, Status> {
+        self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         let command = Command::Resume(Resume { hub, request });
         self.propose(hub, &instance, command).await?;

@@ -33,6 +33,8 @@ struct Reader {
     ready: VecDeque<Bytes>,
     /// Number of the first event in `ready`.
     first: u32,
+    /// Numbers of events that the reader is not shown: a worker sees no trace of a rewind (R4.82).
+    hidden: Vec<u32>,
 }
 
 impl Gateway {
@@ -50,9 +52,16 @@ impl Gateway {
         let execution = request.execution_id.filter(|id| !id.is_empty());
         let wanted = execution.as_ref().map(Text::as_str);
         let head = head.filter(|head| wanted.is_none_or(|wanted| wanted == head.execution_id));
-        let (generation, end) = head.map_or((0, 0), |head| (head.generation, head.history_events));
+        let head = head.unwrap_or_default();
+        let (generation, mut end, mut hidden) = (head.generation, head.history_events, Vec::new());
+        if request.for_work_item_processing {
+            // A worker is told what its turn began with, whatever was committed since (R2.94).
+            let through = self.0.dispatcher.past_of_turn(hub, &at.instance);
+            end = end.min(through.unwrap_or(end));
+            hidden = head.hidden;
+        }
         let ready = VecDeque::new();
-        let reader = Reader { partition, at, generation, next: 0, end, ready, first: 0 };
+        let reader = Reader { partition, at, generation, next: 0, end, ready, first: 0, hidden };
         Ok(stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.chunk().await {
@@ -73,6 +82,11 @@ impl Reader {
                 self.read().await?;
             }
             let Some(event) = self.ready.front() else { break };
+            if self.hidden.contains(&self.first) {
+                self.ready.pop_front();
+                self.first += 1;
+                continue;
+            }
             if event.len() > SEND_LIMIT && chunk.events.is_empty() {
                 return Err(Status::resource_exhausted(format!(
                     "event {} of this history takes {} bytes, the limit of a message is {SEND_LIMIT}",

@@ -35,7 +35,7 @@ impl Gateway {
         // Not `hub`, which would create an unknown one only to delete it.
         let name = hub_name(headers)?.to_owned();
         let command = Command::DeleteHub(DeleteHub { name: name.clone() });
-        propose(&self.0.metadata, command).await?;
+        propose(&self.0.metadata, command.into_bytes()).await?;
         tracing::info!(hub = name, "task hub deleted");
         self.0.dispatcher.hub_was_deleted();
         Ok(wire::DeleteTaskHubResponse {})

@@ -13,9 +13,13 @@
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
-//! - [`oversize`]: the code for messages that are too large.
+//! - [`oversize`]: the code for messages that are too large;
+//! - [`deadline`]: the code for calls whose time is over;
+//! - [`calls`]: how many calls, and how long they took.
 
+mod calls;
 mod client_api;
+mod deadline;
 mod history;
 mod hubs;
 mod lifecycle;
@@ -29,18 +33,21 @@ mod worker_api;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use durahub_proto::own::task_hub_service_server::TaskHubServiceServer;
-use durahub_proto::wire;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
+use durahub_proto::{Text, wire};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Limits};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
 
+pub use calls::CallsLayer;
+pub use deadline::DeadlineLayer;
 pub use oversize::OversizeLayer;
 
 /// The hub of clients that name none (R1.8).
@@ -59,6 +66,8 @@ pub struct Settings {
     pub instance_id_length: usize,
     /// Whether an unknown task hub is created on first use.
     pub dynamic_hubs: bool,
+    /// How large one instance may be.
+    pub limits: Limits,
     /// Whether clients may create and delete task hubs (R2.97).
     pub hub_calls: bool,
 }
@@ -130,7 +139,7 @@ impl Gateway {
             )));
         }
         let command = Command::CreateHub(CreateHub { name: name.to_owned(), recreate });
-        match propose(&self.0.metadata, command).await? {
+        match propose(&self.0.metadata, command.into_bytes()).await? {
             Reply::Hub { id } => {
                 if recreate {
                     self.0.dispatcher.hub_was_deleted();
@@ -158,7 +167,12 @@ impl Gateway {
     }
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
+        let command = command.within(&self.0.settings.limits.engine);
         propose(self.0.dispatcher.partition_of(hub, instance), command).await
+    }
+
+    fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
+        self.0.settings.limits.check_payload(field, payload).map_err(Status::invalid_argument)
     }
 
     /// An id for an instance that got none: 32 hex digits (R2.1).
@@ -168,10 +182,15 @@ impl Gateway {
 
     /// Refuses ids that no instance can have.
     fn check_id(&self, instance: &str) -> Result<(), Status> {
-        let (length, limit) = (instance.chars().count(), self.0.settings.instance_id_length);
+        self.check_length("instanceId", instance)
+    }
+
+    /// Refuses an id that is longer than ids may be (R2.3).
+    fn check_length(&self, field: &str, id: &str) -> Result<(), Status> {
+        let (length, limit) = (id.chars().count(), self.0.settings.instance_id_length);
         if length > limit {
             return Err(Status::invalid_argument(format!(
-                "instanceId: its length is {length} characters, the limit is {limit}; choose a shorter id"
+                "{field}: its length is {length} characters, the limit is {limit}; choose a shorter id"
             )));
         }
         Ok(())
@@ -195,11 +214,8 @@ fn hub_name(headers: &MetadataMap) -> Result<&str, Status> {
 }
 
 /// Proposes a command and reads the engine's answer.
-async fn propose(partition: &Partition, command: Command) -> Result<Reply, Status> {
-    let reply = partition
-        .propose(command.into_bytes())
-        .await
-        .map_err(|error| status::of_cluster(&error))?;
+async fn propose(partition: &Partition, command: Bytes) -> Result<Reply, Status> {
+    let reply = partition.propose(command).await.map_err(|error| status::of_cluster(&error))?;
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))

@@ -346,7 +346,7 @@ async fn purge_step(
         created_from: list.from,
         created_before: list.before,
     };
-    match propose(partition, Command::Purge(command)).await? {
+    match propose(partition, Command::Purge(command).into_bytes()).await? {
         Reply::Purged { count } => Ok(count as usize),
         other => Err(Status::internal(format!("unexpected answer {other:?}"))),
     }

@@ -27,7 +27,9 @@ impl Gateway {
             for ids in ids.chunks(COMMAND_IDS) {
                 let reason = request.reason.clone();
                 let command = ForceTerminate { hub, instances: ids.to_vec(), reason };
-                match super::propose(&partition, Command::ForceTerminate(command)).await? {
+                match super::propose(&partition, Command::ForceTerminate(command).into_bytes())
+                    .await?
+                {
                     Reply::Unterminated { instances } => left.extend(instances),
                     other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
                 }

@@ -14,6 +14,7 @@ use crate::support::{TestServer, WorkerOptions};
 
 const PAGES: usize = 50;
 
+/// R8.1: pages and purges are right among thousands of leftovers.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_and_a_purge_among_many_instances() {
     let setting = std::env::var("DURAHUB_SCALE_INSTANCES").ok();

@@ -9,6 +9,7 @@ mod children;
 mod deliver;
 mod force;
 mod hub;
+mod limits;
 mod outgoing;
 mod plan;
 mod purge;

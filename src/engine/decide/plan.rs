@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 use super::purge::Budget;
 use crate::engine::effect::Class;
+use crate::engine::event::Sort;
+use crate::engine::limits::Limits;
 use crate::engine::state::message::Body;
 use crate::engine::state::{
     Address, FORMAT, InstanceRecord, Item, MessageRecord, Place, TimerRecord,
@@ -15,6 +17,7 @@ use crate::engine::{Effect, Event, Stamp, event, read};
 pub(crate) struct Plan<'a> {
     pub(crate) view: &'a dyn View,
     pub(crate) stamp: Stamp,
+    pub(crate) limits: Limits,
     events: Vec<Event>,
     effects: Vec<Effect>,
     /// How many places were given out.
@@ -35,6 +38,7 @@ impl<'a> Plan<'a> {
         Plan {
             view,
             stamp,
+            limits: Limits::USUAL,
             events: Vec::new(),
             effects: Vec::new(),
             places,
@@ -86,6 +90,15 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// How many external events this plan puts into an inbox.
+    pub(crate) fn raised(&self, to: &Address) -> u32 {
+        let raised = self.events.iter().filter(|event| {
+            matches!(event, Event::EventReceived { at, event, .. }
+                if at == to && Sort::of(event) == Sort::Raised)
+        });
+        raised.count() as u32
+    }
+
     /// Puts an event at the end of an inbox.
     pub(crate) fn receive(&mut self, at: &Address, record: &InstanceRecord, event: Bytes) {
         let place = self.next_place();
@@ -116,6 +129,10 @@ impl<'a> Plan<'a> {
     /// Writes the head of an instance and tells whoever waits for it.
     pub(crate) fn write(&mut self, at: &Address, record: InstanceRecord) {
         self.tell(Effect::InstanceChanged { at: at.clone(), status: record.status() });
+        if let (true, Some(completed)) = (record.is_terminal(), record.completed) {
+            let (status, nanos) = (record.status(), completed.saturating_sub(record.created));
+            self.tell(Effect::InstanceEnded { hub: at.hub, status, nanos });
+        }
         self.push(Event::InstanceWritten { at: at.clone(), record: Box::new(record) });
     }
 

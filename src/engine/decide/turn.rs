@@ -11,6 +11,7 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 use super::Plan;
 use super::actions::{self, Outcome};
 use super::children::End;
+use super::limits;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -35,7 +36,9 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    match actions::sort(command.actions) {
+    let sorted = actions::sort(command.actions)
+        .and_then(|sorted| limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted));
+    match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
             for (id, action) in sorted.actions {
@@ -99,6 +102,7 @@ impl Turn {
         let mut record = record;
         for (place, event) in waiting {
             plan.push(Event::EventTaken { at: at.clone(), place });
+            limits::consume(&mut record, &event);
             if record.rewinding && read::is_rewound(&event) {
                 record.rewinding = false;
                 record.hidden.push(record.history_events + appended.len() as u32);
@@ -281,6 +285,7 @@ impl Turn {
         }
         self.refused.append(&mut self.to_self);
         Turn::receive_own(plan, &self.at, &mut self.record, self.refused, self.ends_self);
+        self.record.raised_events += plan.raised(&self.at);
         plan.write(&self.at, self.record);
     }
 
@@ -297,6 +302,7 @@ impl Turn {
         self.record.completed = Some(self.now);
         self.record.suspension = None;
         self.record.terminating = false;
+        self.record.raised_events = 0;
         if let Some(recursion) = self.record.recursion.take() {
             let before = read::children(plan.view, &self.at, self.record.generation);
             plan.terminate_children(&self.at, before.iter().chain(&self.children), &recursion);
@@ -368,6 +374,7 @@ impl Turn {
         }
         Turn::receive_own(plan, &at, &mut record, to_self, ends_self);
         carry_over(plan, &at, &mut record, left);
+        record.raised_events = plan.raised(&at);
         plan.write(&at, record);
     }
 }

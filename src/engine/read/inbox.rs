@@ -14,6 +14,18 @@ pub(crate) fn inbox(view: &dyn View, at: &Address) -> Vec<(Place, Bytes)> {
     events
 }
 
+/// Visits the waiting events in order, until `visit` breaks.
+pub(crate) fn visit_inbox(
+    view: &dyn View,
+    at: &Address,
+    visit: &mut dyn FnMut(Place, &[u8]) -> ControlFlow<()>,
+) {
+    scan_prefix(view, &keys::inbox_of(at), &mut |key, value| match keys::parse_inbox(key) {
+        Some((_, place)) => visit(place, value),
+        None => ControlFlow::Continue(()),
+    });
+}
+
 /// Places of the first waiting events.
 pub(crate) fn inbox_places(view: &dyn View, at: &Address, limit: usize) -> Vec<Place> {
     let mut places = Vec::new();
@@ -35,8 +47,8 @@ pub(crate) fn inbox_through(view: &dyn View, at: &Address, through: Place) -> Ve
 /// The first waiting event.
 pub(crate) fn first_event(view: &dyn View, at: &Address) -> Option<Bytes> {
     let mut first = None;
-    scan_prefix(view, &keys::inbox_of(at), &mut |_, value| {
-        first = Some(Bytes::copy_from_slice(value));
+    visit_inbox(view, at, &mut |_, event| {
+        first = Some(Bytes::copy_from_slice(event));
         ControlFlow::Break(())
     });
     first

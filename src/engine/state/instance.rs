@@ -95,6 +95,12 @@ pub struct InstanceRecord {
     /// An `executionRewound` waits in the inbox: it makes a turn due and is not shown to the worker (R4.83).
     #[prost(bool, tag = "33")]
     pub rewinding: bool,
+    /// External events that wait in the inbox, as far as they are counted.
+    #[prost(uint32, tag = "50")]
+    pub raised_events: u32,
+    /// What this generation asked for and no turn of it has taken an answer to: activities, timers, children.
+    #[prost(uint32, tag = "51")]
+    pub pending: u32,
     /// The status under which the index rows have it; written by `evolve` only, and never true of a record
     /// that was made anew.
     #[prost(enumeration = "OrchestrationStatus", optional, tag = "40")]
