@@ -16,9 +16,19 @@ pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/sdk/mod.rs"));
 }
 
+mod own_wire {
+    #![allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
+    include!(concat!(env!("OUT_DIR"), "/durahub/mod.rs"));
+}
+
+/// What Durahub answers beside the services of the SDKs: `durahub/hubs.proto`.
+pub use own_wire::durahub::v1 as own;
 pub use text::Text;
 pub use wire::durabletask::protos::backend::v1 as backend;
 pub use wire::microsoft::durabletask::sandboxes as sandbox;
 
 /// The descriptors of the SDK services, encoded, as the `.proto` files state them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/durabletask.bin"));
+
+/// The descriptors of Durahub's own services, encoded.
+pub const OWN_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/durahub.bin"));
