@@ -168,6 +168,10 @@ impl<M: Machine> Partition<M> {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.group.stop().await;
         self.inner.batcher.abort();
+        // Not needed, but the next start has less to apply again.
+        if let Err(error) = self.inner.rows.store() {
+            tracing::warn!(partition = %self.inner.id, %error, "the newest rows are not stored");
+        }
     }
 
     fn lost(&self) -> Error {

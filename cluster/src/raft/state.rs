@@ -57,36 +57,18 @@ impl<M: Machine> State<M> {
     }
 
     fn apply_chunk(&mut self, chunk: Vec<Item>) -> io::Result<()> {
-        let base = self.rows.view();
-        let mut overlay = Overlay::new(&base);
         let mut answers = Vec::with_capacity(chunk.len());
         let mut effects = Vec::new();
-        for (entry, responder) in chunk {
-            let mut replies = Replies::default();
-            match entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Membership(membership) => {
-                    self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
-                }
-                EntryPayload::Normal(proposal) => {
-                    let batch = Batch::read(proposal.0)?;
-                    replies.0.reserve(batch.commands.len());
-                    for (position, command) in batch.commands.iter().enumerate() {
-                        let stamp = batch.stamp(entry.log_id.index(), position, self.applied.time);
-                        self.applied.time = stamp.now;
-                        let applied = self.machine.apply(&overlay, stamp, command);
-                        overlay.extend(applied.changes);
-                        replies.0.push(applied.reply);
-                        effects.extend(applied.effects);
-                    }
-                }
+        let rows = Arc::clone(&self.rows);
+        let changes = rows.look(|base| {
+            let mut overlay = Overlay::new(base);
+            for (entry, responder) in chunk {
+                let replies = self.apply_entry(entry, &mut overlay, &mut effects)?;
+                answers.extend(responder.map(|responder| (responder, replies)));
             }
-            self.applied.last = Some(entry.log_id);
-            if let Some(responder) = responder {
-                answers.push((responder, replies));
-            }
-        }
-        self.rows.write(&overlay.into_changes(), codec::encode(&self.applied)?)?;
+            Ok::<_, io::Error>(overlay.into_changes())
+        })?;
+        rows.write(changes, codec::encode(&self.applied)?)?;
         for (responder, replies) in answers {
             responder.send(replies);
         }
@@ -94,6 +76,35 @@ impl<M: Machine> State<M> {
             self.machine.committed(self.group, effects);
         }
         Ok(())
+    }
+
+    fn apply_entry(
+        &mut self,
+        entry: Entry,
+        overlay: &mut Overlay<'_>,
+        effects: &mut Vec<M::Effect>,
+    ) -> io::Result<Replies> {
+        let mut replies = Replies::default();
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Membership(membership) => {
+                self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+            }
+            EntryPayload::Normal(proposal) => {
+                let batch = Batch::read(proposal.0)?;
+                replies.0.reserve(batch.commands.len());
+                for (position, command) in batch.commands.iter().enumerate() {
+                    let stamp = batch.stamp(entry.log_id.index(), position, self.applied.time);
+                    self.applied.time = stamp.now;
+                    let applied = self.machine.apply(&*overlay, stamp, command);
+                    overlay.extend(applied.changes);
+                    replies.0.push(applied.reply);
+                    effects.extend(applied.effects);
+                }
+            }
+        }
+        self.applied.last = Some(entry.log_id);
+        Ok(replies)
     }
 
     /// A panic in apply would repeat on every restart of every replica: it is a fault, not an error.
@@ -140,11 +151,11 @@ impl<M: Machine> RaftStateMachine<Types> for State<M> {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(self.snapshots.builder(&self.applied))
+        Some(self.snapshots.builder(&self.rows, &self.applied))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        self.snapshots.builder(&self.applied)
+        self.snapshots.builder(&self.rows, &self.applied)
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Body) -> io::Result<()> {

@@ -44,42 +44,52 @@ impl Rows for Overlay<'_> {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        if from >= to {
-            return;
-        }
-        let mut changed =
-            self.changes.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).peekable();
-        if changed.peek().is_none() {
-            return self.base.scan(from, to, visit);
-        }
-        let mut broke = false;
-        self.base.scan(from, to, &mut |key, value| {
-            while let Some((other, change)) = changed.next_if(|(other, _)| other.as_slice() <= key)
-            {
-                let replaces = other.as_slice() == key;
-                if let Some(change) = change
-                    && visit(other, change).is_break()
-                {
-                    broke = true;
-                    return ControlFlow::Break(());
-                }
-                if replaces {
-                    return ControlFlow::Continue(());
-                }
-            }
-            let flow = visit(key, value);
-            broke = flow.is_break();
-            flow
-        });
-        if broke {
-            return;
-        }
-        for (key, change) in changed {
+        scan_under(&self.changes, from, to, visit, |visit| self.base.scan(from, to, visit));
+    }
+}
+
+/// Scans `from..to` of rows under `changes`; `scan_base` visits the rows without them.
+pub(crate) fn scan_under(
+    changes: &Changes,
+    from: &[u8],
+    to: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    scan_base: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>),
+) {
+    if from >= to {
+        return;
+    }
+    let mut changed =
+        changes.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).peekable();
+    if changed.peek().is_none() {
+        return scan_base(visit);
+    }
+    let mut broke = false;
+    scan_base(&mut |key, value| {
+        while let Some((other, change)) = changed.next_if(|(other, _)| other.as_slice() <= key) {
+            let replaces = other.as_slice() == key;
             if let Some(change) = change
-                && visit(key, change).is_break()
+                && visit(other, change).is_break()
             {
-                return;
+                broke = true;
+                return ControlFlow::Break(());
             }
+            if replaces {
+                return ControlFlow::Continue(());
+            }
+        }
+        let flow = visit(key, value);
+        broke = flow.is_break();
+        flow
+    });
+    if broke {
+        return;
+    }
+    for (key, change) in changed {
+        if let Some(change) = change
+            && visit(key, change).is_break()
+        {
+            return;
         }
     }
 }

@@ -4,19 +4,24 @@
 //! stay ordered and one batch of the group's space still writes everything. Old chunks go in the same
 //! batch that replaces or deletes their row.
 //!
-//! Rows and applied record are written in one atomic batch and not synced: after a crash the log repeats
-//! whatever the rows have not seen, and nothing is applied twice.
+//! Changes collect in memory first ([`Recent`]) and go to the engine together, in one atomic batch with
+//! the applied record. Most rows live shorter than that (an inbox event, an open task) or are written
+//! again at once (the head of an instance), so the engine sees a fraction of the changes. Nothing is lost
+//! by it: the log holds every command, and after a crash it repeats whatever the stored rows have not
+//! seen, from the stored applied record on, so nothing is applied twice. How much that may be is bounded
+//! in rows, bytes and writes.
 //!
-//! The engine's batches are atomic on disk, not for readers beside it. So readers hold the gate for as
-//! long as they look, and the writer holds it while it writes.
+//! The engine's batches are atomic on disk, not for readers beside it. Readers do not notice: what is
+//! being written still lies in memory above it.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockUpgradableReadGuard};
 
+use super::overlay::scan_under;
 use super::record::broken;
 use super::{Engine, FaultHook, Space, VALUE_LIMIT, Visit, WriteBatch, keys};
 use crate::machine::{Changes, Rows};
@@ -27,48 +32,90 @@ const CHUNKED: u8 = 1;
 /// Longest row value that is stored in one piece, in bytes.
 pub(crate) const INLINE_LIMIT: usize = VALUE_LIMIT - 1;
 
+/// Changed rows after which the changes go to the engine.
+const RECENT_ROWS: usize = 1024;
+/// Bytes of changed rows after which they do.
+const RECENT_BYTES: usize = 1 << 20;
+/// Writes after which they do, so that little is applied again after a crash even if few rows change.
+const RECENT_WRITES: usize = 1024;
+
 /// Rows of one group.
 pub(crate) struct StateRows {
     engine: Arc<dyn Engine>,
     space: Space,
-    gate: RwLock<()>,
+    recent: RwLock<Recent>,
     fault: FaultHook,
+}
+
+/// What the engine has not been given yet.
+#[derive(Default)]
+struct Recent {
+    changes: Changes,
+    /// The applied record that belongs to the changes.
+    applied: Option<Vec<u8>>,
+    /// Size of all that was written, rows that were written again included.
+    bytes: usize,
+    writes: usize,
+}
+
+impl Recent {
+    fn is_full(&self) -> bool {
+        self.changes.len() >= RECENT_ROWS
+            || self.bytes >= RECENT_BYTES
+            || self.writes >= RECENT_WRITES
+    }
 }
 
 impl StateRows {
     pub(crate) fn new(engine: Arc<dyn Engine>, group: u32, fault: FaultHook) -> Self {
-        Self { engine, space: Space::State(group), gate: RwLock::new(()), fault }
+        Self { engine, space: Space::State(group), recent: RwLock::default(), fault }
     }
 
     /// Looks at one moment of the rows. Writers wait meanwhile; `f` must not look again.
     pub(crate) fn look<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
-        let _gate = self.gate.read();
-        f(&View { rows: self })
+        let recent = self.recent.read();
+        f(&View { rows: self, recent: &recent.changes })
     }
 
-    /// The rows without the gate, for the only writer.
-    pub(crate) fn view(&self) -> View<'_> {
-        View { rows: self }
-    }
-
-    /// The stored applied record.
+    /// The newest applied record.
     pub(crate) fn applied(&self) -> io::Result<Option<Bytes>> {
-        self.engine.get(self.space, keys::APPLIED)
+        match &self.recent.read().applied {
+            Some(applied) => Ok(Some(Bytes::copy_from_slice(applied))),
+            None => self.engine.get(self.space, keys::APPLIED),
+        }
     }
 
     /// Writes rows and applied record, all or nothing.
-    pub(crate) fn write(&self, changes: &Changes, applied: Vec<u8>) -> io::Result<()> {
-        let mut batch = WriteBatch::with_capacity(changes.len() + 1);
+    pub(crate) fn write(&self, changes: Changes, applied: Vec<u8>) -> io::Result<()> {
+        let size = |(key, value): (&Vec<u8>, &Option<Bytes>)| {
+            key.len() + value.as_ref().map_or(0, Bytes::len)
+        };
+        let mut recent = self.recent.write();
+        recent.bytes += changes.iter().map(size).sum::<usize>();
+        recent.writes += 1;
+        recent.changes.extend(changes);
+        recent.applied = Some(applied);
+        let full = recent.is_full();
+        drop(recent);
+        if full { self.store() } else { Ok(()) }
+    }
+
+    /// Gives the engine everything written so far, in one atomic batch. Readers go on meanwhile.
+    pub(crate) fn store(&self) -> io::Result<()> {
+        let recent = self.recent.upgradable_read();
+        let Some(applied) = recent.applied.clone() else { return Ok(()) };
+        let mut batch = WriteBatch::with_capacity(recent.changes.len() + 1);
         let chunks_exist = self.chunks_exist()?;
-        for (key, value) in changes {
+        for (key, value) in &recent.changes {
             let chunks = push_row(&mut batch, key, value.as_ref());
             if chunks_exist {
                 self.push_old_chunks(&mut batch, key, chunks)?;
             }
         }
         batch.push((keys::APPLIED.to_vec(), Some(applied)));
-        let _gate = self.gate.write();
-        self.engine.write(self.space, batch)
+        self.engine.write(self.space, batch)?;
+        *RwLockUpgradableReadGuard::upgrade(recent) = Recent::default();
+        Ok(())
     }
 
     /// Replaces all rows by those that `next` yields, until it yields none. Not atomic: a marker in the log
@@ -79,7 +126,8 @@ impl StateRows {
         mut next: impl FnMut() -> io::Result<Option<(Vec<u8>, Bytes)>>,
     ) -> io::Result<()> {
         const LOAD_BYTES: usize = 1 << 20;
-        let _gate = self.gate.write();
+        let mut recent = self.recent.write();
+        *recent = Recent::default();
         self.engine.clear(self.space)?;
         let mut batch = WriteBatch::new();
         let mut bytes = 0;
@@ -97,6 +145,7 @@ impl StateRows {
 
     /// Visits all rows, whole.
     pub(crate) fn scan_all(&self, visit: Visit<'_>) -> io::Result<()> {
+        self.store()?;
         self.scan_stored(&[keys::ROW], &[keys::ROW_CHUNK], visit)
     }
 
@@ -205,19 +254,23 @@ fn push_row(batch: &mut WriteBatch, key: &[u8], value: Option<&Bytes>) -> u32 {
     count
 }
 
-/// [`Rows`] over what is stored.
-pub(crate) struct View<'a> {
+/// [`Rows`]: what is stored, under the recent changes.
+struct View<'a> {
     rows: &'a StateRows,
+    recent: &'a Changes,
 }
 
 impl Rows for View<'_> {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.rows.settle(self.rows.get_stored(key))
+        match self.recent.get(key) {
+            Some(value) => value.clone(),
+            None => self.rows.settle(self.rows.get_stored(key)),
+        }
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        if from < to {
+        scan_under(self.recent, from, to, visit, |visit| {
             self.rows.settle(self.rows.scan_stored(&keys::row(from), &keys::row(to), visit));
-        }
+        });
     }
 }

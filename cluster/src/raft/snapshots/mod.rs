@@ -74,8 +74,8 @@ impl Snapshots {
         self.live.store(true, Ordering::Release);
     }
 
-    pub(crate) fn builder(self: &Arc<Self>, applied: &Applied) -> Builder {
-        Builder { snapshots: Arc::clone(self), applied: applied.clone() }
+    pub(crate) fn builder(self: &Arc<Self>, rows: &Arc<StateRows>, applied: &Applied) -> Builder {
+        Builder { snapshots: Arc::clone(self), rows: Arc::clone(rows), applied: applied.clone() }
     }
 
     /// The snapshot to send to a follower, written now if there is none that is recent enough.
@@ -236,11 +236,14 @@ impl Snapshots {
 /// Names a compaction point.
 pub(crate) struct Builder {
     snapshots: Arc<Snapshots>,
+    rows: Arc<StateRows>,
     applied: Applied,
 }
 
 impl Builder {
     pub(crate) async fn build(&mut self) -> io::Result<Snapshot> {
+        let rows = Arc::clone(&self.rows);
+        tokio::task::spawn_blocking(move || rows.store()).await.map_err(io::Error::other)??;
         self.snapshots.flusher.sync().await?;
         if let Some(last) = &self.applied.last {
             self.snapshots.compacted.fetch_max(last.index(), Ordering::AcqRel);
