@@ -52,6 +52,7 @@ programs! {
         event_or_timer timers continue_as_new scheduled_start
         suspend_resume terminate custom_status id_reuse tags_and_version
         concurrent_workers worker_killed
+        sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
         unknown_hub base_sdk
     }
     javascript {
@@ -59,6 +60,7 @@ programs! {
         event_or_timer timers continue_as_new scheduled_start
         suspend_resume terminate custom_status id_reuse tags_and_version
         concurrent_workers worker_killed
+        sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
         unknown_hub
     }
 }

@@ -27,6 +27,7 @@ const PARENTS: u64 = 3;
 const STEPS: u64 = 150;
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "what to run is told from outside; it is no replica")]
 fn every_message_arrives_once_and_in_order() {
     let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap());
     if let Some(seed) = setting("DURAHUB_MESH_SEED") {
@@ -400,6 +401,59 @@ impl Mesh {
             assert!(replayed == partition.rows, "partition {number}: replay equals live (S13)");
         }
     }
+}
+
+/// R2.64: a child that is gone when its parent is rewound is started anew, under its id and with its input.
+#[test]
+fn a_child_that_is_gone_is_started_anew_by_a_rewind() {
+    let mut mesh = Mesh::new(1);
+    let run = |mesh: &mut Mesh, instance: &str, actions: Vec<wire::OrchestratorAction>| {
+        let rows = &mesh.partitions[home(instance) as usize].rows;
+        let turn = read::turn(rows, &Address::new(HUB, instance), mesh.now, u64::MAX);
+        let turn = turn.expect("is due").expect("fits").id;
+        let complete = command::CompleteTurn { turn, actions, ..Default::default() };
+        mesh.apply(home(instance), Command::CompleteTurn(complete)).expect("the turn is current");
+    };
+    let carry = |mesh: &mut Mesh| {
+        for (from, to) in (0..PARTITIONS).flat_map(|from| (0..PARTITIONS).map(move |to| (from, to)))
+        {
+            while mesh.deliver(from, to, 9, true) {}
+        }
+    };
+    let request = wire::CreateInstanceRequest { instance_id: "p".into(), ..Default::default() };
+    let start = Command::Start(command::Start { hub: HUB, request });
+    mesh.apply(home("p"), start).expect("starts");
+    let create = Action::CreateSubOrchestration(wire::CreateSubOrchestrationAction {
+        instance_id: "c".into(),
+        name: "Child".into(),
+        input: Some("in".into()),
+        ..Default::default()
+    });
+    let (create, fail) = (mesh.action(create), mesh.action(complete(OrchestrationStatus::Failed)));
+    run(&mut mesh, "p", vec![create]);
+    carry(&mut mesh);
+    run(&mut mesh, "c", vec![fail.clone()]);
+    carry(&mut mesh);
+    run(&mut mesh, "p", vec![fail]);
+
+    // As a purge would leave it.
+    let child = Address::new(HUB, "c");
+    let rows = &mut mesh.partitions[home("c") as usize].rows;
+    rows.retain(|key, _| *key != super::state::keys::instance(&child));
+    assert!(mesh.rewind("p"));
+    carry(&mut mesh);
+    let state = read::state(&mesh.partitions[home("c") as usize].rows, &child, true).unwrap();
+    assert_eq!((state.name.as_str(), state.input), ("Child", Some("in".into())));
+    assert_eq!(state.orchestration_status, i32::from(OrchestrationStatus::Pending));
+    let end = mesh.action(complete(OrchestrationStatus::Completed));
+    run(&mut mesh, "c", vec![end]);
+    carry(&mut mesh);
+    let history = read::inbox(&mesh.partitions[home("p") as usize].rows, &Address::new(HUB, "p"));
+    let answers: Vec<EventType> = history.iter().map(|(_, encoded)| event(encoded)).collect();
+    assert!(
+        matches!(answers.as_slice(), [EventType::SubOrchestrationInstanceCompleted(_)]),
+        "{answers:?}"
+    );
 }
 
 /// Which children a history asked for, and which answered: none twice, none without being asked (S9).

@@ -82,7 +82,7 @@ impl Lanes {
     }
 
     /// What to forget now, if nothing is being forgotten, and how long to wait before.
-    pub(super) fn to_truncate(&mut self, limit: usize) -> (Vec<Place>, Duration) {
+    pub(super) fn take_delivered(&mut self, limit: usize) -> (Vec<Place>, Duration) {
         if self.truncating || self.delivered.is_empty() {
             return (Vec::new(), Duration::ZERO);
         }
@@ -134,15 +134,15 @@ mod tests {
         lanes.delivered(a);
         assert!(lanes.idle().is_empty());
 
-        let (places, _) = lanes.to_truncate(2);
+        let (places, _) = lanes.take_delivered(2);
         assert_eq!(places, [place(2), place(1)]);
-        assert!(lanes.to_truncate(9).0.is_empty(), "one at a time");
+        assert!(lanes.take_delivered(9).0.is_empty(), "one at a time");
         lanes.not_truncated(places);
-        let (places, wait) = lanes.to_truncate(9);
+        let (places, wait) = lanes.take_delivered(9);
         assert_eq!(places.len(), 4);
         assert!(wait > Duration::ZERO);
         lanes.truncated();
-        assert!(lanes.to_truncate(9).0.is_empty());
+        assert!(lanes.take_delivered(9).0.is_empty());
     }
 
     #[test]

@@ -100,19 +100,16 @@ impl Round {
         }
     }
 
-    /// Reads what is new in the outbox.
+    /// Reads what is new in the outbox: the next so many places, and the rest in the rounds that follow.
     fn look(&mut self) {
         let partitions = self.dispatcher.0.partitions.len() as u32;
-        loop {
-            let after = self.lanes.last_read();
-            let new = self.home.peek(|rows| read::outbox_after(&RowsView(rows), after, LOOK));
-            let count = new.len();
-            for (place, to) in new {
-                self.lanes.push(placement::partition_of(to.hub, &to.instance, partitions), place);
-            }
-            if count < LOOK {
-                return;
-            }
+        let after = self.lanes.last_read();
+        let new = self.home.peek(|rows| read::outbox_after(&RowsView(rows), after, LOOK));
+        if new.len() == LOOK {
+            self.wake.notify_one();
+        }
+        for (place, to) in new {
+            self.lanes.push(placement::partition_of(to.hub, &to.instance, partitions), place);
         }
     }
 
@@ -138,7 +135,7 @@ impl Round {
 
     /// Forgets what was delivered, unless that is under way already.
     fn truncate(&mut self) {
-        let (places, pause) = self.lanes.to_truncate(TRUNCATE);
+        let (places, pause) = self.lanes.take_delivered(TRUNCATE);
         if places.is_empty() {
             return;
         }

@@ -61,17 +61,20 @@ pub(crate) fn rewrite(
     let failed_children: BTreeMap<usize, usize> =
         pairs.failed(&pairs.children).into_iter().collect();
     let open: BTreeSet<usize> = pairs.children.open.values().flatten().copied().collect();
-    let mut rows = children;
+    // Ids may repeat; then rows and events of one id come in the same order.
+    let mut rows: BTreeMap<(i32, String), VecDeque<(Item, ChildRecord)>> = BTreeMap::new();
+    for (item, child) in children {
+        let id = (child.task_id, child.instance.clone());
+        rows.entry(id).or_default().push_back((item, child));
+    }
     let (mut kept, mut child_failed) = (Vec::new(), false);
     for (index, event) in events.iter().enumerate() {
         let Some(EventType::SubOrchestrationInstanceCreated(created)) = &event.event_type else {
             continue;
         };
-        let row = rows.iter().position(|(_, child)| {
-            child.task_id == event.event_id && child.instance == created.instance_id
-        });
         let failure = failed_children.get(&index);
-        match row.map(|row| rows.remove(row)) {
+        let id = (event.event_id, created.instance_id.clone());
+        match rows.get_mut(&id).and_then(VecDeque::pop_front) {
             Some((item, child)) => {
                 let waits = failure.is_some() || open.contains(&index);
                 child_failed |= failure.is_some();
@@ -225,5 +228,130 @@ impl Pairs {
             _ => None,
         };
         open.into_iter().filter_map(timer).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::event::history;
+    use crate::engine::state::Address;
+
+    const NAMES: Names<'_> = Names { execution: "new", parent: Some("parent's new") };
+
+    fn instance(execution: &str) -> Option<wire::OrchestrationInstance> {
+        let execution_id = Some(execution.into());
+        Some(wire::OrchestrationInstance { instance_id: "i".into(), execution_id })
+    }
+
+    fn started() -> EventType {
+        EventType::ExecutionStarted(wire::ExecutionStartedEvent {
+            name: "Order".into(),
+            input: Some("in".into()),
+            orchestration_instance: instance("old"),
+            parent_instance: Some(wire::ParentInstanceInfo {
+                task_scheduled_id: 7,
+                orchestration_instance: instance("parent's old"),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    fn created(id: i32, instance: &str) -> Bytes {
+        let created = SubOrchestrationInstanceCreatedEvent {
+            instance_id: instance.into(),
+            ..Default::default()
+        };
+        history(id, 0, EventType::SubOrchestrationInstanceCreated(created))
+    }
+
+    fn child_failed(task_scheduled_id: i32) -> Bytes {
+        let failed = wire::SubOrchestrationInstanceFailedEvent {
+            task_scheduled_id,
+            failure_details: Some(Default::default()),
+        };
+        history(-1, 0, EventType::SubOrchestrationInstanceFailed(failed))
+    }
+
+    fn row(number: u64, task_id: i32, instance: &str) -> (Item, ChildRecord) {
+        let item = Item { at: Address::new(1, "i"), generation: 1, number };
+        (item, ChildRecord { task_id, instance: instance.into(), ..Default::default() })
+    }
+
+    /// R4.76: the new names, and nothing else of it.
+    #[test]
+    fn the_start_carries_the_new_names() {
+        let old = [history(0, 5, started())];
+        let new = rewrite(&old, Vec::new(), &NAMES);
+        let event = HistoryEvent::decode(new.events[0].clone()).unwrap();
+        let Some(EventType::ExecutionStarted(mut it)) = event.event_type else {
+            panic!("{event:?}")
+        };
+        let parent = it.parent_instance.as_mut().unwrap();
+        assert_eq!(parent.orchestration_instance, instance("parent's new"));
+        assert_eq!(it.orchestration_instance, instance("new"));
+        parent.orchestration_instance = instance("parent's old");
+        it.orchestration_instance = instance("old");
+        assert_eq!(history(0, 5, EventType::ExecutionStarted(it)), old[0]);
+    }
+
+    /// R4.78: a call or a lock that nobody answered is asked for again; what was answered stays.
+    #[test]
+    fn entity_calls_without_an_answer_are_removed() {
+        let call = |id: &str| {
+            let request_id = id.to_owned();
+            let call = wire::EntityOperationCalledEvent { request_id, ..Default::default() };
+            history(1, 0, EventType::EntityOperationCalled(call))
+        };
+        let request = |id: &str| {
+            let critical_section_id = id.to_owned();
+            let it = wire::EntityLockRequestedEvent { critical_section_id, ..Default::default() };
+            history(2, 0, EventType::EntityLockRequested(it))
+        };
+        let granted = wire::EntityLockGrantedEvent { critical_section_id: "held".into() };
+        let answered =
+            wire::EntityOperationCompletedEvent { request_id: "done".into(), output: None };
+        let old = [
+            call("done"),
+            call("open"),
+            request("held"),
+            request("wanted"),
+            history(-1, 0, EventType::EntityLockGranted(granted)),
+            history(-1, 0, EventType::EntityOperationCompleted(answered)),
+        ];
+        let new = rewrite(&old, Vec::new(), &NAMES);
+        let kept = [&old[0], &old[2], &old[4], &old[5]].map(Bytes::clone);
+        assert_eq!(new.events, kept);
+        assert!(new.is_due);
+    }
+
+    /// R4.77, R4.80: children that failed are waited for; one tried again under its id is done with.
+    #[test]
+    fn failed_children_are_asked_again_and_retried_ones_once() {
+        let old = [
+            created(1, "a"),
+            created(2, "b"),
+            child_failed(1),
+            created(1, "a"),
+            child_failed(1),
+            child_failed(2),
+        ];
+        let rows = vec![row(0, 1, "a"), row(1, 2, "b"), row(2, 1, "a")];
+        let new = rewrite(&old, rows, &NAMES);
+        assert_eq!(new.events, old[..4]);
+        let asked: Vec<_> =
+            new.children.iter().map(|(item, _, asked)| (item.number, asked.is_some())).collect();
+        assert_eq!(asked, [(0, false), (1, true), (2, true)]);
+        assert!(!new.is_due, "it has nothing to do but to wait");
+    }
+
+    /// A child that was refused has no row: its failure stays, and an unheard one makes the code ask again.
+    #[test]
+    fn refused_children_stay_refused() {
+        let old = [created(1, "too long"), child_failed(1), created(2, "too long")];
+        let new = rewrite(&old, Vec::new(), &NAMES);
+        assert_eq!(new.events, old[..2]);
+        assert!(new.children.is_empty() && new.is_due);
     }
 }

@@ -17,6 +17,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
+import { families } from "./families.mjs";
 import {
   Hub, PATIENCE, Status, checkHistory, codes, equal, finish, hasStatus, only, output, pb, refused, sdk, shape, until,
 } from "./support.mjs";
@@ -34,7 +35,7 @@ async function runEcho(client) {
 }
 
 const range = (count, from = 0) => Array.from({ length: count }, (_, at) => from + at);
-const programs = {};
+const programs = { ...families };
 // program -> what the worker of that program is made of, in a process of its own
 const workers = {};
 

@@ -31,11 +31,12 @@ from durabletask import task
 from durabletask.client import OrchestrationStatus, TaskHubGrpcClient
 from durabletask.worker import TaskHubGrpcWorker
 
+from families import FAMILIES
 from support import (
     PATIENCE, Hub, check_history, equal, finish, has_status, only, refused, register, report, shape, until, utc,
 )
 
-PROGRAMS = {}
+PROGRAMS = dict(FAMILIES)
 # program -> a function of (hub, role) that is the worker of that program in a process of its own
 WORKERS = {}
 
