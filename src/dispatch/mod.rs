@@ -173,7 +173,9 @@ impl Dispatcher {
                 self.0.waiters.changed(&at, status);
                 return None;
             }
-            Effect::TimerSet { .. } | Effect::MessageSent => return None,
+            Effect::EntityReady { .. } | Effect::TimerSet { .. } | Effect::MessageSent => {
+                return None;
+            }
         };
         self.with_hub(hub, |hub| hub.ready(key, class));
         Some(hub)

@@ -68,5 +68,8 @@ fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
         Command::TruncateOutbox(truncate) => decide::truncate_outbox(plan, &truncate),
         Command::Rewind(rewind) => decide::rewind(plan, rewind),
         Command::Restart(restart) => decide::restart(plan, restart),
+        Command::SignalEntity(signal) => decide::signal_entity(plan, signal),
+        Command::CompleteBatch(batch) => decide::complete_batch(plan, batch),
+        Command::FailBatch(batch) => decide::fail_batch(plan, batch),
     }
 }

@@ -9,8 +9,8 @@ use durahub_proto::{Text, wire};
 use prost::Message as _;
 
 use super::state::{
-    Address, ChildRecord, HubRecord, InstanceRecord, Item, MessageRecord, Place, TaskRecord,
-    TimerRecord,
+    Address, ChildRecord, EntityRecord, Holder, HubRecord, InstanceRecord, Item, MessageRecord,
+    Place, Spot, TaskRecord, TimerRecord, Waiting,
 };
 use super::time::timestamp;
 
@@ -116,6 +116,57 @@ pub enum Event {
         from: u32,
         /// Place of the last one in the outbox of its sender.
         through: Place,
+    },
+    /// The head of an entity was written.
+    EntityWritten {
+        /// The entity.
+        at: Address,
+        /// Its new head.
+        record: Box<EntityRecord>,
+    },
+    /// Nothing is left of an entity.
+    EntityRemoved {
+        /// The entity.
+        at: Address,
+    },
+    /// The state of an entity was written, or is gone.
+    EntityStateWritten {
+        /// The entity.
+        at: Address,
+        /// Its new state.
+        state: Option<Text>,
+    },
+    /// Something waits for an entity.
+    WaitBegan {
+        /// The entity.
+        at: Address,
+        /// The place in its queue.
+        spot: Spot,
+        /// What waits.
+        waiting: Box<Waiting>,
+    },
+    /// Something no longer waits for an entity.
+    WaitEnded {
+        /// The entity.
+        at: Address,
+        /// The place in its queue.
+        spot: Spot,
+        /// Whose lock request it was, if it was one.
+        holder: Option<Box<Holder>>,
+    },
+    /// A request came that must not take effect again for a while (R5.14).
+    RequestSeen {
+        /// The entity.
+        at: Address,
+        /// The period in which it came.
+        period: u32,
+        /// Its id.
+        id: String,
+    },
+    /// Requests that came long ago are forgotten.
+    RequestsForgotten {
+        /// Keys of their rows.
+        keys: Vec<Vec<u8>>,
     },
 }
 

@@ -47,6 +47,8 @@ mod view;
 #[cfg(test)]
 mod mesh;
 #[cfg(test)]
+mod script_entities;
+#[cfg(test)]
 mod scripts;
 
 pub use apply::{Applied, apply};

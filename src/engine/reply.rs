@@ -13,6 +13,8 @@ pub enum Reply {
         /// Its id.
         instance: String,
     },
+    /// A batch failed; what is left of it is to be tried again, but not at once (R3.73).
+    TriedInVain,
     /// The hub with that name.
     Hub {
         /// Its number.
@@ -62,6 +64,18 @@ pub enum Reject {
     /// The turn was computed from a history or an inbox that is no longer the current one.
     #[error("turn is stale")]
     StaleTurn,
+    /// The batch was computed from a state or a queue that is no longer the current one.
+    #[error("batch is stale")]
+    StaleBatch,
+    /// A rewound instance would believe that it holds locks (R2.65).
+    #[error(
+        "orchestration instance cannot be rewound: {instance}; it failed inside a critical section, and the locks that \
+         its history tells of were given back; start it anew"
+    )]
+    LocksLost {
+        /// Its id.
+        instance: String,
+    },
     /// The task has been answered, or its generation is gone.
     #[error("task is not open")]
     TaskNotOpen,
@@ -104,6 +118,9 @@ enum Kind {
     TaskNotOpen = 8,
     NotFailed = 30,
     NotEnded = 31,
+    StaleBatch = 40,
+    TriedInVain = 42,
+    LocksLost = 41,
 }
 
 impl From<&Answer> for AnswerRecord {
@@ -112,6 +129,7 @@ impl From<&Answer> for AnswerRecord {
         let (kind, instance) = match answer {
             Ok(Reply::Done) => plain(Kind::Done),
             Ok(Reply::Started { instance }) => (Kind::Started, instance.clone()),
+            Ok(Reply::TriedInVain) => plain(Kind::TriedInVain),
             Ok(Reply::Hub { .. }) => plain(Kind::Hub),
             Err(Reject::UnknownCommand) => plain(Kind::UnknownCommand),
             Err(Reject::NotFound { instance }) => (Kind::NotFound, instance.clone()),
@@ -121,6 +139,8 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::InvalidReusePolicy) => plain(Kind::InvalidReusePolicy),
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
+            Err(Reject::StaleBatch) => plain(Kind::StaleBatch),
+            Err(Reject::LocksLost { instance }) => (Kind::LocksLost, instance.clone()),
         };
         let hub = if let Ok(Reply::Hub { id }) = answer { *id } else { 0 };
         AnswerRecord { kind: kind.into(), instance, hub }
@@ -133,6 +153,7 @@ impl AnswerRecord {
         Some(match Kind::try_from(self.kind).ok()? {
             Kind::Done => Ok(Reply::Done),
             Kind::Started => Ok(Reply::Started { instance }),
+            Kind::TriedInVain => Ok(Reply::TriedInVain),
             Kind::Hub => Ok(Reply::Hub { id: self.hub }),
             Kind::UnknownCommand => Err(Reject::UnknownCommand),
             Kind::NotFound => Err(Reject::NotFound { instance }),
@@ -142,6 +163,8 @@ impl AnswerRecord {
             Kind::InvalidReusePolicy => Err(Reject::InvalidReusePolicy),
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
+            Kind::StaleBatch => Err(Reject::StaleBatch),
+            Kind::LocksLost => Err(Reject::LocksLost { instance }),
         })
     }
 }
@@ -156,6 +179,7 @@ mod tests {
         for answer in [
             Ok(Reply::Done),
             Ok(Reply::Started { instance: instance() }),
+            Ok(Reply::TriedInVain),
             Ok(Reply::Hub { id: 7 }),
             Err(Reject::UnknownCommand),
             Err(Reject::NotFound { instance: instance() }),
@@ -165,6 +189,8 @@ mod tests {
             Err(Reject::InvalidReusePolicy),
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),
+            Err(Reject::StaleBatch),
+            Err(Reject::LocksLost { instance: instance() }),
         ] {
             assert_eq!(decode(encode(&answer)), Some(answer));
         }

@@ -5,8 +5,11 @@
 
 mod actions;
 mod activity;
+mod batch;
 mod children;
+mod critical;
 mod deliver;
+mod entity;
 mod hub;
 mod outgoing;
 mod plan;
@@ -14,6 +17,7 @@ mod raise;
 mod restart;
 mod rewind;
 mod rewrite;
+mod signal;
 mod start;
 mod suspend;
 mod terminate;
@@ -21,12 +25,14 @@ mod timers;
 mod turn;
 
 pub(crate) use activity::complete_activity;
+pub(crate) use batch::{complete_batch, fail_batch};
 pub(crate) use deliver::{Delivered, deliver, truncate_outbox};
 pub(crate) use hub::create_hub;
 pub(crate) use plan::Plan;
 pub(crate) use raise::raise_event;
 pub(crate) use restart::restart;
 pub(crate) use rewind::rewind;
+pub(crate) use signal::signal_entity;
 pub(crate) use start::start;
 pub(crate) use suspend::{resume, suspend};
 pub(crate) use terminate::terminate;

@@ -56,6 +56,7 @@ pub(crate) fn create(
 ) {
     if let Some(old) = existing {
         plan.clear_inbox(at);
+        plan.release_locks(at, &mut old.clone());
         plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
     }
     let (parent, link) = parent.map(|Parent { info, link }| (info, link)).unzip();

@@ -11,6 +11,7 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 use super::Plan;
 use super::actions::{self, Outcome};
 use super::children::End;
+use super::critical;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -35,7 +36,10 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    match actions::sort(command.actions) {
+    let sorted = actions::sort(command.actions).and_then(|sorted| {
+        critical::check(&turn.record, &sorted.actions, turn.id_length).map(|()| sorted)
+    });
+    match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
             for (id, action) in sorted.actions {
@@ -146,6 +150,7 @@ impl Turn {
             Action::CreateSubOrchestration(action) => self.create_child(plan, id, action),
             Action::SendEvent(action) => self.send_event(plan, id, action),
             Action::TerminateOrchestration(action) => self.terminate_other(plan, action),
+            Action::SendEntityMessage(action) => self.send_entity_message(plan, id, action),
             // `actions::sort` lets nothing else through.
             _ => {}
         }
@@ -200,6 +205,7 @@ impl Turn {
             due: fire_at.as_ref().map_or(self.now, nanos),
             timer_id: id,
             fire_at,
+            operation: None,
         };
         let item = self.next_item();
         self.armed.push((item, timer));
@@ -275,6 +281,7 @@ impl Turn {
         for (item, child) in std::mem::take(&mut self.children) {
             plan.push(Event::ChildWritten { item, child });
         }
+        plan.release_locks(&self.at, &mut self.record);
         plan.answer_parent(&self.at, &self.record, end);
         plan.write(&self.at, self.record);
     }
@@ -287,7 +294,8 @@ impl Turn {
         action: wire::CompleteOrchestrationAction,
         carried: Vec<Bytes>,
     ) {
-        let Turn { at, record: old, to_self, ends_self, now, .. } = self;
+        let Turn { at, record: mut old, to_self, ends_self, now, .. } = self;
+        plan.release_locks(&at, &mut old);
         let left = plan.left(&at);
         plan.clear_inbox(&at);
         plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
@@ -368,7 +376,10 @@ fn carry_over(
                 | EventType::TaskFailed(_)
                 | EventType::TimerFired(_)
                 | EventType::SubOrchestrationInstanceCompleted(_)
-                | EventType::SubOrchestrationInstanceFailed(_),
+                | EventType::SubOrchestrationInstanceFailed(_)
+                | EventType::EntityOperationCompleted(_)
+                | EventType::EntityOperationFailed(_)
+                | EventType::EntityLockGranted(_),
             ) => continue,
             Some(EventType::ExecutionTerminated(_)) => record.terminating = true,
             Some(_) => {}

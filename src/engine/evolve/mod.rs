@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use prost::Message;
 
-use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, keys};
+use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, Waiting, WaitingRecord, keys};
 use super::view::{Changes, View, scan_prefix};
 use super::{Event, read};
 
@@ -55,6 +55,37 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             let (sequence, sub) = (through.sequence, through.sub);
             let delivered = DeliveredRecord { format: FORMAT, sequence, sub };
             changes.insert(keys::delivered(*from), Some(encode(&delivered)));
+        }
+        Event::EntityWritten { at, record } => {
+            changes.insert(keys::entity(at), Some(encode(record.as_ref())));
+        }
+        Event::EntityRemoved { at } => {
+            changes.insert(keys::entity(at), None);
+        }
+        Event::EntityStateWritten { at, state } => {
+            let text =
+                state.as_ref().map(|state| Bytes::copy_from_slice(state.as_str().as_bytes()));
+            changes.insert(keys::entity_state(at), text);
+        }
+        Event::WaitBegan { at, spot, waiting } => {
+            if let Waiting::Lock(request) = waiting.as_ref() {
+                let place = keys::place(spot.1);
+                changes.insert(keys::lock_request(at, &request.holder), Some(place));
+            }
+            let row = WaitingRecord { format: FORMAT, waiting: Some(waiting.as_ref().clone()) };
+            changes.insert(keys::queue(at, *spot), Some(encode(&row)));
+        }
+        Event::WaitEnded { at, spot, holder } => {
+            changes.insert(keys::queue(at, *spot), None);
+            if let Some(holder) = holder {
+                changes.insert(keys::lock_request(at, holder), None);
+            }
+        }
+        Event::RequestSeen { at, period, id } => {
+            changes.insert(keys::request(*period, at, id), Some(Bytes::new()));
+        }
+        Event::RequestsForgotten { keys } => {
+            changes.extend(keys.iter().map(|key| (key.clone(), None)));
         }
     }
 }

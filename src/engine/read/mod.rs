@@ -1,6 +1,7 @@
 //! What everybody else may ask of the rows: pure functions over a [`View`](super::View), the engine's read models.
 
 mod children;
+mod entity;
 mod history;
 mod hubs;
 mod inbox;
@@ -12,6 +13,10 @@ mod turn;
 
 pub(crate) use children::child;
 pub use children::children;
+pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, entity, entity_state};
+pub(crate) use entity::{
+    first_in_main, lock_request, operations_of, request_seen, requests_before,
+};
 pub(crate) use history::events;
 pub use history::history;
 pub(crate) use hubs::last_hub;

@@ -18,9 +18,17 @@
 //! | 0x17 | delivered | number of the sending partition | `DeliveredRecord` |
 //! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
 //!
-//! Kinds 0x18 to 0x1b are kept for indices, 0x1d to 0x1f for entities.
+//! | 0x1d | entity | hub, id | `EntityRecord` |
+//! | 0x1e 0 | entity state | hub, id | the text |
+//! | 0x1e 1 | request seen | period, hub, id of the entity, request id | empty |
+//! | 0x1f | entity queue | hub, id, line (0 front, 1 main), place | `WaitingRecord` |
+//! | 0x1f | lock request | hub, id, 2, instance, generation, section | sequence and sub of its place |
+//!
+//! Kinds 0x18 to 0x1b are kept for indices.
 
-use super::Place;
+use bytes::Bytes;
+
+use super::{Holder, Line, Place, Spot};
 
 const HUB: u8 = 0x01;
 const LAST_HUB: u8 = 0x02;
@@ -33,6 +41,11 @@ const DUE: u8 = 0x15;
 const OUTBOX: u8 = 0x16;
 const DELIVERED: u8 = 0x17;
 const CHILD: u8 = 0x1c;
+const ENTITY: u8 = 0x1d;
+const ENTITY_STATE: [u8; 2] = [0x1e, 0];
+const REQUEST: [u8; 2] = [0x1e, 1];
+const QUEUE: u8 = 0x1f;
+const LOCK_REQUESTS: u8 = 2;
 
 /// Who is meant: an instance in a hub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,6 +171,63 @@ pub(crate) fn children_of(at: &Address, generation: u64) -> Vec<u8> {
     Key::of(CHILD).address(at).u64(generation).0
 }
 
+pub(crate) fn entity(at: &Address) -> Vec<u8> {
+    Key::of(ENTITY).address(at).0
+}
+
+/// What the keys of the entities of a hub with such ids begin with.
+pub(crate) fn entities(hub: u32, prefix: &str) -> Vec<u8> {
+    let mut key = Key::of(ENTITY).u32(hub).text(prefix).0;
+    // Without the two bytes that end a text.
+    key.truncate(key.len() - 2);
+    key
+}
+
+pub(crate) fn entity_state(at: &Address) -> Vec<u8> {
+    Key(ENTITY_STATE.to_vec()).address(at).0
+}
+
+pub(crate) fn request(period: u32, at: &Address, id: &str) -> Vec<u8> {
+    Key(REQUEST.to_vec()).u32(period).address(at).text(id).0
+}
+
+/// The first key of the requests that were seen in a period or later.
+pub(crate) fn requests_from(period: u32) -> Vec<u8> {
+    Key(REQUEST.to_vec()).u32(period).0
+}
+
+pub(crate) fn queue(at: &Address, (line, place): Spot) -> Vec<u8> {
+    Key(queue_line(at, line)).u64(place.sequence).u32(place.sub).0
+}
+
+pub(crate) fn queue_line(at: &Address, line: Line) -> Vec<u8> {
+    Key::of(QUEUE).address(at).byte(line as u8).0
+}
+
+pub(crate) fn queue_of(at: &Address) -> Vec<u8> {
+    Key::of(QUEUE).address(at).0
+}
+
+pub(crate) fn all_queues() -> Vec<u8> {
+    vec![QUEUE]
+}
+
+pub(crate) fn lock_request(at: &Address, holder: &Holder) -> Vec<u8> {
+    let key = Key::of(QUEUE).address(at).byte(LOCK_REQUESTS);
+    key.text(&holder.owner.instance).u64(holder.owner.generation).text(&holder.section).0
+}
+
+/// A place as the value of a row.
+pub(crate) fn place(place: Place) -> Bytes {
+    Key(Vec::with_capacity(12)).u64(place.sequence).u32(place.sub).0.into()
+}
+
+/// Reads such a value.
+pub(crate) fn parse_place(value: &[u8]) -> Option<Place> {
+    let mut fields = Fields(value);
+    Some(Place { sequence: fields.u64()?, sub: fields.u32()? })
+}
+
 /// The name of a hub row.
 pub(crate) fn parse_hub(key: &[u8]) -> Option<String> {
     Fields::of(HUB, key)?.text()
@@ -197,6 +267,23 @@ pub(crate) fn parse_child(key: &[u8]) -> Option<Item> {
     Fields::of(CHILD, key)?.item()
 }
 
+/// The entity of a head.
+pub(crate) fn parse_entity(key: &[u8]) -> Option<Address> {
+    Fields::of(ENTITY, key)?.address()
+}
+
+/// Whose queue a row belongs to.
+pub(crate) fn parse_queue_of(key: &[u8]) -> Option<Address> {
+    Fields::of(QUEUE, key)?.address()
+}
+
+/// The place of a row in a line.
+pub(crate) fn parse_queue(key: &[u8]) -> Option<Place> {
+    let mut fields = Fields::of(QUEUE, key)?;
+    let (_at, _line) = (fields.address()?, fields.array::<1>()?);
+    Some(Place { sequence: fields.u64()?, sub: fields.u32()? })
+}
+
 /// A key while it is written.
 struct Key(Vec<u8>);
 
@@ -205,6 +292,11 @@ impl Key {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(kind);
         Key(bytes)
+    }
+
+    fn byte(mut self, byte: u8) -> Key {
+        self.0.push(byte);
+        self
     }
 
     fn u32(mut self, number: u32) -> Key {
@@ -310,6 +402,27 @@ mod tests {
         }
         assert_eq!(parse_task(&timer(&item("a"))), None);
         assert_eq!(parse_task(&task(&item("a"))[..6]), None);
+    }
+
+    #[test]
+    fn the_rows_of_an_entity_read_back_and_do_not_mix() {
+        for id in ["@a@b", "@a@b\0", "@a@"] {
+            let at = Address::new(7, id);
+            let place = Place { sequence: 9, sub: 2 };
+            assert_eq!(parse_entity(&entity(&at)), Some(at.clone()));
+            for line in [Line::Front, Line::Main] {
+                let key = queue(&at, (line, place));
+                assert_eq!(parse_queue(&key), Some(place));
+                assert_eq!(parse_queue_of(&key), Some(at.clone()));
+                assert!(key.starts_with(&queue_line(&at, line)));
+            }
+            assert!(queue_line(&at, Line::Front) < queue_line(&at, Line::Main));
+            assert!(queue_line(&at, Line::Main) < lock_request(&at, &Holder::default()));
+        }
+        let (a, ab) = (Address::new(7, "@a@"), Address::new(7, "@a@b"));
+        assert!(!queue_of(&ab).starts_with(&queue_of(&a)));
+        assert!(entity(&ab).starts_with(&entities(7, "@a@")));
+        assert!(!entity(&ab).starts_with(&entities(7, "@b@")));
     }
 
     #[test]

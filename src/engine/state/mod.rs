@@ -6,6 +6,7 @@
 
 mod child;
 mod chunk;
+mod entity;
 mod hub;
 mod instance;
 pub(crate) mod keys;
@@ -16,6 +17,10 @@ mod timer;
 pub use child::ChildRecord;
 pub(crate) use chunk::Chunk;
 pub use chunk::Events;
+pub use entity::{
+    EntityRecord, Holder, Line, Lock, LockRequest, Operation, Section, Sender, Spot, Waiting,
+    WaitingRecord, entity_id, entity_name,
+};
 pub use hub::HubRecord;
 pub use instance::{InstanceRecord, Recursion, Suspension, is_terminal};
 pub use keys::{Address, Item, is_entity};
