@@ -47,6 +47,8 @@ mod view;
 #[cfg(test)]
 mod mesh;
 #[cfg(test)]
+mod mesh_locks;
+#[cfg(test)]
 mod script_entities;
 #[cfg(test)]
 mod scripts;
