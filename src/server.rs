@@ -19,6 +19,7 @@ use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
+use crate::engine;
 use crate::gateway::{self, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
@@ -136,7 +137,26 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         },
         health_ping: limits.health_ping,
         item_bytes: SEND_LIMIT,
+        stream_history_above: limits.stream_history_above,
+        limits: instance_limits(config),
         instance_id_length: limits.max_instance_id_length,
+    }
+}
+
+fn instance_limits(config: &Config) -> dispatch::Limits {
+    let limits = &config.limits;
+    dispatch::Limits {
+        engine: engine::Limits {
+            history_events: limits.max_history_events,
+            history_bytes: limits.max_history_bytes as u64,
+            waiting_events: limits.max_waiting_events,
+            pending: limits.max_pending_per_instance,
+        },
+        payload_bytes: limits.max_payload_bytes,
+        custom_status_bytes: limits.max_custom_status_bytes,
+        name_length: limits.max_name_length,
+        tags_bytes: limits.max_tags_bytes,
+        completion_bytes: limits.max_message_bytes,
     }
 }
 
@@ -145,6 +165,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
         instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
+        limits: instance_limits(config),
     }
 }
 

@@ -281,6 +281,8 @@ impl Server {
                 "127.0.0.1:0",
             ])
             .args(["--task-hubs", &hubs().join(",")])
+            // Some programs pass more than the managed service takes (R1.26).
+            .args(["--max-payload-bytes", "4MiB"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -61,10 +61,10 @@ async fn bad_input_is_refused_by_name() {
     );
 }
 
-/// R1.25: above the limit the code says "too much", and the text names the limit.
+/// R1.24, R1.25, R1.26: above the limit the code says "too much", and the text names the limit.
 #[tokio::test]
 async fn an_oversize_message_is_refused_and_one_below_is_not() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with_args(&["--max-payload-bytes", "64MiB"]).await;
     let client = server.client();
     let sized = |id: &str, bytes: usize| wire::CreateInstanceRequest {
         input: Some("x".repeat(bytes).into()),
@@ -89,7 +89,7 @@ async fn an_oversize_message_is_refused_and_one_below_is_not() {
 /// R1.25, S1: a message just below the limit becomes one log entry, which outlives a crash.
 #[tokio::test]
 async fn a_message_near_the_limit_survives_kill_9() {
-    let mut server = TestServer::start().await;
+    let mut server = TestServer::start_with_args(&["--max-payload-bytes", "64MiB"]).await;
     let client = server.client();
     let request = wire::CreateInstanceRequest {
         input: Some("x".repeat(63 << 20).into()),
@@ -159,7 +159,7 @@ async fn completions_that_mean_nothing_change_nothing() {
 /// R1.27, R3.31: the one instance or activity fails and says why; the stream goes on.
 #[tokio::test]
 async fn what_no_worker_can_receive_fails_alone() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with_args(&["--max-payload-bytes", "64MiB"]).await;
     let client = server.client();
     let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
     let large = "x".repeat(5 << 20);
@@ -223,7 +223,7 @@ async fn items_come_back_after_disconnect_and_abandon() {
     assert_eq!(client.output("a1").await, "ok");
 }
 
-/// R3.48, S1: a token from before a crash is still good, and so is everything acknowledged.
+/// R3.48, R3.56, S1: a token from before a crash is still good, and so is everything acknowledged.
 #[tokio::test]
 async fn tokens_and_timers_survive_kill_9() {
     let mut server = TestServer::start().await;

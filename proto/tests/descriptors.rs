@@ -112,6 +112,7 @@ fn absolute(name: &str) -> String {
     name.trim_start_matches('.').to_owned()
 }
 
+/// R1.1, R1.2: services, methods and messages have the public names and numbers.
 #[test]
 fn descriptors_equal_the_wire_table() {
     let table: Value = serde_json::from_str(include_str!("wire.json")).expect("the table is JSON");

@@ -70,6 +70,24 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Longest instance id in characters, 1 to 1,000.
     pub max_instance_id_length: usize,
+    /// Longest payload in bytes, 1 KiB to 1 GiB.
+    pub max_payload_bytes: usize,
+    /// Longest custom status in bytes, 1 KiB to 1 GiB.
+    pub max_custom_status_bytes: usize,
+    /// Longest name or version in characters, 1 to 10,000.
+    pub max_name_length: usize,
+    /// Longest keys and values of all tags of an instance or a task, in bytes, 1 KiB to 1 MiB.
+    pub max_tags_bytes: usize,
+    /// Most events in the history of one generation; 0: no limit.
+    pub max_history_events: u32,
+    /// Most bytes in the history of one generation.
+    pub max_history_bytes: usize,
+    /// Most external events that wait for one instance; 0: no limit.
+    pub max_waiting_events: u32,
+    /// Most activities, timers and children that one instance waits for; 0: no limit.
+    pub max_pending_per_instance: u32,
+    /// Larger histories, in bytes, are left out of turns for workers that can ask for them.
+    pub stream_history_above: usize,
     /// Lease of an orchestrator turn.
     pub orchestrator_lease: Duration,
     /// Lease of an entity batch.
@@ -122,6 +140,15 @@ impl Default for Limits {
         Limits {
             max_message_bytes: 64 << 20,
             max_instance_id_length: 100,
+            max_payload_bytes: 1 << 20,
+            max_custom_status_bytes: 1 << 20,
+            max_name_length: 1000,
+            max_tags_bytes: 64 << 10,
+            max_history_events: 100_000,
+            max_history_bytes: 64 << 20,
+            max_waiting_events: 100_000,
+            max_pending_per_instance: 100_000,
+            stream_history_above: 1 << 20,
             orchestrator_lease: Duration::from_secs(300),
             entity_lease: Duration::from_secs(300),
             activity_lease: None,

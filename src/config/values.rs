@@ -74,6 +74,11 @@ pub(super) fn whole(value: &Value, range: RangeInclusive<u64>) -> Option<u64> {
     value.text()?.parse().ok().filter(|number| range.contains(number))
 }
 
+/// How many there may be; 0 means no limit.
+pub(super) fn count(value: &Value) -> Option<u32> {
+    whole(value, 0..=1_000_000_000).and_then(|number| u32::try_from(number).ok())
+}
+
 /// `true` or `false`, as the three sources spell them.
 pub(super) fn flag(value: &Value) -> Option<bool> {
     match value.text()?.to_ascii_lowercase().as_str() {

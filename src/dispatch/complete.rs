@@ -1,63 +1,107 @@
-//! What workers send back (sections 3.9 and 3.10): a check against the lease, then a command.
+//! What workers send back (sections 3.9 to 3.11): a check against the lease, then a command.
 //!
 //! A completion that is stale, unknown or repeated changes nothing, and its worker is told nothing of it
 //! (R3.54, R3.55): an error would make some workers drop their stream.
 
-use durahub_cluster::Error;
 use durahub_proto::wire;
 
 use super::Dispatcher;
-use super::hub::{Claim, End, LeaseId};
-use super::token::{ActivityWork, Token, Work};
-use crate::engine::command::{CompleteActivity, CompleteTurn};
-use crate::engine::{Answer, Command, Reject, decode_answer};
+use super::hub::{Claim, End, Kept, Key, Kind, LeaseId, index_of, is_partial};
+use super::token::{Token, Work};
+use crate::engine::command::{
+    CompleteActivity, CompleteBatch, CompleteTurn, FailBatch, FailTurn, TurnId,
+};
+use crate::engine::{Answer, Command, Reject, Reply, decode_answer};
 
-/// A completion that may be proposed.
-struct Claimed {
+/// Why a completion was not taken in; nothing was committed by it.
+#[derive(Debug, thiserror::Error)]
+pub enum CompleteError {
+    /// The partition could not be reached, or did not answer.
+    #[error(transparent)]
+    Cluster(#[from] durahub_cluster::Error),
+    /// Other completions in parts take all the memory that is meant for them.
+    #[error("too many unfinished completions are being collected; send this part again")]
+    NoRoom,
+}
+
+/// What a completion or an abandon is about.
+struct Named {
     work: Work,
+    key: Key,
     lease: LeaseId,
-    is_current: bool,
+    /// Given out by this run of the node; leases of earlier ones are forgotten.
+    of_this_run: bool,
+}
+
+/// Ends a lease when the answer to a completion is known, or when its caller has gone away before that.
+struct Ending<'a> {
+    dispatcher: &'a Dispatcher,
+    hub: u32,
+    key: Key,
+    lease: LeaseId,
+    end: End,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let now = self.dispatcher.0.clock.now();
+        self.dispatcher.with_hub(self.hub, |hub| hub.finish(&self.key, self.lease, self.end, now));
+        self.dispatcher.pump(self.hub);
+    }
 }
 
 impl Dispatcher {
-    /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale.
+    /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale or if
+    /// more parts of it follow (R3.66).
     ///
     /// # Errors
-    /// When the partition cannot be reached.
+    /// When the partition cannot be reached, or the node holds as many unfinished completions as it may.
     pub async fn complete_turn(
         &self,
         hub: u32,
         response: wire::OrchestratorResponse,
-    ) -> Result<(), Error> {
-        let claimed = self.claim(hub, &response.completion_token, || {
-            self.with_hub(hub, |hub| hub.outstanding(&response.instance_id, None))
-        });
-        let Some(Claimed { work: Work::Turn(turn), lease, is_current }) = claimed else {
-            return Ok(());
-        };
-        let key = Work::Turn(turn.clone()).key();
-        let processed =
-            response.num_events_processed.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-        let command = Command::CompleteTurn(CompleteTurn {
-            turn,
-            actions: response.actions,
-            custom_status: response.custom_status,
-            span: response.orchestration_trace_context,
-            processed,
-            id_length: self.0.settings.instance_id_length as u32,
-        });
-        let answer = self.propose(hub, key.instance(), command).await;
-        if is_current {
-            let end = match &answer {
-                Ok(Ok(_)) => End::Done,
-                // The history moved on, or nobody knows: look again.
-                Ok(Err(_)) | Err(_) => End::Again,
-            };
-            let now = self.0.clock.now();
-            self.with_hub(hub, |hub| hub.finish(&key, lease, end, now));
-            self.pump(hub);
+    ) -> Result<(), CompleteError> {
+        let named = self.name(hub, &response.completion_token, &response.instance_id, None);
+        let Some(named) = named else { return Ok(()) };
+        let Work::Turn(turn) = &named.work else { return Ok(()) };
+        let turn = turn.clone();
+        if is_partial(&response) {
+            return self.keep_part(hub, named, turn, response).await;
         }
-        self.report(hub, key.instance(), "turn", answer)
+        if response.requires_history && response.actions.is_empty() {
+            // The worker has no state to go on from, and did nothing (R3.32).
+            self.give_back(hub, &named, "a history was missing");
+            return Ok(());
+        }
+        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let index = index_of(&response).unwrap_or(0);
+        let parts = self.with_hub(hub, |hub| hub.take_parts(&named.key, named.lease));
+        let response = match index {
+            0 => response,
+            _ => match parts.whole(response) {
+                Some(whole) => whole,
+                None => {
+                    self.abandon_broken(hub, named.key.instance(), ending);
+                    return Ok(());
+                }
+            },
+        };
+        let command = match self.0.settings.limits.check_turn(&response) {
+            Ok(()) => Command::CompleteTurn(CompleteTurn {
+                turn,
+                actions: response.actions,
+                custom_status: response.custom_status,
+                span: response.orchestration_trace_context,
+                // Parts after the first carry 0, which does not mean "nothing" (R3.58).
+                processed: response
+                    .num_events_processed
+                    .and_then(|n| u32::try_from(n).ok())
+                    .filter(|n| *n > 0),
+                id_length: self.0.settings.instance_id_length as u32,
+            }),
+            Err(reason) => Command::FailTurn(FailTurn { turn, reason }),
+        };
+        self.commit(hub, named.key.instance(), "turn", command, ending).await
     }
 
     /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
@@ -68,89 +112,189 @@ impl Dispatcher {
         &self,
         hub: u32,
         response: wire::ActivityResponse,
-    ) -> Result<(), Error> {
-        let claimed = self.claim(hub, &response.completion_token, || {
-            self.with_hub(hub, |hub| hub.outstanding(&response.instance_id, Some(response.task_id)))
-        });
-        let Some(Claimed { work: Work::Activity(activity), lease, is_current }) = claimed else {
-            return Ok(());
+    ) -> Result<(), CompleteError> {
+        let task = Some(response.task_id);
+        let named = self.name(hub, &response.completion_token, &response.instance_id, task);
+        let Some(named) = named else { return Ok(()) };
+        let Work::Activity(activity) = &named.work else { return Ok(()) };
+        let task = activity.task.clone();
+        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let limits = &self.0.settings.limits;
+        let (result, failure) = limits.admit_result(response.result, response.failure_details);
+        let command = Command::CompleteActivity(CompleteActivity { task, result, failure });
+        self.commit(hub, named.key.instance(), "activity", command, ending).await
+    }
+
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
+    ///
+    /// # Errors
+    /// When the partition cannot be reached.
+    pub async fn complete_batch(
+        &self,
+        hub: u32,
+        result: wire::EntityBatchResult,
+    ) -> Result<(), CompleteError> {
+        // The result names nothing but its token (R3.45).
+        let named =
+            Token::from_text(&result.completion_token).and_then(|token| self.named(hub, token));
+        let Some(named) = named else { return Ok(()) };
+        let Work::Entity(batch) = &named.work else { return Ok(()) };
+        let batch = batch.clone();
+        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let limits = &self.0.settings.limits;
+        let command = match limits.check_batch(&result, self.0.settings.item_bytes) {
+            Ok(()) => Command::CompleteBatch(CompleteBatch {
+                batch,
+                results: result.results,
+                actions: result.actions,
+                state: result.entity_state,
+                failure: result.failure_details,
+                id_length: self.0.settings.instance_id_length as u32,
+            }),
+            Err(reason) => {
+                tracing::warn!(hub, entity = %named.key.instance(), reason, "a batch fails");
+                Command::FailBatch(FailBatch { batch, reason })
+            }
         };
-        let ActivityWork { task, .. } = activity.clone();
-        let key = Work::Activity(activity).key();
-        let command = Command::CompleteActivity(CompleteActivity {
-            task,
-            result: response.result,
-            failure: response.failure_details,
-        });
-        let answer = self.propose(hub, key.instance(), command).await;
-        if is_current {
-            let end = if answer.is_ok() { End::Done } else { End::Again };
-            let now = self.0.clock.now();
-            self.with_hub(hub, |hub| hub.finish(&key, lease, end, now));
-            self.pump(hub);
-        }
-        self.report(hub, key.instance(), "activity", answer)
+        self.commit(hub, named.key.instance(), "batch", command, ending).await
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
-    pub fn abandon(&self, hub: u32, token: &str) {
-        let Some(Claimed { work, lease, is_current: true }) = self.claim(hub, token, || None)
-        else {
-            return;
+    pub fn abandon(&self, hub: u32, kind: Abandoned, token: &str) {
+        let named = Token::from_text(token).and_then(|token| self.named(hub, token));
+        let kind = match kind {
+            Abandoned::Turn => Kind::Turn,
+            Abandoned::Activity => Kind::Activity,
+            Abandoned::Batch => Kind::Entity,
         };
-        tracing::debug!(hub, instance = work.instance(), "work item abandoned");
-        let now = self.0.clock.now();
-        self.with_hub(hub, |hub| hub.finish(&work.key(), lease, End::Abandoned, now));
-        self.pump(hub);
+        if let Some(named) = named.filter(|named| named.key.kind() == kind) {
+            self.give_back(hub, &named, "abandoned");
+        }
     }
 
-    /// Finds what a token means, if it may still be completed.
-    fn claim(
+    fn give_back(&self, hub: u32, named: &Named, why: &str) {
+        let Some(Some(mut ending)) = self.claim(hub, named) else { return };
+        tracing::debug!(hub, instance = %named.key.instance(), why, "work item given back");
+        ending.end = End::Abandoned;
+    }
+
+    /// Parts of a completion are missing: the turn is handed out again.
+    fn abandon_broken(&self, hub: u32, instance: &str, ending: Option<Ending<'_>>) {
+        tracing::warn!(
+            hub,
+            instance,
+            "a completion in parts lacks one; the turn is handed out again"
+        );
+        if let Some(mut ending) = ending {
+            ending.end = End::Abandoned;
+        }
+    }
+
+    /// Keeps a part of a completion until the rest is in.
+    async fn keep_part(
         &self,
         hub: u32,
-        text: &str,
-        outstanding: impl FnOnce() -> Option<(LeaseId, Work)>,
-    ) -> Option<Claimed> {
+        named: Named,
+        turn: TurnId,
+        part: wire::OrchestratorResponse,
+    ) -> Result<(), CompleteError> {
+        // Parts that an earlier run has seen are gone: the turn is handed out again (R3.68).
+        if !named.of_this_run {
+            return Ok(());
+        }
+        let limit = self.0.settings.limits.completion_bytes;
+        match self.with_hub(hub, |hub| hub.keep_part(&named.key, named.lease, part, limit)) {
+            Kept::Yes | Kept::Stale => Ok(()),
+            // Nothing was committed: the worker may send it again, and does (R1.10).
+            Kept::NoRoom => Err(CompleteError::NoRoom),
+            Kept::Gap => {
+                let ending = self.claim(hub, &named).flatten();
+                self.abandon_broken(hub, named.key.instance(), ending);
+                Ok(())
+            }
+            Kept::TooLarge(bytes) => {
+                let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+                let reason = format!(
+                    "the completion of this turn takes more than {bytes} bytes, the limit is {limit} \
+                     (limits.max_message_bytes); do less in one turn"
+                );
+                let command = Command::FailTurn(FailTurn { turn, reason });
+                self.commit(hub, named.key.instance(), "turn", command, ending).await
+            }
+        }
+    }
+
+    /// Finds what a completion is about: by its token or, where it has none, by its ids (R3.44). A token
+    /// that does not fit the ids is ignored (R3.46).
+    fn name(&self, hub: u32, text: &str, instance: &str, task: Option<i32>) -> Option<Named> {
         let token = if text.is_empty() {
-            let (lease, work) = outstanding()?;
+            let (lease, work) = self.with_hub(hub, |hub| hub.outstanding(instance, task))?;
             Token { run: self.0.run, lease, work: Some(work) }
         } else {
             Token::from_text(text)?
         };
-        // A token is looked up inside one hub (R1.12).
+        self.named(hub, token)
+            .filter(|named| instance.is_empty() || **named.key.instance() == *instance)
+    }
+
+    /// A token is looked up inside one hub (R1.12).
+    fn named(&self, hub: u32, token: Token) -> Option<Named> {
         let work = token.work.filter(|work| work.hub() == hub)?;
         let of_this_run = token.run == self.0.run;
-        let claim = self.with_hub(hub, |hub| hub.claim(&work.key(), token.lease));
-        let is_current = match claim {
-            Claim::Current if of_this_run => true,
-            // Given out before a restart or by an earlier leader: good while the item is open (R3.48).
-            Claim::Unleased if !of_this_run => false,
+        Some(Named { key: work.key(), work, lease: token.lease, of_this_run })
+    }
+
+    /// Takes hold of a lease, so that its work can be committed. The inner `None` means that the token was
+    /// given out before a restart or by an earlier leader: good while the item is open (R3.48).
+    fn claim(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
+        let Named { key, lease, of_this_run, .. } = named;
+        match self.with_hub(hub, |hub| hub.claim(key, *lease)) {
+            Claim::Current if *of_this_run => Some(Some(Ending {
+                dispatcher: self,
+                hub,
+                key: key.clone(),
+                lease: *lease,
+                end: End::Again,
+            })),
+            Claim::Unleased if !of_this_run => Some(None),
             _ => {
-                tracing::debug!(hub, instance = work.instance(), "completion is stale");
-                return None;
+                tracing::debug!(hub, instance = %key.instance(), "completion is stale");
+                None
             }
-        };
-        Some(Claimed { work, lease: token.lease, is_current })
+        }
     }
 
-    async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Answer, Error> {
-        let reply = self.partition_of(hub, instance).propose(command.into_bytes()).await?;
-        Ok(decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand)))
-    }
-
-    fn report(
+    async fn commit(
         &self,
         hub: u32,
         instance: &str,
         what: &str,
-        answer: Result<Answer, Error>,
-    ) -> Result<(), Error> {
-        match answer? {
-            Ok(_) => {}
-            Err(reject) => {
-                tracing::debug!(hub, instance, %reject, "{what} completion changed nothing")
-            }
+        command: Command,
+        ending: Option<Ending<'_>>,
+    ) -> Result<(), CompleteError> {
+        let command = command.within(&self.0.settings.limits.engine);
+        let reply = self.partition_of(hub, instance).propose(command).await?;
+        let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
+        if let (Some(mut ending), Ok(reply)) = (ending, &answer) {
+            ending.end = match reply {
+                Reply::TriedInVain => End::Abandoned,
+                _ => End::Done,
+            };
+        }
+        if let Err(reject) = answer {
+            tracing::debug!(hub, instance, %reject, "{what} completion changed nothing");
         }
         Ok(())
     }
+}
+
+/// What a worker gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// An orchestrator turn.
+    Turn,
+    /// An activity.
+    Activity,
+    /// A batch of an entity.
+    Batch,
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Dispatcher;
 use super::filter::Filter;
-use super::hub::{Key, Kind, LeaseId, StreamId};
+use super::hub::{Key, Kind, LeaseId, Offer, StreamId};
 
 /// Items outstanding on a stream that states no limit (R3.2).
 const DEFAULT_CAPACITY: usize = 100;
@@ -63,16 +63,24 @@ impl Dispatcher {
             Ok(stated @ 1..) => stated,
             _ => DEFAULT_CAPACITY,
         };
-        let mut capacities = [0; Kind::COUNT];
-        capacities[Kind::Turn as usize] = capacity(request.max_concurrent_orchestration_work_items);
-        capacities[Kind::Activity as usize] = capacity(request.max_concurrent_activity_work_items);
+        let mut offer = Offer {
+            // Numbers that are not known are ignored (R3.5).
+            streams_history: request
+                .capabilities()
+                .any(|capability| capability == wire::WorkerCapability::HistoryStreaming),
+            filter: Filter::new(request.work_item_filters),
+            ..Default::default()
+        };
+        offer.capacity[Kind::Turn as usize] =
+            capacity(request.max_concurrent_orchestration_work_items);
+        offer.capacity[Kind::Activity as usize] =
+            capacity(request.max_concurrent_activity_work_items);
+        offer.capacity[Kind::Entity as usize] = capacity(request.max_concurrent_entity_work_items);
 
         let id = self.next_id();
         let (sender, parcels) = mpsc::unbounded_channel();
         self.0.feeds.lock().insert(id, sender);
-        self.with_hub(hub, |hub| {
-            hub.open_stream(id, Filter::new(request.work_item_filters), capacities)
-        });
+        self.with_hub(hub, |hub| hub.open_stream(id, offer));
         self.pump(hub);
         WorkStream {
             dispatcher: self.clone(),

@@ -8,7 +8,7 @@ use super::hub::Kind;
 use crate::engine::Class;
 
 /// The work item filters of a stream, fixed for its life.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     /// `None`: everything, any version (R3.7).
     kinds: Option<[Names; Kind::COUNT]>,

@@ -100,7 +100,8 @@ impl Leader {
                     while let Ok(told) = effects.try_recv() {
                         more.push(told);
                     }
-                    self.act(more.into_iter().flatten());
+                    let now = clock.now();
+                    self.act(more.into_iter().flatten().map(|effect| (effect, now)));
                 }
                 Wake::Effects(_) => {}
                 Wake::Leadership => {
@@ -123,7 +124,7 @@ impl Leader {
         if leads && !was {
             let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
-            self.act(open.into_iter());
+            self.act(open.into_iter().map(|open| (open.effect, open.since)));
             self.look_for_timers();
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
         } else if was && !leads {
@@ -139,13 +140,14 @@ impl Leader {
         }
     }
 
-    fn act(&mut self, effects: impl Iterator<Item = Effect>) {
+    /// Acts on effects, each true since that time.
+    fn act(&mut self, effects: impl Iterator<Item = (Effect, i64)>) {
         let mut hubs = BTreeSet::new();
-        for effect in effects {
+        for (effect, since) in effects {
             match effect {
                 Effect::TimerSet { due } => self.expect_timer(due),
                 Effect::MessageSent => self.courier.iter().for_each(Courier::poke),
-                effect => hubs.extend(self.dispatcher.take_in(effect)),
+                effect => hubs.extend(self.dispatcher.take_in(effect, since)),
             }
         }
         hubs.into_iter().for_each(|hub| self.dispatcher.pump(hub));
@@ -190,7 +192,7 @@ impl Dispatcher {
                 for key in self.with_hub(hub, |hub| hub.expire(now)) {
                     tracing::info!(
                         hub,
-                        instance = key.instance(),
+                        instance = %key.instance(),
                         "lease ended; work is handed out again"
                     );
                 }

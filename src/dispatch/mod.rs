@@ -8,7 +8,7 @@
 //! The way of an item: an effect makes it *ready* in its hub ([`hub`], [`queue`]); a stream with room and a
 //! fitting filter is found; the item is read from its partition and written as a wire message
 //! ([`assemble`]); the stream carries it ([`feed`]). The completion comes back with the item's token
-//! ([`token`]), is checked against the lease, and becomes a command.
+//! ([`token`]), is checked against the lease and the [`limits`], and becomes a command ([`complete`]).
 //!
 //! Messages between instances go another way: [`courier`] carries them from partition to partition.
 //!
@@ -21,6 +21,7 @@ mod feed;
 mod filter;
 mod hub;
 mod leader;
+mod limits;
 mod queue;
 mod token;
 mod waiters;
@@ -36,18 +37,20 @@ use durahub_cluster::placement;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use self::assemble::Assembled;
+use self::assemble::{Assembled, Form};
 use self::feed::Parcel;
 use self::hub::{Assignment, End, Hub, Key, StreamId};
-use self::token::Token;
+use self::token::{Token, Work};
 use self::waiters::Waiters;
 use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
 
+pub use complete::{Abandoned, CompleteError};
 pub use feed::{Closing, StreamOptions, WorkStream};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
+pub use limits::Limits;
 pub use waiters::{Waiter, Wanted};
 
 /// How dispatch behaves.
@@ -59,6 +62,10 @@ pub struct Settings {
     pub health_ping: std::time::Duration,
     /// Largest work item, in bytes, that is written to a stream (R1.27).
     pub item_bytes: usize,
+    /// Larger histories, in bytes, are left out for workers that can ask for them (R3.30).
+    pub stream_history_above: usize,
+    /// How large one instance may be.
+    pub limits: Limits,
     /// Longest instance id, in characters, that a child may have (R2.3).
     pub instance_id_length: usize,
 }
@@ -123,6 +130,7 @@ impl Dispatcher {
             hub: *id,
             turns: hub.counts(hub::Kind::Turn),
             activities: hub.counts(hub::Kind::Activity),
+            entities: hub.counts(hub::Kind::Entity),
             streams: hub.stream_count(),
         });
         load.collect()
@@ -157,27 +165,28 @@ impl Dispatcher {
         result
     }
 
-    /// Takes in an effect of a partition that this node leads. Returns the hub that may have work now.
-    fn take_in(&self, effect: Effect) -> Option<u32> {
+    /// Takes in an effect of a partition that this node leads, true since that time. Returns the hub that
+    /// may have work now.
+    fn take_in(&self, effect: Effect, since: i64) -> Option<u32> {
         let (hub, key, class): (u32, Key, Class) = match effect {
-            Effect::TurnReady { at, class } => (at.hub, Key::Turn { instance: at.instance }, class),
+            Effect::TurnReady { at, class } => {
+                (at.hub, Key::Turn { instance: at.instance.into() }, class)
+            }
             Effect::ActivityReady { item, class } => {
                 let (generation, number) = (item.generation, item.number);
-                (
-                    item.at.hub,
-                    Key::Activity { instance: item.at.instance, generation, number },
-                    class,
-                )
+                let instance = item.at.instance.into();
+                (item.at.hub, Key::Activity { instance, generation, number }, class)
             }
             Effect::InstanceChanged { at, status } => {
                 self.0.waiters.changed(&at, status);
                 return None;
             }
-            Effect::EntityReady { .. } | Effect::TimerSet { .. } | Effect::MessageSent => {
-                return None;
+            Effect::EntityReady { at, class } => {
+                (at.hub, Key::Entity { instance: at.instance.into() }, class)
             }
+            Effect::TimerSet { .. } | Effect::MessageSent => return None,
         };
-        self.with_hub(hub, |hub| hub.ready(key, class));
+        self.with_hub(hub, |hub| hub.ready(key, class, since));
         Some(hub)
     }
 
@@ -192,39 +201,45 @@ impl Dispatcher {
         }
     }
 
-    fn deliver(&self, hub: u32, assignment: Assignment) {
-        let Assignment { key, stream, lease } = assignment;
+    fn deliver(&self, hub: u32, to: Assignment) {
+        let Assignment { key, stream, lease, .. } = &to;
         let partition = self.partition_of(hub, key.instance());
-        let limit = self.0.settings.item_bytes;
         let now = self.0.clock.now();
-        let assembled = partition.peek(|rows| assemble::assemble(rows, hub, &key, now, limit));
-        match assembled {
+        let form = Form {
+            now,
+            limit: self.0.settings.item_bytes,
+            stream_history_above: to
+                .streams_history
+                .then_some(self.0.settings.stream_history_above),
+            turn: to.turn.as_ref(),
+        };
+        match partition.peek(|rows| assemble::assemble(rows, hub, key, form)) {
             Assembled::Item { work, mut item, bytes } => {
-                self.with_hub(hub, |hub| hub.assembled(&key, lease, work.clone(), bytes));
-                let token = Token { run: self.0.run, lease, work: Some(work) };
+                let may_go = self.with_hub(hub, |hub| hub.assembled(&to, work.clone(), bytes, now));
+                if !may_go {
+                    return;
+                }
+                let token = Token { run: self.0.run, lease: *lease, work: Some(work) };
                 item.completion_token = token.to_text();
-                let parcel = Parcel { key, lease, item, bytes };
-                let feed = self.0.feeds.lock().get(&stream).cloned();
+                let parcel = Parcel { key: key.clone(), lease: *lease, item, bytes };
+                let feed = self.0.feeds.lock().get(stream).cloned();
                 // A stream that has gone gives its leases back when it is closed.
                 if let Some(Err(unsent)) = feed.map(|feed| feed.send(parcel)) {
                     let Parcel { key, lease, .. } = unsent.0;
                     self.with_hub(hub, |hub| hub.unsent(&key, lease, now));
                 }
             }
-            Assembled::Nothing => self.drop_assignment(hub, &key, stream, lease),
-            Assembled::TooLarge { command, reason } => {
-                tracing::warn!(
-                    hub,
-                    instance = key.instance(),
-                    reason,
-                    "work item cannot be handed out"
-                );
+            Assembled::Nothing => self.drop_assignment(hub, &to),
+            Assembled::TooLarge { fits_without_past: true, .. }
+                if self.with_hub(hub, |hub| hub.set_aside(&to, now)) => {}
+            Assembled::TooLarge { command, reason, .. } => {
+                tracing::warn!(hub, instance = %key.instance(), reason, "work item cannot be handed out");
                 let (dispatcher, partition) = (self.clone(), partition.clone());
                 tokio::spawn(async move {
                     if let Err(error) = partition.propose(command.into_bytes()).await {
                         tracing::warn!(%error, "fail a work item that is too large");
                     }
-                    dispatcher.drop_assignment(hub, &key, stream, lease);
+                    dispatcher.drop_assignment(hub, &to);
                     dispatcher.pump(hub);
                 });
             }
@@ -232,12 +247,31 @@ impl Dispatcher {
     }
 
     /// Ends the lease of an item that was not sent after all.
-    fn drop_assignment(&self, hub: u32, key: &Key, stream: StreamId, lease: u64) {
+    fn drop_assignment(&self, hub: u32, to: &Assignment) {
         let now = self.0.clock.now();
         self.with_hub(hub, |hub| {
-            hub.sent(stream, 0);
-            hub.finish(key, lease, End::Done, now);
+            hub.sent(to.stream, 0);
+            hub.finish(&to.key, to.lease, End::Done, now);
         });
+    }
+
+    /// How many operations of an entity are with a worker.
+    pub fn operations_handed_out(&self, hub: u32, entity: &str) -> u32 {
+        let key = Key::Entity { instance: entity.into() };
+        match self.with_hub(hub, |hub| hub.handed_out(&key)) {
+            Some((_, Work::Entity(batch))) => batch.count,
+            _ => 0,
+        }
+    }
+
+    /// How many events the history had that a worker computes the turn of an instance from, if one does
+    /// (R2.94).
+    pub fn past_of_turn(&self, hub: u32, instance: &str) -> Option<u32> {
+        let key = Key::Turn { instance: instance.into() };
+        match self.with_hub(hub, |hub| hub.handed_out(&key)) {
+            Some((_, Work::Turn(turn))) => Some(turn.history_events),
+            _ => None,
+        }
     }
 }
 
@@ -250,6 +284,8 @@ pub struct HubLoad {
     pub turns: (usize, usize),
     /// Activities that wait, and that are with a worker.
     pub activities: (usize, usize),
+    /// Entities with operations that wait for a worker, and with a batch that is with one.
+    pub entities: (usize, usize),
     /// Open worker streams.
     pub streams: usize,
 }

@@ -2,18 +2,30 @@
 //!
 //! Items wait in lines, one per class (what filters compare), each in order of age. Taking the oldest item
 //! that a stream accepts costs the number of classes that have ready items, not the number of items: a
-//! flood that no connected worker accepts slows nobody down.
+//! flood that no connected worker accepts slows nobody down. A class is kept once, however many items of
+//! it wait.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::engine::Class;
 
-/// Age of an item: smaller is older. A redelivered item keeps its age.
-pub(crate) type Age = u64;
+/// Age of an item: smaller is older. Since when it wants work, in nanoseconds since the Unix epoch, and
+/// the order of those that agree. A redelivered item keeps its age, and so does one on a new leader.
+pub(crate) type Age = (i64, u64);
 
-/// Ready items, oldest first within and across classes.
+/// What is asked of a stream: whether it takes items like these.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Line {
+    /// What filters compare; the name is in lower case.
+    pub(crate) class: Class,
+    /// The history is too large for a worker that cannot stream it (R3.30).
+    pub(crate) large: bool,
+}
+
+/// Ready items, oldest first within and across lines.
 pub(crate) struct Queue<K> {
-    lines: HashMap<Class, BTreeMap<Age, K>>,
+    lines: HashMap<Arc<Line>, BTreeMap<Age, K>>,
     ready: usize,
 }
 
@@ -24,40 +36,35 @@ impl<K> Default for Queue<K> {
 }
 
 impl<K> Queue<K> {
-    /// Adds an item. `class` has its name in lower case.
-    pub(crate) fn push(&mut self, class: Class, age: Age, item: K) {
-        if self.lines.entry(class).or_default().insert(age, item).is_none() {
+    /// Adds an item. Returns its line, shared with all others in it.
+    pub(crate) fn push(&mut self, line: Arc<Line>, age: Age, item: K) -> Arc<Line> {
+        let line = self.lines.get_key_value(&line).map_or(line, |(shared, _)| shared.clone());
+        if self.lines.entry(line.clone()).or_default().insert(age, item).is_none() {
             self.ready += 1;
         }
+        line
     }
 
-    /// Takes the oldest item whose class is accepted.
-    pub(crate) fn pop(&mut self, accepts: impl Fn(&Class) -> bool) -> Option<(Class, Age, K)> {
-        let (class, _) = self
+    /// Takes the oldest item of the lines that are accepted.
+    pub(crate) fn pop(&mut self, accepts: impl Fn(&Line) -> bool) -> Option<K> {
+        let (line, age) = self
             .lines
             .iter()
-            .filter(|(class, _)| accepts(class))
-            .filter_map(|(class, line)| Some((class, *line.first_key_value()?.0)))
+            .filter(|(line, _)| accepts(line))
+            .filter_map(|(line, items)| Some((line, *items.first_key_value()?.0)))
             .min_by_key(|(_, age)| *age)?;
-        let class = class.clone();
-        let line = self.lines.get_mut(&class)?;
-        let (age, item) = line.pop_first()?;
-        if line.is_empty() {
-            self.lines.remove(&class);
-        }
-        self.ready -= 1;
-        Some((class, age, item))
+        self.remove(&line.clone(), age)
     }
 
     /// Removes an item wherever it stands in its line.
-    pub(crate) fn remove(&mut self, class: &Class, age: Age) {
-        let Some(line) = self.lines.get_mut(class) else { return };
-        if line.remove(&age).is_some() {
-            self.ready -= 1;
+    pub(crate) fn remove(&mut self, line: &Arc<Line>, age: Age) -> Option<K> {
+        let items = self.lines.get_mut(line)?;
+        let item = items.remove(&age);
+        self.ready -= usize::from(item.is_some());
+        if items.is_empty() {
+            self.lines.remove(line);
         }
-        if line.is_empty() {
-            self.lines.remove(class);
-        }
+        item
     }
 
     /// How many items are ready.
@@ -70,19 +77,18 @@ impl<K> Queue<K> {
 mod tests {
     use super::*;
 
-    fn class(name: &str) -> Class {
-        Class { name: name.into(), version: String::new() }
+    fn line(name: &str) -> Arc<Line> {
+        let class = Class { name: name.into(), version: String::new() };
+        Arc::new(Line { class, large: false })
     }
 
     #[test]
     fn the_oldest_accepted_item_comes_first() {
         let mut queue = Queue::default();
         for (age, name) in [(3, "a"), (1, "b"), (2, "a"), (0, "c")] {
-            queue.push(class(name), age, age);
+            queue.push(line(name), (age, 0), age);
         }
-        let mut pop = |names: &[&str]| {
-            queue.pop(|class| names.contains(&class.name.as_str())).map(|(_, _, item)| item)
-        };
+        let mut pop = |names: &[&str]| queue.pop(|line| names.contains(&line.class.name.as_str()));
         assert_eq!(pop(&["a"]), Some(2));
         assert_eq!(pop(&["a", "b"]), Some(1));
         assert_eq!(pop(&["b"]), None);
@@ -93,11 +99,19 @@ mod tests {
     #[test]
     fn a_removed_item_is_gone_and_leaves_no_empty_line() {
         let mut queue = Queue::default();
-        queue.push(class("a"), 1, "one");
-        queue.push(class("a"), 2, "two");
-        queue.remove(&class("a"), 1);
-        queue.remove(&class("a"), 7);
-        assert_eq!(queue.pop(|_| true).map(|(_, _, item)| item), Some("two"));
+        queue.push(line("a"), (1, 0), "one");
+        queue.push(line("a"), (2, 0), "two");
+        queue.remove(&line("a"), (1, 0));
+        queue.remove(&line("a"), (7, 0));
+        assert_eq!(queue.pop(|_| true), Some("two"));
         assert_eq!((queue.len(), queue.lines.len()), (0, 0));
+    }
+
+    #[test]
+    fn items_of_a_class_share_it() {
+        let mut queue = Queue::default();
+        let first = queue.push(line("a"), (1, 0), "one");
+        let second = queue.push(line("a"), (2, 0), "two");
+        assert!(Arc::ptr_eq(&first, &second));
     }
 }

@@ -26,12 +26,15 @@ pub struct Applied {
 /// Bad input is an answer, never a panic: every replica would repeat it.
 pub fn apply(view: &dyn View, stamp: Stamp, command: &Bytes) -> Applied {
     let command = match Command::from_bytes(command) {
-        Some(Command::Deliver(command)) => return deliver(view, stamp, command),
+        Some((Command::Deliver(command), _)) => return deliver(view, stamp, command),
         command => command,
     };
     let mut plan = Plan::new(view, stamp);
     let answer = match command {
-        Some(command) => decide(&mut plan, command),
+        Some((command, limits)) => {
+            plan.limits = limits;
+            decide(&mut plan, command)
+        }
         None => Err(Reject::UnknownCommand),
     };
     let (events, effects) = match answer {

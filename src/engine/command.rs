@@ -5,6 +5,7 @@ use bytes::Bytes;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
 
+use super::limits::Limits;
 use super::state::{Address, Place};
 
 /// The form of commands written today.
@@ -31,6 +32,9 @@ struct Envelope {
         tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 40, 41, 42"
     )]
     command: Option<Command>,
+    /// Limits that it is judged by, unless they are the usual ones.
+    #[prost(message, optional, tag = "30")]
+    limits: Option<Limits>,
 }
 
 /// One request to a partition (or, for hubs, to the metadata group).
@@ -90,15 +94,22 @@ pub enum Command {
 }
 
 impl Command {
-    /// The bytes that are replicated.
+    /// The bytes that are replicated, for a command that no limit concerns.
     pub fn into_bytes(self) -> Bytes {
-        Envelope { version: VERSION, command: Some(self) }.encode_to_vec().into()
+        self.within(&Limits::USUAL)
+    }
+
+    /// The bytes that are replicated, with the limits that the command is judged by.
+    pub fn within(self, limits: &Limits) -> Bytes {
+        let limits = Some(*limits).filter(|limits| *limits != Limits::USUAL);
+        Envelope { version: VERSION, command: Some(self), limits }.encode_to_vec().into()
     }
 
     /// Reads replicated bytes; `None` if they are not a command that this version knows.
-    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Command> {
+    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<(Command, Limits)> {
         let envelope = Envelope::decode(bytes.clone()).ok()?;
-        if envelope.version == VERSION { envelope.command } else { None }
+        let command = envelope.command.filter(|_| envelope.version == VERSION)?;
+        Some((command, envelope.limits.unwrap_or(Limits::USUAL)))
     }
 }
 

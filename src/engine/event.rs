@@ -7,12 +7,13 @@ use bytes::Bytes;
 use durahub_proto::wire::history_event::EventType;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::state::{
     Address, ChildRecord, EntityRecord, Holder, HubRecord, InstanceRecord, Item, MessageRecord,
     Place, Spot, TaskRecord, TimerRecord, Waiting,
 };
-use super::time::timestamp;
+use super::time::{nanos, timestamp};
 
 /// What a command did.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,6 +188,46 @@ pub(crate) fn orchestrator_started(clock: i64) -> Bytes {
     history(NO_ID, clock, EventType::OrchestratorStarted(wire::OrchestratorStartedEvent {}))
 }
 
+/// What an encoded event means for the counts of its instance. Told by its field, without decoding it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// Answers an activity, a timer or a child.
+    Answer,
+    /// An external event.
+    Raised,
+    /// Anything else.
+    Other,
+}
+
+impl Sort {
+    pub(crate) fn of(event: &Bytes) -> Sort {
+        let mut rest = event.clone();
+        while let Ok((field, form)) = decode_key(&mut rest) {
+            match field {
+                7 | 8 | 10 | 11 | 13 => return Sort::Answer,
+                17 => return Sort::Raised,
+                3.. => return Sort::Other,
+                _ => {}
+            }
+            if skip_field(form, field, &mut rest, DecodeContext::default()).is_err() {
+                break;
+            }
+        }
+        Sort::Other
+    }
+}
+
+/// When an encoded event happened, in nanoseconds since the Unix epoch; 0 if it does not say.
+pub(crate) fn time_of(event: &Bytes) -> i64 {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Head {
+        #[prost(message, optional, tag = "2")]
+        timestamp: Option<prost_types::Timestamp>,
+    }
+    let head = Head::decode(event.clone()).ok();
+    head.and_then(|head| head.timestamp).as_ref().map_or(0, nanos)
+}
+
 /// Failure details that the server itself makes up.
 pub(crate) fn failure(kind: &str, message: impl Into<String>) -> wire::TaskFailureDetails {
     wire::TaskFailureDetails {
@@ -211,4 +252,27 @@ pub(crate) fn execution_completed(
         failure_details,
     };
     history(id, now, EventType::ExecutionCompleted(event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorts_and_times_are_read_without_decoding() {
+        let completed = EventType::TaskCompleted(wire::TaskCompletedEvent::default());
+        let failed = EventType::TaskFailed(wire::TaskFailedEvent::default());
+        let fired = EventType::TimerFired(wire::TimerFiredEvent::default());
+        let child = EventType::SubOrchestrationInstanceCompleted(Default::default());
+        let lost = EventType::SubOrchestrationInstanceFailed(Default::default());
+        for answer in [completed, failed, fired, child, lost] {
+            assert_eq!(Sort::of(&history(NO_ID, 5, answer.clone())), Sort::Answer, "{answer:?}");
+        }
+        let raised = EventType::EventRaised(wire::EventRaisedEvent::default());
+        assert_eq!(Sort::of(&history(NO_ID, 5, raised.clone())), Sort::Raised);
+        assert_eq!(Sort::of(&orchestrator_started(7)), Sort::Other);
+        assert_eq!(Sort::of(&Bytes::from_static(b"\xff\xff")), Sort::Other);
+        assert_eq!(time_of(&history(NO_ID, 5, raised)), 5);
+        assert_eq!(time_of(&Bytes::new()), 0);
+    }
 }

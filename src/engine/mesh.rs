@@ -21,6 +21,7 @@ use super::state::{Address, Place};
 use super::{Answer, Command, Reject, Stamp, apply, decode_answer, read};
 
 const HUB: u32 = 1;
+const ROOM: read::Room = read::Room { bytes: u64::MAX, past: None };
 const PARTITIONS: u32 = 3;
 const TALKERS: u64 = 4;
 const PARENTS: u64 = 3;
@@ -192,7 +193,7 @@ impl Mesh {
     fn turn(&mut self, instance: &str) -> bool {
         let (partition, at) = (home(instance), Address::new(HUB, instance));
         let rows = &self.partitions[partition as usize].rows;
-        let Some(turn) = read::turn(rows, &at, self.now, u64::MAX) else { return false };
+        let Some(turn) = read::turn(rows, &at, self.now, ROOM, None) else { return false };
         let turn = turn.expect("fits");
         let new: Vec<EventType> = turn.new.iter().map(event).collect();
         for raised in &new {
@@ -391,7 +392,7 @@ impl Mesh {
             self.seen.answers += answered.len() as u64;
         }
         for (number, partition) in self.partitions.iter().enumerate() {
-            assert_eq!(read::open_work(&partition.rows), [], "work of partition {number}");
+            assert!(read::open_work(&partition.rows).is_empty(), "work of partition {number}");
             assert_eq!(read::outbox_after(&partition.rows, None, 1), [], "outbox {number}");
             let mut replayed = BTreeMap::new();
             for (stamp, command) in &partition.log {
@@ -409,7 +410,7 @@ fn a_child_that_is_gone_is_started_anew_by_a_rewind() {
     let mut mesh = Mesh::new(1);
     let run = |mesh: &mut Mesh, instance: &str, actions: Vec<wire::OrchestratorAction>| {
         let rows = &mesh.partitions[home(instance) as usize].rows;
-        let turn = read::turn(rows, &Address::new(HUB, instance), mesh.now, u64::MAX);
+        let turn = read::turn(rows, &Address::new(HUB, instance), mesh.now, ROOM, None);
         let turn = turn.expect("is due").expect("fits").id;
         let complete = command::CompleteTurn { turn, actions, ..Default::default() };
         mesh.apply(home(instance), Command::CompleteTurn(complete)).expect("the turn is current");

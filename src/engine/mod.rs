@@ -38,6 +38,7 @@ mod decide;
 mod effect;
 mod event;
 mod evolve;
+mod limits;
 pub mod read;
 mod reply;
 pub mod state;
@@ -52,11 +53,14 @@ mod mesh_locks;
 mod script_entities;
 #[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Applied, apply};
 pub use command::{Command, Stamp};
 pub use effect::{Class, Effect};
 pub use event::Event;
+pub use limits::Limits;
 pub use reply::{Answer, Reject, Reply, decode as decode_answer};
 pub use state::{Address, InstanceRecord, Item, TaskRecord};
 pub use view::{Changes, View};

@@ -76,6 +76,17 @@ pub enum Reject {
         /// Its id.
         instance: String,
     },
+    /// As many external events wait for the instance as may.
+    #[error(
+        "{limit} events wait for orchestration instance {instance}, the limit \
+         (limits.max_waiting_events); raise more once it has taken some in"
+    )]
+    InboxFull {
+        /// Its id.
+        instance: String,
+        /// The limit.
+        limit: u32,
+    },
     /// The task has been answered, or its generation is gone.
     #[error("task is not open")]
     TaskNotOpen,
@@ -102,6 +113,8 @@ struct AnswerRecord {
     instance: String,
     #[prost(uint32, tag = "3")]
     hub: u32,
+    #[prost(uint32, tag = "50")]
+    limit: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -121,6 +134,7 @@ enum Kind {
     StaleBatch = 40,
     TriedInVain = 42,
     LocksLost = 41,
+    InboxFull = 50,
 }
 
 impl From<&Answer> for AnswerRecord {
@@ -141,9 +155,11 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
             Err(Reject::StaleBatch) => plain(Kind::StaleBatch),
             Err(Reject::LocksLost { instance }) => (Kind::LocksLost, instance.clone()),
+            Err(Reject::InboxFull { instance, .. }) => (Kind::InboxFull, instance.clone()),
         };
         let hub = if let Ok(Reply::Hub { id }) = answer { *id } else { 0 };
-        AnswerRecord { kind: kind.into(), instance, hub }
+        let limit = if let Err(Reject::InboxFull { limit, .. }) = answer { *limit } else { 0 };
+        AnswerRecord { kind: kind.into(), instance, hub, limit }
     }
 }
 
@@ -165,6 +181,7 @@ impl AnswerRecord {
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
             Kind::StaleBatch => Err(Reject::StaleBatch),
             Kind::LocksLost => Err(Reject::LocksLost { instance }),
+            Kind::InboxFull => Err(Reject::InboxFull { instance, limit: self.limit }),
         })
     }
 }
@@ -191,6 +208,7 @@ mod tests {
             Err(Reject::TaskNotOpen),
             Err(Reject::StaleBatch),
             Err(Reject::LocksLost { instance: instance() }),
+            Err(Reject::InboxFull { instance: instance(), limit: 3 }),
         ] {
             assert_eq!(decode(encode(&answer)), Some(answer));
         }

@@ -166,7 +166,7 @@ impl goldenscript::Runner for Partition {
             "state" => Ok(self.state(&at)),
             "open" => Ok(read::open_work(&self.rows)
                 .iter()
-                .map(|effect| show_effect(effect) + "\n")
+                .map(|open| show_effect(&open.effect) + "\n")
                 .collect()),
             "rows" => Ok(self.count_rows()),
             _ => self.entity_command(command),
@@ -250,7 +250,8 @@ impl Partition {
     }
 
     fn take(&mut self, at: &Address) -> Result<String, Box<dyn Error>> {
-        let Some(turn) = read::turn(&self.rows, at, self.now, 4 << 20) else {
+        let room = read::Room { bytes: 4 << 20, past: None };
+        let Some(turn) = read::turn(&self.rows, at, self.now, room, None) else {
             return Ok("nothing to hand out\n".into());
         };
         let turn = turn.map_err(|too_large| format!("{too_large:?}"))?;

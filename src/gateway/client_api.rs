@@ -37,6 +37,7 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the orchestration to start"));
         }
+        self.0.settings.limits.check_start(&request).map_err(Status::invalid_argument)?;
         let instance = request.instance_id.clone();
         let command = Command::Start(Start { hub, request });
         match self.propose(hub, &instance, command).await? {
@@ -112,6 +113,11 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the event to raise"));
         }
+        let limits = &self.0.settings.limits;
+        limits
+            .check_name("name", &request.name)
+            .and_then(|()| limits.check_payload("input", request.input.as_ref()))
+            .map_err(Status::invalid_argument)?;
         let instance = request.instance_id.clone();
         let command = Command::RaiseEvent(RaiseEvent { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -123,6 +129,7 @@ impl Gateway {
         hub: u32,
         request: wire::TerminateRequest,
     ) -> Result<wire::TerminateResponse, Status> {
+        self.check_payload("output", request.output.as_ref())?;
         let instance = request.instance_id.clone();
         let command = Command::Terminate(Terminate { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -135,6 +142,7 @@ impl Gateway {
         hub: u32,
         request: wire::SuspendRequest,
     ) -> Result<wire::SuspendResponse, Status> {
+        self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         let command = Command::Suspend(Suspend { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -147,6 +155,7 @@ impl Gateway {
         hub: u32,
         request: wire::ResumeRequest,
     ) -> Result<wire::ResumeResponse, Status> {
+        self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         let command = Command::Resume(Resume { hub, request });
         self.propose(hub, &instance, command).await?;
@@ -162,10 +171,16 @@ impl Gateway {
     ) -> Result<impl Stream<Item = Result<wire::HistoryChunk, Status>> + Send + use<>, Status> {
         let at = Address::new(hub, request.instance_id);
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
+        let for_turn = request.for_work_item_processing;
         let execution = request.execution_id.filter(|id| !id.is_empty());
         let execution = execution.as_ref().map(durahub_proto::Text::as_str);
+        // A worker is told what its turn began with, whatever was committed since (R2.94).
+        let through = self.0.dispatcher.past_of_turn(hub, &at.instance);
         let events = partition
-            .read(|rows| read::history(&RowsView(rows), &at, execution))
+            .read(|rows| match for_turn {
+                true => read::past(&RowsView(rows), &at, execution, through),
+                false => read::history(&RowsView(rows), &at, execution),
+            })
             .await
             .map_err(|error| status::of_cluster(&error))?;
         Ok(stream::iter(chunks(events)))

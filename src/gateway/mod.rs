@@ -20,13 +20,14 @@ mod worker_api;
 
 use std::sync::Arc;
 
-use durahub_proto::wire;
+use bytes::Bytes;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
+use durahub_proto::{Text, wire};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Limits};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
@@ -49,6 +50,8 @@ pub struct Settings {
     pub instance_id_length: usize,
     /// Whether an unknown task hub is created on first use.
     pub dynamic_hubs: bool,
+    /// How large one instance may be.
+    pub limits: Limits,
 }
 
 /// The gateway of a node; a cheap handle.
@@ -102,7 +105,7 @@ impl Gateway {
             )));
         }
         let command = Command::CreateHub(CreateHub { name: name.to_owned() });
-        match propose(&self.0.metadata, command).await? {
+        match propose(&self.0.metadata, command.into_bytes()).await? {
             Reply::Hub { id } => {
                 tracing::info!(hub = name, id, "task hub created");
                 Ok(id)
@@ -134,7 +137,12 @@ impl Gateway {
     }
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
+        let command = command.within(&self.0.settings.limits.engine);
         propose(self.0.dispatcher.partition_of(hub, instance), command).await
+    }
+
+    fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
+        self.0.settings.limits.check_payload(field, payload).map_err(Status::invalid_argument)
     }
 
     /// An id for an instance that got none: 32 hex digits (R2.1).
@@ -161,11 +169,8 @@ impl Gateway {
 }
 
 /// Proposes a command and reads the engine's answer.
-async fn propose(partition: &Partition, command: Command) -> Result<Reply, Status> {
-    let reply = partition
-        .propose(command.into_bytes())
-        .await
-        .map_err(|error| status::of_cluster(&error))?;
+async fn propose(partition: &Partition, command: Bytes) -> Result<Reply, Status> {
+    let reply = partition.propose(command).await.map_err(|error| status::of_cluster(&error))?;
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))

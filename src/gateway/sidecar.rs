@@ -11,7 +11,7 @@ use futures::{Stream, TryStreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
-use crate::dispatch::{Closing, Wanted, WorkStream};
+use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -140,7 +140,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonActivityTaskRequest>,
     ) -> Answer<wire::AbandonActivityTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, &request.get_ref().completion_token);
+        self.0.dispatcher.abandon(hub, Abandoned::Activity, &request.get_ref().completion_token);
         Ok(Response::new(wire::AbandonActivityTaskResponse {}))
     }
 
@@ -149,7 +149,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonOrchestrationTaskRequest>,
     ) -> Answer<wire::AbandonOrchestrationTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, &request.get_ref().completion_token);
+        self.0.dispatcher.abandon(hub, Abandoned::Turn, &request.get_ref().completion_token);
         Ok(Response::new(wire::AbandonOrchestrationTaskResponse {}))
     }
 

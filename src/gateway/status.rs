@@ -3,6 +3,7 @@
 use durahub_cluster::Error;
 use tonic::Status;
 
+use crate::dispatch::CompleteError;
 use crate::engine::Reject;
 
 /// The status of a deterministic refusal: nothing was changed.
@@ -12,6 +13,7 @@ pub(crate) fn of_reject(reject: &Reject) -> Status {
         Reject::NotFound { .. } => Status::not_found(text),
         Reject::AlreadyExists { .. } => Status::already_exists(text),
         Reject::InvalidReusePolicy => Status::invalid_argument(text),
+        Reject::InboxFull { .. } => Status::resource_exhausted(text),
         Reject::UnknownCommand => Status::internal(text),
         Reject::NotFailed { .. } | Reject::NotEnded { .. } | Reject::LocksLost { .. } => {
             Status::failed_precondition(text)
@@ -35,12 +37,22 @@ pub(crate) fn of_cluster(error: &Error) -> Status {
     }
 }
 
+/// The status of a completion that was not taken in.
+pub(crate) fn of_completion(error: &CompleteError) -> Status {
+    match error {
+        CompleteError::Cluster(error) => of_cluster(error),
+        // The worker sends it again, after a while (R1.10).
+        CompleteError::NoRoom => Status::unavailable(error.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tonic::Code;
 
     use super::*;
 
+    /// R1.32, R1.33: clients repeat a call that was answered so, whatever it is.
     #[test]
     fn only_calls_that_committed_nothing_are_unavailable() {
         assert_eq!(of_cluster(&Error::NotLeader { leader: None }).code(), Code::Unavailable);

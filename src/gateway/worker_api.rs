@@ -31,16 +31,8 @@ impl Gateway {
         hub: u32,
         response: wire::OrchestratorResponse,
     ) -> Result<wire::CompleteTaskResponse, Status> {
-        #[expect(deprecated, reason = "some clients still split large completions (R3.65)")]
-        let is_partial = response.is_partial;
-        if is_partial {
-            return Err(Status::unimplemented(
-                "isPartial: this version takes a turn's completion in one message only; raise the worker's \
-                 chunk size, or schedule less in one turn",
-            ));
-        }
         let done = self.0.dispatcher.complete_turn(hub, response).await;
-        done.map_err(|error| status::of_cluster(&error))?;
+        done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
     }
 
@@ -50,7 +42,7 @@ impl Gateway {
         response: wire::ActivityResponse,
     ) -> Result<wire::CompleteTaskResponse, Status> {
         let done = self.0.dispatcher.complete_activity(hub, response).await;
-        done.map_err(|error| status::of_cluster(&error))?;
+        done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
     }
 }

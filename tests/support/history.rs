@@ -1,5 +1,6 @@
 //! Reading histories: as a short text for assertions, and as questions that an orchestrator asks.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -162,6 +163,24 @@ impl History {
             EventType::ExecutionResumed(_) => false,
             _ => suspended,
         })
+    }
+
+    /// Ids of all actions that have become history.
+    pub fn actions(&self) -> BTreeSet<i32> {
+        let events = self.past.iter().chain(&self.new);
+        let events = events
+            .filter(|event| !matches!(event.event_type, Some(EventType::ExecutionStarted(_))));
+        events.map(|event| event.event_id).collect()
+    }
+
+    /// Ids of all activities and children that were answered well.
+    pub fn succeeded(&self) -> BTreeSet<i32> {
+        let ids = self.events().filter_map(|event| match event {
+            EventType::TaskCompleted(it) => Some(it.task_scheduled_id),
+            EventType::SubOrchestrationInstanceCompleted(it) => Some(it.task_scheduled_id),
+            _ => None,
+        });
+        ids.collect()
     }
 
     /// Whether an action with this id has become history.

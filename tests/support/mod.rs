@@ -5,6 +5,7 @@
 //! - [`client::Client`] makes the calls that an application makes, in one line each;
 //! - [`worker::Worker`] is a worker under the test's control, one item at a time;
 //! - [`program::Program`] is a worker that runs by itself, from closures;
+//! - [`habits`] run a program as each public SDK would, with its habits;
 //! - [`actions`] builds the actions of a turn, [`history::History`] reads what a turn is given.
 //!
 //! Everything panics with the reason when something is not as it should be: this is test code.
@@ -13,6 +14,7 @@
 
 pub mod actions;
 pub mod client;
+pub mod habits;
 pub mod history;
 pub mod program;
 pub mod server;

@@ -39,6 +39,7 @@ type Activity = dyn Fn(&str) -> Result<String, wire::TaskFailureDetails> + Send 
 pub struct Program {
     orchestrators: BTreeMap<String, Arc<Orchestrator>>,
     activities: BTreeMap<String, Arc<Activity>>,
+    repeats_ids: bool,
 }
 
 impl Program {
@@ -67,6 +68,13 @@ impl Program {
         self
     }
 
+    /// Lets orchestrators give an action again under an id that is history, as a retry does in one SDK.
+    /// They then return only what is new.
+    pub fn repeating_ids(mut self) -> Self {
+        self.repeats_ids = true;
+        self
+    }
+
     /// Runs until the returned handle is stopped or dropped.
     pub fn run(&self, client: &Client, options: WorkerOptions) -> Running {
         let rpc = options.apply(client).rpc();
@@ -85,6 +93,44 @@ impl Program {
         });
         Running { task, counts }
     }
+
+    /// What the code wants next: actions that are history already are left out.
+    pub(super) fn decide(&self, history: &History) -> Vec<wire::OrchestratorAction> {
+        if let Some(output) = history.terminated() {
+            return vec![terminated(-1, &output)];
+        }
+        if history.is_suspended() {
+            return Vec::new();
+        }
+        let Some(code) = self.orchestrators.get(history.name()) else {
+            let text = format!("no orchestrator {:?}", history.name());
+            return vec![fail(-1, failure("OrchestratorNotFound", &text))];
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| code(history))) {
+            Ok(mut actions) => {
+                if !self.repeats_ids {
+                    let known = history.actions();
+                    actions.retain(|action| !known.contains(&action.id));
+                }
+                actions
+            }
+            Err(_) => vec![fail(-1, failure("Panic", "the orchestrator panicked"))],
+        }
+    }
+
+    /// Runs an activity.
+    pub(super) async fn perform(
+        &self,
+        request: &wire::ActivityRequest,
+    ) -> Result<String, wire::TaskFailureDetails> {
+        let Some(code) = self.activities.get(&request.name).cloned() else {
+            let text = format!("no activity {:?}", request.name);
+            return Err(failure("ActivityTaskNotFound", &text));
+        };
+        let input = request.input.clone().map(String::from).unwrap_or_default();
+        let ran = tokio::task::spawn_blocking(move || code(&input)).await;
+        ran.unwrap_or_else(|_| Err(failure("Panic", "the activity panicked")))
+    }
 }
 
 /// What a program did so far.
@@ -100,6 +146,14 @@ pub struct Counts {
     pub streams_ended: AtomicU64,
     /// Completions that the server refused.
     pub refused: AtomicU64,
+    /// Items that were given back.
+    pub abandoned: AtomicU64,
+    /// Histories that were asked for, because a turn came without.
+    pub histories: AtomicU64,
+    /// Completions that were sent in parts.
+    pub in_parts: AtomicU64,
+    /// Connections that were given up because nothing came for too long.
+    pub silences: AtomicU64,
 }
 
 /// A running program; dropping it kills it in the middle of whatever it does.
@@ -110,6 +164,13 @@ pub struct Running {
 }
 
 impl Running {
+    pub(super) fn new(
+        counts: Arc<Counts>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Running { task: tokio::spawn(work), counts }
+    }
+
     /// Kills it and waits until its stream is closed on this side.
     pub async fn stop(mut self) {
         self.task.abort();
@@ -160,7 +221,7 @@ impl Runner {
         let history = History::of(&request);
         self.counts.turns.fetch_add(1, Relaxed);
         let response = wire::OrchestratorResponse {
-            actions: self.decide(&history),
+            actions: self.program.decide(&history),
             instance_id: request.instance_id,
             completion_token: token,
             ..Default::default()
@@ -169,39 +230,9 @@ impl Runner {
         self.note(answer.err());
     }
 
-    fn decide(&self, history: &History) -> Vec<wire::OrchestratorAction> {
-        if let Some(output) = history.terminated() {
-            return vec![terminated(-1, &output)];
-        }
-        if history.is_suspended() {
-            return Vec::new();
-        }
-        let Some(code) = self.program.orchestrators.get(history.name()) else {
-            let text = format!("no orchestrator {:?}", history.name());
-            return vec![fail(-1, failure("OrchestratorNotFound", &text))];
-        };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| code(history))) {
-            Ok(mut actions) => {
-                actions.retain(|action| !history.has_action(action.id));
-                actions
-            }
-            Err(_) => vec![fail(-1, failure("Panic", "the orchestrator panicked"))],
-        }
-    }
-
     async fn activity(self, token: String, request: wire::ActivityRequest) {
         self.counts.activities.fetch_add(1, Relaxed);
-        let outcome = match self.program.activities.get(&request.name).cloned() {
-            None => {
-                let text = format!("no activity {:?}", request.name);
-                Err(failure("ActivityTaskNotFound", &text))
-            }
-            Some(code) => {
-                let input = request.input.clone().map(String::from).unwrap_or_default();
-                let ran = tokio::task::spawn_blocking(move || code(&input)).await;
-                ran.unwrap_or_else(|_| Err(failure("Panic", "the activity panicked")))
-            }
-        };
+        let outcome = self.program.perform(&request).await;
         let response = activity_response(&token, &request, outcome);
         let answer = self.rpc.clone().complete_activity_task(response).await;
         self.note(answer.err());

@@ -16,7 +16,7 @@ use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::send_entity_message_action::EntityMessageType as Message;
 
 use super::Plan;
-use super::actions::event_type;
+use super::actions::{Sorted, event_type};
 use super::signal::signaled;
 use super::turn::Turn;
 use crate::engine::event::{NO_ID, history};
@@ -78,11 +78,11 @@ pub(crate) fn lock_granted(plan: &mut Plan<'_>, at: &Address, holder: Holder) {
 /// Says which action cannot be carried out.
 pub(crate) fn check(
     record: &InstanceRecord,
-    actions: &[(i32, Action)],
+    sorted: Sorted,
     id_length: u32,
-) -> Result<(), String> {
+) -> Result<Sorted, String> {
     let mut section = record.section.clone();
-    for (id, action) in actions {
+    for (id, action) in &sorted.actions {
         match action {
             // How entities are addressed without entity actions; this server does not speak it (R5.35).
             Action::SendEvent(action) => {
@@ -101,7 +101,7 @@ pub(crate) fn check(
             _ => {}
         }
     }
-    Ok(())
+    Ok(sorted)
 }
 
 fn check_message(

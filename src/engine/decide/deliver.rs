@@ -75,9 +75,12 @@ fn take_in(plan: &mut Plan<'_>, message: MessageRecord) {
 
 /// An event of another orchestration; an instance that is unknown or has ended drops it (R4.24).
 fn raise(plan: &mut Plan<'_>, at: &Address, raised: wire::EventRaisedEvent) {
-    if let Some(record) = read::head(plan.view, at).filter(|record| !record.is_terminal()) {
+    if let Some(mut record) = read::head(plan.view, at).filter(|record| !record.is_terminal()) {
         let event = history(NO_ID, plan.stamp.now, EventType::EventRaised(raised));
         plan.receive(at, &record, event);
+        // Counted, and never refused: its sender cannot wait.
+        record.raised_events = record.raised_events.saturating_add(1);
+        plan.push(Event::InstanceWritten { at: at.clone(), record: Box::new(record) });
     }
 }
 

@@ -11,6 +11,7 @@ mod critical;
 mod deliver;
 mod entity;
 mod hub;
+mod limits;
 mod outgoing;
 mod plan;
 mod raise;

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use crate::engine::effect::Class;
+use crate::engine::event::Sort;
+use crate::engine::limits::Limits;
 use crate::engine::state::message::Body;
 use crate::engine::state::{
     Address, FORMAT, InstanceRecord, Item, MessageRecord, Place, TimerRecord,
@@ -14,6 +16,7 @@ use crate::engine::{Effect, Event, Stamp, event, read};
 pub(crate) struct Plan<'a> {
     pub(crate) view: &'a dyn View,
     pub(crate) stamp: Stamp,
+    pub(crate) limits: Limits,
     events: Vec<Event>,
     effects: Vec<Effect>,
     /// How many places were given out.
@@ -29,7 +32,8 @@ impl<'a> Plan<'a> {
 
     /// A plan of the same command behind one that gave out so many places.
     pub(crate) fn behind(view: &'a dyn View, stamp: Stamp, places: u32) -> Plan<'a> {
-        Plan { view, stamp, events: Vec::new(), effects: Vec::new(), places, sent: false }
+        let (limits, events, effects) = (Limits::USUAL, Vec::new(), Vec::new());
+        Plan { view, stamp, limits, events, effects, places, sent: false }
     }
 
     /// How many places this plan and those before it gave out.
@@ -73,6 +77,15 @@ impl<'a> Plan<'a> {
             Event::EventTaken { place, .. } => Some(*place),
             _ => None,
         })
+    }
+
+    /// How many external events this plan puts into an inbox.
+    pub(crate) fn raised(&self, to: &Address) -> u32 {
+        let raised = self.events.iter().filter(|event| {
+            matches!(event, Event::EventReceived { at, event, .. }
+                if at == to && Sort::of(event) == Sort::Raised)
+        });
+        raised.count() as u32
     }
 
     /// Puts an event at the end of an inbox.

@@ -122,6 +122,8 @@ fn try_again(
         span: None,
         hidden,
         rewinding: is_due,
+        raised_events: 0,
+        pending: (children.len() + timers.len()) as u32,
         ..old
     };
     append_all(plan, at, &mut record, events);

@@ -51,6 +51,8 @@ fn fire(plan: &mut Plan<'_>, item: &Item, mut record: InstanceRecord) {
         TimerKind::Signal => {}
         TimerKind::Start => {
             record.start_timer = None;
+            // Its first turn is no earlier (R4.14), whatever the clock of the leader says then.
+            record.clock = record.clock.max(plan.stamp.now - 1);
             plan.wake(&item.at, &record);
             plan.write(&item.at, record);
         }

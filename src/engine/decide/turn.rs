@@ -12,6 +12,7 @@ use super::Plan;
 use super::actions::{self, Outcome};
 use super::children::End;
 use super::critical;
+use super::limits;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
 use crate::engine::event::{
@@ -36,9 +37,9 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
     {
         turn.record.span = Some(span);
     }
-    let sorted = actions::sort(command.actions).and_then(|sorted| {
-        critical::check(&turn.record, &sorted.actions, turn.id_length).map(|()| sorted)
-    });
+    let sorted = actions::sort(command.actions)
+        .and_then(|sorted| critical::check(&turn.record, sorted, turn.id_length))
+        .and_then(|sorted| limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted));
     match sorted {
         Ok(sorted) => {
             let ends = sorted.outcome.is_some();
@@ -103,6 +104,7 @@ impl Turn {
         let mut record = record;
         for (place, event) in waiting {
             plan.push(Event::EventTaken { at: at.clone(), place });
+            limits::consume(&mut record, &event);
             if record.rewinding && read::is_rewound(&event) {
                 record.rewinding = false;
                 record.hidden.push(record.history_events + appended.len() as u32);
@@ -258,6 +260,7 @@ impl Turn {
         }
         self.refused.append(&mut self.to_self);
         Turn::receive_own(plan, &self.at, &mut self.record, self.refused, self.ends_self);
+        self.record.raised_events += plan.raised(&self.at);
         plan.write(&self.at, self.record);
     }
 
@@ -274,6 +277,7 @@ impl Turn {
         self.record.completed = Some(self.now);
         self.record.suspension = None;
         self.record.terminating = false;
+        self.record.raised_events = 0;
         if let Some(recursion) = self.record.recursion.take() {
             let before = read::children(plan.view, &self.at, self.record.generation);
             plan.terminate_children(&self.at, before.iter().chain(&self.children), &recursion);
@@ -347,6 +351,7 @@ impl Turn {
         }
         Turn::receive_own(plan, &at, &mut record, to_self, ends_self);
         carry_over(plan, &at, &mut record, left);
+        record.raised_events = plan.raised(&at);
         plan.write(&at, record);
     }
 }

@@ -128,6 +128,20 @@ pub(crate) fn operations_of(
     is_current.then_some(operations)
 }
 
+/// The first operation that may run.
+pub(crate) fn first_operation(
+    view: &dyn View,
+    at: &Address,
+    record: &EntityRecord,
+) -> Option<Bytes> {
+    let mut first = None;
+    visit_runnable(view, at, record, &mut |_, operation| {
+        first = Some(operation.event);
+        ControlFlow::Break(())
+    });
+    first
+}
+
 fn visit_runnable(
     view: &dyn View,
     at: &Address,

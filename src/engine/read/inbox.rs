@@ -14,12 +14,34 @@ pub(crate) fn inbox(view: &dyn View, at: &Address) -> Vec<(Place, Bytes)> {
     events
 }
 
+/// Visits the waiting events in order, until `visit` breaks.
+pub(crate) fn visit_inbox(
+    view: &dyn View,
+    at: &Address,
+    visit: &mut dyn FnMut(Place, &[u8]) -> ControlFlow<()>,
+) {
+    scan_prefix(view, &keys::inbox_of(at), &mut |key, value| match keys::parse_inbox(key) {
+        Some((_, place)) => visit(place, value),
+        None => ControlFlow::Continue(()),
+    });
+}
+
 /// The waiting events up to and including `through`.
 pub(crate) fn inbox_through(view: &dyn View, at: &Address, through: Place) -> Vec<(Place, Bytes)> {
     let mut events = Vec::new();
     let end = after_prefix(&keys::inbox(at, through));
     view.scan(&keys::inbox_of(at), &end, &mut collect(&mut events));
     events
+}
+
+/// The first waiting event.
+pub(crate) fn first_event(view: &dyn View, at: &Address) -> Option<Bytes> {
+    let mut first = None;
+    visit_inbox(view, at, &mut |_, event| {
+        first = Some(Bytes::copy_from_slice(event));
+        ControlFlow::Break(())
+    });
+    first
 }
 
 /// Place of the first waiting event.

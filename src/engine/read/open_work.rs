@@ -6,15 +6,26 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::entity::{entities_with_queue, entity};
+use super::entity::{entities_with_queue, entity, first_operation};
+use super::inbox::first_event;
 use super::instance::head;
 use crate::engine::Effect;
 use crate::engine::effect::Class;
-use crate::engine::state::{Address, TaskRecord, decode, entity_name, keys};
+use crate::engine::event::time_of;
+use crate::engine::state::{Address, EntityRecord, TaskRecord, decode, entity_name, keys};
 use crate::engine::view::{View, scan_prefix};
 
-/// The effects that tell of all open work, as if it had become open just now. Timers: see `next_due`.
-pub fn open_work(view: &dyn View) -> Vec<Effect> {
+/// Something that waits.
+#[derive(Debug)]
+pub struct Open {
+    /// Since when, in nanoseconds since the Unix epoch.
+    pub since: i64,
+    /// What was told when it became open.
+    pub effect: Effect,
+}
+
+/// All that waits for a worker, oldest first. Timers: see `next_due`.
+pub fn open_work(view: &dyn View) -> Vec<Open> {
     let mut instances: Vec<Address> = Vec::new();
     scan_prefix(view, &keys::all_inboxes(), &mut |key, _| {
         if let Some((at, _)) = keys::parse_inbox(key)
@@ -28,21 +39,28 @@ pub fn open_work(view: &dyn View) -> Vec<Effect> {
         let record = head(view, &at).filter(|record| record.is_dispatchable())?;
         let class =
             Class { name: record.name.clone(), version: record.filter_version().to_owned() };
-        Some(Effect::TurnReady { at, class })
+        let since = first_event(view, &at).map_or(0, |event| time_of(&event));
+        Some(Open { since, effect: Effect::TurnReady { at, class } })
     });
-    let mut effects: Vec<Effect> = turns.collect();
-    let entities = entities_with_queue(view)
-        .into_iter()
-        .filter(|at| entity(view, at).is_some_and(|record| record.is_runnable()));
-    effects.extend(entities.map(|at| {
+    let mut open: Vec<Open> = turns.collect();
+    open.extend(entities_with_queue(view).into_iter().filter_map(|at| {
+        let record = entity(view, &at).filter(EntityRecord::is_runnable)?;
+        let since = first_operation(view, &at, &record).map_or(0, |event| time_of(&event));
         let name = entity_name(&at.instance).unwrap_or_default().to_owned();
-        Effect::EntityReady { at, class: Class { name, version: String::new() } }
+        Some(Open {
+            since,
+            effect: Effect::EntityReady { at, class: Class { name, version: String::new() } },
+        })
     }));
     scan_prefix(view, &keys::all_tasks(), &mut |key, value| {
         let task: TaskRecord = decode(Bytes::copy_from_slice(value));
         let class = Class { name: task.name, version: task.filter_version };
-        effects.extend(keys::parse_task(key).map(|item| Effect::ActivityReady { item, class }));
+        let since = task.scheduled;
+        let effect = keys::parse_task(key).map(|item| Effect::ActivityReady { item, class });
+        open.extend(effect.map(|effect| Open { since, effect }));
         ControlFlow::Continue(())
     });
-    effects
+    // Stable: what began at one time keeps its order.
+    open.sort_by_key(|open| open.since);
+    open
 }

@@ -1,16 +1,18 @@
 //! The turn that a worker would be handed now (section 3.4).
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use durahub_proto::wire;
 use durahub_proto::wire::history_event::EventType;
 use prost::Message as _;
 
 use super::history::events;
-use super::inbox::inbox;
+use super::inbox::visit_inbox;
 use super::instance::head;
 use crate::engine::command::TurnId;
-use crate::engine::event::orchestrator_started;
-use crate::engine::state::{Address, Place};
+use crate::engine::event::{Sort, orchestrator_started, time_of};
+use crate::engine::state::{Address, InstanceRecord, Place};
 use crate::engine::view::View;
 
 /// A turn, ready to be handed out.
@@ -22,8 +24,10 @@ pub struct Turn {
     pub name: String,
     /// The generation as clients know it.
     pub execution_id: String,
-    /// The committed history, as far as workers are shown it.
+    /// The committed history, as far as workers are shown it; empty where it is left out.
     pub past: Vec<Bytes>,
+    /// Whether the history is left out, for the worker to ask for (R3.30).
+    pub past_left_out: bool,
     /// `orchestratorStarted` and the waiting events.
     pub new: Vec<Bytes>,
     /// The orchestration's own span (R6.5).
@@ -37,48 +41,73 @@ pub struct TurnTooLarge {
     pub id: TurnId,
     /// Size of its events, in bytes.
     pub bytes: u64,
+    /// Whether it would fit without its history.
+    pub fits_without_past: bool,
+}
+
+/// What a turn's message may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of events.
+    pub bytes: u64,
+    /// A larger history, in bytes, is left out: the worker asks for it (R3.30). `None`: never.
+    pub past: Option<u64>,
 }
 
 /// Bytes that framing adds to each event at most.
 const FRAME: u64 = 6;
 
-/// The turn of an instance at `now`, with as many waiting events as fit into `limit` bytes; `None` if
-/// nothing may be handed out.
+/// The turn of an instance at `now`, with as many waiting events as fit into `room`; `None` if nothing may
+/// be handed out. If `again` is still current it is handed out once more, exactly.
 ///
 /// # Errors
-/// When history and the first waiting event alone exceed `limit`.
+/// When history and the first waiting event alone do not fit.
 pub fn turn(
     view: &dyn View,
     at: &Address,
     now: i64,
-    limit: u64,
+    room: Room,
+    again: Option<&TurnId>,
 ) -> Option<Result<Turn, Box<TurnTooLarge>>> {
     let record = head(view, at).filter(|record| record.is_dispatchable())?;
-    let mut waiting = inbox(view, at).into_iter().peekable();
-    waiting.peek()?;
+    let again = again.filter(|again| {
+        again.generation == record.generation && again.history_events == record.history_events
+    });
 
-    // Strictly later than in the turn before (R3.27).
-    let clock = now.max(record.clock + 1);
+    // Strictly later than in the turn before (R3.27), and no earlier than what it answers: a clock that is
+    // behind that of the last leader fires no timer early (R4.46).
+    let mut clock = now.max(record.clock + 1);
     let mut through = Place::default();
-    let mut new = vec![orchestrator_started(clock)];
-    let mut bytes = record.history_bytes + u64::from(record.history_events) * FRAME;
+    let mut new = vec![Bytes::new()];
+    let past_bytes = record.history_bytes + u64::from(record.history_events) * FRAME;
+    let past_left_out = room.past.is_some_and(|limit| past_bytes > limit);
+    let mut bytes = if past_left_out { 0 } else { past_bytes };
     let (mut fits, mut taken) = (true, 0);
-    for (place, event) in waiting {
+    visit_inbox(view, at, &mut |place, event| {
+        let event = Bytes::copy_from_slice(event);
         let hidden = record.rewinding && is_rewound(&event);
         bytes += if hidden { 0 } else { event.len() as u64 + FRAME };
-        fits = bytes <= limit;
-        if !fits && taken > 0 {
+        fits = bytes <= room.bytes;
+        if taken > 0 && (!fits || again.is_some_and(|again| place > again.through())) {
             fits = true;
-            break;
+            return ControlFlow::Break(());
         }
         (through, taken) = (place, taken + 1);
+        if Sort::of(&event) == Sort::Answer {
+            clock = clock.max(time_of(&event));
+        }
         if !hidden {
             new.push(event);
         }
-        if !fits {
-            break;
-        }
+        if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    if taken == 0 {
+        return None;
     }
+    if let Some(again) = again {
+        clock = again.clock;
+    }
+    new[0] = orchestrator_started(clock);
     let id = TurnId {
         hub: at.hub,
         instance: at.instance.clone(),
@@ -90,21 +119,49 @@ pub fn turn(
         inbox_events: taken,
     };
     if !fits {
-        return Some(Err(Box::new(TurnTooLarge { id, bytes })));
+        let fits_without_past = !past_left_out && bytes - past_bytes <= room.bytes;
+        return Some(Err(Box::new(TurnTooLarge { id, bytes, fits_without_past })));
     }
-    let mut past = events(view, at, record.generation, record.history_events);
-    if !record.hidden.is_empty() {
-        let mut index = 0..;
-        past.retain(|_| index.next().is_none_or(|index| !record.hidden.contains(&index)));
-    }
+    let past = match past_left_out {
+        true => Vec::new(),
+        false => shown(view, at, &record, record.history_events),
+    };
     Some(Ok(Turn {
         id,
         name: record.name,
         execution_id: record.execution_id,
         past,
+        past_left_out,
         new,
         span: record.span,
     }))
+}
+
+/// The committed history of the current generation as far as workers are shown it (R2.94, R4.82); empty if
+/// there is no such instance, or if `execution_id` names another generation. `through` is how many events the
+/// history had when the turn was handed out: what was committed since is left out.
+pub fn past(
+    view: &dyn View,
+    at: &Address,
+    execution_id: Option<&str>,
+    through: Option<u32>,
+) -> Vec<Bytes> {
+    let Some(record) =
+        head(view, at).filter(|record| execution_id.is_none_or(|id| id == record.execution_id))
+    else {
+        return Vec::new();
+    };
+    shown(view, at, &record, through.unwrap_or(record.history_events))
+}
+
+fn shown(view: &dyn View, at: &Address, record: &InstanceRecord, through: u32) -> Vec<Bytes> {
+    let mut past = events(view, at, record.generation, record.history_events);
+    past.truncate(through as usize);
+    if !record.hidden.is_empty() {
+        let mut index = 0..;
+        past.retain(|_| index.next().is_none_or(|index| !record.hidden.contains(&index)));
+    }
+    past
 }
 
 /// Whether it marks a rewind: the turn that follows one has no other new event (R4.83).

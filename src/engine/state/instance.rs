@@ -98,6 +98,12 @@ pub struct InstanceRecord {
     /// The critical section that this generation is in or wants to enter (R5.31).
     #[prost(message, optional, tag = "60")]
     pub section: Option<Section>,
+    /// External events that wait in the inbox, as far as they are counted.
+    #[prost(uint32, tag = "50")]
+    pub raised_events: u32,
+    /// What this generation asked for and no turn of it has taken an answer to: activities, timers, children.
+    #[prost(uint32, tag = "51")]
+    pub pending: u32,
 }
 
 /// A termination that goes on to the children once their parent has ended.

@@ -285,7 +285,7 @@ programs.timers = async (hub) => {
   });
 };
 
-/** A loop of generations: state is handed on, events are kept in order, history starts over (R4.10, R4.55 to R4.60, R2.28). */
+/** A loop of generations: state is handed on, events are kept in order, history starts over (R4.10, R4.55 to R4.57, R4.59, R4.60, R2.28). */
 programs.continue_as_new = async (hub) => {
   const generations = 25;
   const items = 10;
@@ -441,7 +441,7 @@ programs.suspend_resume = async (hub) => {
   });
 };
 
-/** Terminate: while waiting, right after the start, and with an activity at work (R2.47 to R2.53, S8). */
+/** Terminate: while waiting, right after the start, and with an activity at work (R2.47 to R2.50, R2.53, S8). */
 programs.terminate = async (hub) => {
   let begin;
   let release;

@@ -361,7 +361,7 @@ def timers(hub: Hub):
 @program
 def continue_as_new(hub: Hub):
     """A loop of generations: state is handed on, events are kept in order, history starts over
-    (R4.10, R4.55 to R4.60, R2.28, R2.39, R2.12)."""
+    (R4.10, R4.55 to R4.57, R4.59, R4.60, R2.28, R2.39, R2.12)."""
     generations, items = 25, 10
     ran = collections.Counter()
 
@@ -554,7 +554,7 @@ def suspend_resume(hub: Hub):
 
 @program
 def terminate(hub: Hub):
-    """Terminate: while waiting, right after the start, and with an activity at work (R2.47 to R2.53, S8)."""
+    """Terminate: while waiting, right after the start, and with an activity at work (R2.47 to R2.50, R2.53, S8)."""
     at_work, go = threading.Event(), threading.Event()
 
     def hold(_, __):

@@ -1,9 +1,12 @@
-//! The tables of a hub, driven by hand: no clock, no rows, no network.
+//! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
+//! workers need, [`caller`] a whole dispatcher on partitions in memory.
+
+mod caller;
+mod workers;
 
 use std::time::Duration;
 
-use super::filter::Filter;
-use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes};
+use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes, Offer};
 use crate::engine::Class;
 
 const SECOND: i64 = 1_000_000_000;
@@ -29,7 +32,7 @@ fn class() -> Class {
 }
 
 fn stream(hub: &mut Hub, id: u64, capacity: usize) {
-    hub.open_stream(id, Filter::default(), [capacity; Kind::COUNT]);
+    hub.open_stream(id, Offer { capacity: [capacity; Kind::COUNT], ..Default::default() });
 }
 
 fn assign(hub: &mut Hub, now: i64, lease: u64) -> Option<(Key, u64)> {
@@ -40,11 +43,11 @@ fn assign(hub: &mut Hub, now: i64, lease: u64) -> Option<(Key, u64)> {
 fn an_item_is_outstanding_once_and_what_arrives_meanwhile_makes_it_ready_again() {
     let mut hub = hub();
     stream(&mut hub, 1, 10);
-    hub.ready(turn("a"), class());
-    hub.ready(turn("a"), class());
+    hub.ready(turn("a"), class(), 0);
+    hub.ready(turn("a"), class(), 0);
     assert_eq!(assign(&mut hub, 0, 7), Some((turn("a"), 1)));
     assert_eq!(assign(&mut hub, 0, 8), None);
-    hub.ready(turn("a"), class());
+    hub.ready(turn("a"), class(), 0);
     assert_eq!(assign(&mut hub, 0, 8), None, "R3.16");
     assert_eq!(hub.claim(&turn("a"), 7), Claim::Current);
     assert_eq!(hub.claim(&turn("a"), 7), Claim::Stale, "the same completion twice");
@@ -61,7 +64,7 @@ fn streams_get_no_more_than_they_can_hold_and_the_freest_comes_first() {
     stream(&mut hub, 1, 1);
     stream(&mut hub, 2, 2);
     for number in 0..5 {
-        hub.ready(activity(number), class());
+        hub.ready(activity(number), class(), 0);
     }
     let given: Vec<_> = (0..5).filter_map(|lease| assign(&mut hub, 0, lease)).collect();
     assert_eq!(given, [(activity(0), 2), (activity(1), 2), (activity(2), 1)]);
@@ -74,8 +77,8 @@ fn streams_get_no_more_than_they_can_hold_and_the_freest_comes_first() {
 fn a_closed_stream_gives_back_after_the_grace_and_a_late_completion_still_counts() {
     let mut hub = hub();
     stream(&mut hub, 1, 10);
-    hub.ready(turn("a"), class());
-    hub.ready(activity(1), class());
+    hub.ready(turn("a"), class(), 0);
+    hub.ready(activity(1), class(), 0);
     assert!(assign(&mut hub, 0, 1).is_some() && assign(&mut hub, 0, 2).is_some());
     hub.close_stream(1, 0);
     stream(&mut hub, 2, 10);
@@ -92,7 +95,7 @@ fn a_closed_stream_gives_back_after_the_grace_and_a_late_completion_still_counts
 fn a_lease_ends_by_its_time_while_the_stream_lives() {
     let mut hub = hub();
     stream(&mut hub, 1, 10);
-    hub.ready(turn("a"), class());
+    hub.ready(turn("a"), class(), 0);
     assert!(assign(&mut hub, 0, 1).is_some());
     assert_eq!(hub.next_deadline(), Some(300 * SECOND));
     assert_eq!(hub.expire(300 * SECOND), [turn("a")]);
@@ -103,12 +106,12 @@ fn a_lease_ends_by_its_time_while_the_stream_lives() {
 fn an_abandoned_item_comes_back_later_each_time() {
     let mut hub = hub();
     stream(&mut hub, 1, 10);
-    hub.ready(turn("a"), class());
+    hub.ready(turn("a"), class(), 0);
     let mut now = 0;
     for (lease, delay) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 60), (8, 60)] {
         assert!(assign(&mut hub, now, lease).is_some());
         hub.finish(&turn("a"), lease, End::Abandoned, now);
-        hub.ready(turn("a"), class());
+        hub.ready(turn("a"), class(), 0);
         assert_eq!(
             assign(&mut hub, now, 99),
             None,
@@ -125,7 +128,7 @@ fn a_stream_that_takes_nothing_gets_a_bounded_number_of_items() {
     let mut hub = hub();
     stream(&mut hub, 1, 100_000);
     for number in 0..1_000 {
-        hub.ready(activity(number), class());
+        hub.ready(activity(number), class(), 0);
     }
     let given = (0..1_000).filter_map(|lease| assign(&mut hub, 0, lease)).count();
     assert_eq!(given, 64, "R1: memory stays bounded");
@@ -138,7 +141,7 @@ fn a_leader_that_resigns_forgets_what_it_led() {
     let mut hub = hub();
     stream(&mut hub, 1, 1);
     for instance in ["mine-1", "mine-2", "other"] {
-        hub.ready(turn(instance), class());
+        hub.ready(turn(instance), class(), 0);
     }
     assert_eq!(assign(&mut hub, 0, 1), Some((turn("mine-1"), 1)));
     hub.resign(|instance| instance.starts_with("mine"));
