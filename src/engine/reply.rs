@@ -131,9 +131,9 @@ enum Kind {
     TaskNotOpen = 8,
     NotFailed = 30,
     NotEnded = 31,
-    StaleBatch = 40,
-    TriedInVain = 42,
-    LocksLost = 41,
+    StaleBatch = 60,
+    TriedInVain = 62,
+    LocksLost = 61,
     InboxFull = 50,
 }
 
