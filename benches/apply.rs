@@ -11,6 +11,8 @@ use durahub::engine::{Address, Command, Stamp, apply, read};
 use durahub_proto::wire;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 
+const ROOM: read::Room = read::Room { bytes: u64::MAX, past: None };
+
 fn main() {
     divan::main();
 }
@@ -59,7 +61,7 @@ impl Partition {
 
     fn step(&mut self, id: i32) {
         let at = Address::new(1, "a");
-        let turn = read::turn(&self.rows, &at, self.sequence as i64, u64::MAX);
+        let turn = read::turn(&self.rows, &at, self.sequence as i64, ROOM, None);
         let Some(Ok(turn)) = turn else { return };
         let generation = turn.id.generation;
         let schedule = wire::ScheduleTaskAction {

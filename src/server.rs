@@ -65,7 +65,8 @@ pub async fn run(
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
-    let leading = leaders.run(&dispatcher);
+    let mut leading = leaders.run(&dispatcher);
+    leading.spawn(dispatcher.clone().reap_hubs(node.group(GroupId::METADATA).clone()));
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
@@ -166,6 +167,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
         limits: instance_limits(config),
+        hub_calls: config.task_hub_calls,
     }
 }
 

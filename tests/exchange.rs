@@ -206,6 +206,36 @@ async fn an_activity_has_all_that_workers_read() {
     assert_eq!(activity, expected);
 }
 
+/// R7.7, R7.8, R2.29, R2.81: what an export needs: listed as soon as the end is seen, with a time that stays.
+#[tokio::test]
+async fn an_instance_is_listed_once_its_end_is_seen() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let program = Program::new().orchestrator("Quick", |_| vec![complete(1, "ok")]);
+    let worker = program.run(&client, WorkerOptions::default());
+    let begun = SystemTime::now();
+    for number in 0..20 {
+        let id = client.start(&format!("q{number}"), "Quick", "").await;
+        let state = client.wait(&id).await;
+        let ended = state.completed_timestamp.expect("it has ended");
+        let request = wire::ListInstanceIdsRequest {
+            completed_time_from: Some(begun.into()),
+            completed_time_to: Some((SystemTime::now() + Duration::from_secs(1)).into()),
+            page_size: 100,
+            ..Default::default()
+        };
+        let page = client.rpc().list_instance_ids(request).await.expect("answers").into_inner();
+        assert!(page.instance_ids.contains(&id), "no lag: {page:?}");
+        assert_eq!(page.instance_ids.len(), number + 1, "in the order of their ends");
+        assert_eq!(page.instance_ids.last(), Some(&id));
+        let again = client.get(&id).await.expect("exists");
+        assert_eq!(again.completed_timestamp, Some(ended), "R2.29");
+        let history = compact(&client.history(&id).await);
+        assert_eq!(history, "OrchestratorStarted#-1, ExecutionStarted#0, ExecutionCompleted#1");
+    }
+    worker.stop().await;
+}
+
 /// R3.1, R3.2, R3.21, R1.5: a stream holds as many of a kind as it stated, others get the rest; 0 is a default.
 #[tokio::test]
 async fn a_stream_holds_no_more_than_it_stated() {

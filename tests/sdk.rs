@@ -52,6 +52,7 @@ programs! {
         event_or_timer timers continue_as_new scheduled_start
         suspend_resume terminate custom_status id_reuse tags_and_version
         concurrent_workers worker_killed
+        queries purges task_hubs
         sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
         unknown_hub base_sdk
     }
@@ -60,6 +61,7 @@ programs! {
         event_or_timer timers continue_as_new scheduled_start
         suspend_resume terminate custom_status id_reuse tags_and_version
         concurrent_workers worker_killed
+        queries purges
         sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
         unknown_hub
     }

@@ -54,9 +54,9 @@ async fn bad_input_is_refused_by_name() {
     assert!(client.history("nobody").await.is_empty());
 
     // R1.4: what is not there yet says so.
-    let query = wire::QueryInstancesRequest::default();
+    let query = wire::QueryEntitiesRequest::default();
     assert_eq!(
-        client.rpc().query_instances(query).await.expect_err("later").code(),
+        client.rpc().query_entities(query).await.expect_err("later").code(),
         Code::Unimplemented
     );
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub task_hubs: Vec<String>,
     /// Create hubs on first use.
     pub dynamic_task_hubs: bool,
+    /// Clients may create and delete hubs.
+    pub task_hub_calls: bool,
     /// A valid `tracing` filter.
     pub log_level: String,
     /// How log lines look.
@@ -127,6 +129,7 @@ impl Default for Config {
             partitions: 8,
             task_hubs: vec!["default".to_owned()],
             dynamic_task_hubs: false,
+            task_hub_calls: true,
             log_level: "info".to_owned(),
             log_format: LogFormat::Auto,
             cache_mb: 128,

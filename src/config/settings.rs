@@ -162,6 +162,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         show: |c| c.dynamic_task_hubs.to_string(),
     },
     Setting {
+        key: "task_hub_calls",
+        value_name: "BOOL",
+        help: "Let clients create and delete task hubs (CreateTaskHub, DeleteTaskHub) instead of answering PERMISSION_DENIED.",
+        allowed: "true or false",
+        emulator: None,
+        set: |c, v| put(&mut c.task_hub_calls, values::flag(v)),
+        show: |c| c.task_hub_calls.to_string(),
+    },
+    Setting {
         key: "log_level",
         value_name: "FILTER",
         help: "What is logged: off, error, warn, info, debug or trace, or a list such as info,durahub::dispatch=debug.",

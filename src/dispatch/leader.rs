@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Dispatcher;
 use super::courier::Courier;
+use super::sweeper::Sweeper;
 use crate::engine::command::FireTimers;
 use crate::engine::{Command, Effect, read};
 use crate::machine::{Listener, Partition, RowsView};
@@ -55,6 +56,7 @@ impl Leaders {
                 leads: false,
                 next_due: None,
                 courier: None,
+                sweeper: None,
             };
             tasks.spawn(leader.run(effects));
         }
@@ -71,6 +73,8 @@ struct Leader {
     next_due: Option<i64>,
     /// Carries the messages of the partition while it is led.
     courier: Option<Courier>,
+    /// Removes what purges left while the partition is led.
+    sweeper: Option<Sweeper>,
 }
 
 impl Leader {
@@ -126,11 +130,13 @@ impl Leader {
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             self.act(open.into_iter().map(|open| (open.effect, open.since)));
             self.look_for_timers();
+            self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
         } else if was && !leads {
             tracing::info!(partition = %self.partition.id(), "no longer leading");
             self.next_due = None;
             self.courier = None;
+            self.sweeper = None;
             let (dispatcher, id) = (&self.dispatcher, self.partition.id());
             let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
             for hub in hubs {
@@ -146,6 +152,7 @@ impl Leader {
         for (effect, since) in effects {
             match effect {
                 Effect::TimerSet { due } => self.expect_timer(due),
+                Effect::SweepDue => self.sweeper.iter().for_each(Sweeper::poke),
                 Effect::MessageSent => self.courier.iter().for_each(Courier::poke),
                 effect => hubs.extend(self.dispatcher.take_in(effect, since)),
             }

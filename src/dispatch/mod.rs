@@ -23,19 +23,21 @@ mod hub;
 mod leader;
 mod limits;
 mod queue;
+mod reaper;
+mod sweeper;
 mod token;
 mod waiters;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use durahub_cluster::placement;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use self::assemble::{Assembled, Form};
 use self::feed::Parcel;
@@ -83,6 +85,10 @@ struct Shared {
     hubs: Mutex<HashMap<u32, Hub>>,
     feeds: Mutex<HashMap<StreamId, mpsc::UnboundedSender<Parcel>>>,
     waiters: Waiters,
+    /// Hubs that were deleted while this node runs: their streams end.
+    closed_hubs: watch::Sender<BTreeSet<u32>>,
+    /// Wakes the task that clears deleted hubs.
+    hub_deleted: Notify,
     next_id: AtomicU64,
     /// Nothing is handed out any more.
     paused: AtomicBool,
@@ -102,6 +108,8 @@ impl Dispatcher {
             hubs: Mutex::default(),
             feeds: Mutex::default(),
             waiters: Waiters::default(),
+            closed_hubs: watch::Sender::default(),
+            hub_deleted: Notify::new(),
             next_id: AtomicU64::new(1),
             paused: AtomicBool::new(false),
             deadline: Notify::new(),
@@ -136,11 +144,23 @@ impl Dispatcher {
         load.collect()
     }
 
+    /// All partitions, in the order of their numbers.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.0.partitions
+    }
+
     /// The partition that holds an instance.
     pub fn partition_of(&self, hub: u32, instance: &str) -> &Partition {
         let partitions = &self.0.partitions;
         let group = placement::partition_of(hub, instance, partitions.len() as u32);
         &partitions[group.0 as usize - 1]
+    }
+
+    /// Ends once a hub is deleted.
+    pub async fn hub_closed(&self, hub: u32) {
+        let mut closed = self.0.closed_hubs.subscribe();
+        // The sender lives as long as this dispatcher.
+        let _ = closed.wait_for(|closed| closed.contains(&hub)).await;
     }
 
     fn next_id(&self) -> u64 {
@@ -184,7 +204,19 @@ impl Dispatcher {
             Effect::EntityReady { at, class } => {
                 (at.hub, Key::Entity { instance: at.instance.into() }, class)
             }
-            Effect::TimerSet { .. } | Effect::MessageSent => return None,
+            Effect::InstanceGone { at } => {
+                self.0.waiters.gone(&at);
+                return None;
+            }
+            Effect::HubGone { hub } => {
+                self.0.closed_hubs.send_modify(|closed| {
+                    closed.insert(hub);
+                });
+                // Nothing of it is handed out any more; streams that are still open end now.
+                self.0.hubs.lock().remove(&hub);
+                return None;
+            }
+            Effect::SweepDue | Effect::TimerSet { .. } | Effect::MessageSent => return None,
         };
         self.with_hub(hub, |hub| hub.ready(key, class, since));
         Some(hub)

@@ -60,6 +60,14 @@ impl Waiters {
     }
 }
 
+impl Waiters {
+    /// An instance is gone: whoever waits for it must hear of that (R2.37).
+    pub(crate) fn gone(&self, at: &Address) {
+        // Dropped senders wake their waiters.
+        self.0.lock().remove(at);
+    }
+}
+
 /// One registered wait; dropping it ends it.
 pub struct Waiter {
     all: Waiters,
@@ -104,6 +112,17 @@ mod tests {
         started.woken().await;
         assert_eq!(waiters.0.lock()[&at].len(), 1);
         drop((started, completed));
+        assert!(waiters.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn every_waiter_hears_that_an_instance_is_gone() {
+        let waiters = Waiters::default();
+        let at = Address::new(1, "o1");
+        let mut started = waiters.register(&at, Wanted::Started);
+        let mut completed = waiters.register(&at, Wanted::Completed);
+        waiters.gone(&at);
+        tokio::join!(started.woken(), completed.woken());
         assert!(waiters.0.lock().is_empty());
     }
 }

@@ -74,5 +74,12 @@ fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
         Command::SignalEntity(signal) => decide::signal_entity(plan, signal),
         Command::CompleteBatch(batch) => decide::complete_batch(plan, batch),
         Command::FailBatch(batch) => decide::fail_batch(plan, batch),
+        Command::PurgeEntities(purge) => decide::purge_entities(plan, purge),
+        Command::Purge(purge) => decide::purge(plan, purge),
+        Command::Sweep(_) => decide::sweep(plan),
+        Command::ForceTerminate(terminate) => decide::force_terminate(plan, terminate),
+        Command::DeleteHub(delete) => decide::delete_hub(plan, delete),
+        Command::ClearHub(clear) => decide::clear_hub(plan, clear),
+        Command::ForgetHub(forget) => decide::forget_hub(plan, forget),
     }
 }

@@ -29,7 +29,7 @@ struct Envelope {
     version: u32,
     #[prost(
         oneof = "Command",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 40, 41, 42"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43"
     )]
     command: Option<Command>,
     /// Limits that it is judged by, unless they are the usual ones.
@@ -91,6 +91,27 @@ pub enum Command {
     /// Fail the operations of a batch that cannot be handed to a worker, or whose result cannot be kept.
     #[prost(message, tag = "42")]
     FailBatch(FailBatch),
+    /// Delete the states of entities.
+    #[prost(message, tag = "43")]
+    PurgeEntities(PurgeEntities),
+    /// Delete instances that have ended.
+    #[prost(message, tag = "20")]
+    Purge(Purge),
+    /// Remove some of the rows that a purge or a long generation left.
+    #[prost(message, tag = "21")]
+    Sweep(Sweep),
+    /// End instances at once, without a worker.
+    #[prost(message, tag = "22")]
+    ForceTerminate(ForceTerminate),
+    /// Delete a task hub: its name is free, its instances go bit by bit.
+    #[prost(message, tag = "23")]
+    DeleteHub(DeleteHub),
+    /// Remove some of what a partition has of a deleted hub.
+    #[prost(message, tag = "24")]
+    ClearHub(ClearHub),
+    /// Forget a deleted hub that no partition has anything of.
+    #[prost(message, tag = "25")]
+    ForgetHub(ForgetHub),
 }
 
 impl Command {
@@ -438,6 +459,17 @@ pub struct CompleteBatch {
     pub id_length: u32,
 }
 
+/// Delete the states of entities (R2.90).
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct PurgeEntities {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The entities.
+    #[prost(string, repeated, tag = "2")]
+    pub instances: Vec<String>,
+}
+
 /// Fail the first operations of a batch. The state stays as it is.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FailBatch {
@@ -455,4 +487,81 @@ pub struct CreateHub {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// Delete the one of that name first, with all that it has (R2.97).
+    #[prost(bool, tag = "20")]
+    pub recreate: bool,
+}
+
+/// Delete instances that have ended (section 2.11). An instance that does not fulfil all conditions, or is
+/// not there, is left out.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Purge {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instances, all of this partition; how many bounds what the command costs.
+    #[prost(message, repeated, tag = "2")]
+    pub targets: Vec<Target>,
+    /// Only with one of these statuses; empty means any terminal one.
+    #[prost(enumeration = "wire::OrchestrationStatus", repeated, tag = "3")]
+    pub statuses: Vec<i32>,
+    /// Only if created then or later, in nanoseconds since the Unix epoch.
+    #[prost(int64, optional, tag = "4")]
+    pub created_from: Option<i64>,
+    /// Only if created before.
+    #[prost(int64, optional, tag = "5")]
+    pub created_before: Option<i64>,
+}
+
+/// An instance that is meant.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct Target {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub instance: String,
+    /// Only in this generation; 0 means any.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+}
+
+/// Remove some of the rows that a purge or a long generation left in this partition.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct Sweep {}
+
+/// End instances at once, without a worker (R2.98).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ForceTerminate {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The instances, all of this partition.
+    #[prost(string, repeated, tag = "2")]
+    pub instances: Vec<String>,
+    /// Their output.
+    #[prost(message, optional, tag = "3")]
+    pub reason: Option<Text>,
+}
+
+/// Delete a task hub, in the metadata group.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct DeleteHub {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// Remove some of what a partition has of a deleted hub, and take nothing new for it.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct ClearHub {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+}
+
+/// Forget a deleted hub, in the metadata group.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct ForgetHub {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
 }

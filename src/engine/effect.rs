@@ -44,6 +44,18 @@ pub enum Effect {
         /// Its status now.
         status: OrchestrationStatus,
     },
+    /// An instance is there no more.
+    InstanceGone {
+        /// The instance.
+        at: Address,
+    },
+    /// Rows were left to be swept.
+    SweepDue,
+    /// A hub was deleted, and this partition takes nothing new for it.
+    HubGone {
+        /// Its number.
+        hub: u32,
+    },
 }
 
 /// What worker filters compare (R3.8, R3.10): a name and a version.

@@ -10,8 +10,8 @@ use prost::Message as _;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::state::{
-    Address, ChildRecord, EntityRecord, Holder, HubRecord, InstanceRecord, Item, MessageRecord,
-    Place, Spot, TaskRecord, TimerRecord, Waiting,
+    Address, ChildRecord, DeletedHubRecord, EntityRecord, Holder, HubRecord, InstanceRecord, Item,
+    Leftover, MessageRecord, Place, Spot, TaskRecord, TimerRecord, Waiting,
 };
 use super::time::{nanos, timestamp};
 
@@ -31,6 +31,41 @@ pub enum Event {
         at: Address,
         /// The generation.
         generation: u64,
+        /// Its history is too long to go at once: it is swept later.
+        later: bool,
+    },
+    /// An instance is gone.
+    InstanceRemoved {
+        /// The instance.
+        at: Address,
+        /// Its last generation.
+        generation: u64,
+        /// It has too many rows to go at once: those besides its head are swept later.
+        later: bool,
+    },
+    /// Some rows of what was left were removed.
+    LeftoverSwept {
+        /// What was left.
+        leftover: Leftover,
+        /// The rows.
+        keys: Vec<Vec<u8>>,
+        /// These were the last of it.
+        done: bool,
+    },
+    /// The name of a task hub is free; its number is to be cleared.
+    HubDeleted {
+        /// The hub.
+        hub: DeletedHubRecord,
+    },
+    /// A partition takes nothing new for a deleted hub.
+    HubClosed {
+        /// Its number.
+        hub: u32,
+    },
+    /// No partition has anything of a deleted hub.
+    HubForgotten {
+        /// Its number.
+        id: u32,
     },
     /// The head of an instance was written.
     InstanceWritten {
@@ -163,6 +198,11 @@ pub enum Event {
         period: u32,
         /// Its id.
         id: String,
+    },
+    /// Rows of the entities of a deleted hub went.
+    EntityRowsSwept {
+        /// Their keys.
+        keys: Vec<Vec<u8>>,
     },
     /// Requests that came long ago are forgotten.
     RequestsForgotten {

@@ -399,6 +399,7 @@ impl Mesh {
                 let applied = apply(&replayed, *stamp, command);
                 absorb(&mut replayed, applied.changes);
             }
+            super::rig::check_index(&partition.rows);
             assert!(replayed == partition.rows, "partition {number}: replay equals live (S13)");
         }
     }

@@ -50,6 +50,8 @@ mod mesh;
 #[cfg(test)]
 mod mesh_locks;
 #[cfg(test)]
+mod rig;
+#[cfg(test)]
 mod script_entities;
 #[cfg(test)]
 mod scripts;
@@ -62,5 +64,5 @@ pub use effect::{Class, Effect};
 pub use event::Event;
 pub use limits::Limits;
 pub use reply::{Answer, Reject, Reply, decode as decode_answer};
-pub use state::{Address, InstanceRecord, Item, TaskRecord};
+pub use state::{Address, InstanceRecord, Item, Mark, TaskRecord, is_entity};
 pub use view::{Changes, View};

@@ -20,6 +20,21 @@ pub enum Reply {
         /// Its number.
         id: u32,
     },
+    /// Instances were purged.
+    Purged {
+        /// How many.
+        count: u32,
+    },
+    /// All but these were ended (R2.98).
+    Unterminated {
+        /// Their ids.
+        instances: Vec<String>,
+    },
+    /// A part of a longer work is done.
+    Step {
+        /// Nothing is left to do.
+        done: bool,
+    },
 }
 
 /// A deterministic refusal: part of the answer, the same on every replica. Nothing was changed.
@@ -56,6 +71,11 @@ pub enum Reject {
         /// Its id.
         instance: String,
     },
+    /// The hub was deleted while the call was under way (R1.9 asks for these words).
+    #[error(
+        "Task hub not found: it was deleted while the call was under way; name another hub, or create it again"
+    )]
+    HubDeleted,
     /// The reuse policy contradicts itself (R2.19 asks for these words).
     #[error(
         "Invalid reusable statuses: cannot exclude 'Terminated' while also allowing reuse of running instances"
@@ -64,6 +84,17 @@ pub enum Reject {
     /// The turn was computed from a history or an inbox that is no longer the current one.
     #[error("turn is stale")]
     StaleTurn,
+    /// As many operations wait for the entity as may.
+    #[error(
+        "{limit} operations wait for entity {instance}, the limit (limits.max_waiting_events); \
+         signal it again once it has carried some out"
+    )]
+    QueueFull {
+        /// Its id.
+        instance: String,
+        /// The limit.
+        limit: u32,
+    },
     /// The batch was computed from a state or a queue that is no longer the current one.
     #[error("batch is stale")]
     StaleBatch,
@@ -115,6 +146,12 @@ struct AnswerRecord {
     hub: u32,
     #[prost(uint32, tag = "50")]
     limit: u32,
+    #[prost(uint32, tag = "40")]
+    count: u32,
+    #[prost(string, repeated, tag = "41")]
+    instances: Vec<String>,
+    #[prost(bool, tag = "42")]
+    done: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -132,9 +169,14 @@ enum Kind {
     NotFailed = 30,
     NotEnded = 31,
     StaleBatch = 60,
+    QueueFull = 63,
     TriedInVain = 62,
     LocksLost = 61,
     InboxFull = 50,
+    Purged = 40,
+    Unterminated = 41,
+    Step = 42,
+    HubDeleted = 43,
 }
 
 impl From<&Answer> for AnswerRecord {
@@ -145,6 +187,10 @@ impl From<&Answer> for AnswerRecord {
             Ok(Reply::Started { instance }) => (Kind::Started, instance.clone()),
             Ok(Reply::TriedInVain) => plain(Kind::TriedInVain),
             Ok(Reply::Hub { .. }) => plain(Kind::Hub),
+            Ok(Reply::Purged { .. }) => plain(Kind::Purged),
+            Ok(Reply::Unterminated { .. }) => plain(Kind::Unterminated),
+            Ok(Reply::Step { .. }) => plain(Kind::Step),
+            Err(Reject::HubDeleted) => plain(Kind::HubDeleted),
             Err(Reject::UnknownCommand) => plain(Kind::UnknownCommand),
             Err(Reject::NotFound { instance }) => (Kind::NotFound, instance.clone()),
             Err(Reject::AlreadyExists { instance }) => (Kind::AlreadyExists, instance.clone()),
@@ -154,12 +200,22 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
             Err(Reject::StaleBatch) => plain(Kind::StaleBatch),
+            Err(Reject::QueueFull { instance, .. }) => (Kind::QueueFull, instance.clone()),
             Err(Reject::LocksLost { instance }) => (Kind::LocksLost, instance.clone()),
             Err(Reject::InboxFull { instance, .. }) => (Kind::InboxFull, instance.clone()),
         };
-        let hub = if let Ok(Reply::Hub { id }) = answer { *id } else { 0 };
-        let limit = if let Err(Reject::InboxFull { limit, .. }) = answer { *limit } else { 0 };
-        AnswerRecord { kind: kind.into(), instance, hub, limit }
+        let mut record = AnswerRecord { kind: kind.into(), instance, ..Default::default() };
+        match answer {
+            Ok(Reply::Hub { id }) => record.hub = *id,
+            Ok(Reply::Purged { count }) => record.count = *count,
+            Ok(Reply::Unterminated { instances }) => record.instances.clone_from(instances),
+            Ok(Reply::Step { done }) => record.done = *done,
+            Err(Reject::InboxFull { limit, .. } | Reject::QueueFull { limit, .. }) => {
+                record.limit = *limit
+            }
+            _ => {}
+        }
+        record
     }
 }
 
@@ -171,6 +227,10 @@ impl AnswerRecord {
             Kind::Started => Ok(Reply::Started { instance }),
             Kind::TriedInVain => Ok(Reply::TriedInVain),
             Kind::Hub => Ok(Reply::Hub { id: self.hub }),
+            Kind::Purged => Ok(Reply::Purged { count: self.count }),
+            Kind::Unterminated => Ok(Reply::Unterminated { instances: self.instances }),
+            Kind::Step => Ok(Reply::Step { done: self.done }),
+            Kind::HubDeleted => Err(Reject::HubDeleted),
             Kind::UnknownCommand => Err(Reject::UnknownCommand),
             Kind::NotFound => Err(Reject::NotFound { instance }),
             Kind::AlreadyExists => Err(Reject::AlreadyExists { instance }),
@@ -180,6 +240,7 @@ impl AnswerRecord {
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
             Kind::StaleBatch => Err(Reject::StaleBatch),
+            Kind::QueueFull => Err(Reject::QueueFull { instance, limit: self.limit }),
             Kind::LocksLost => Err(Reject::LocksLost { instance }),
             Kind::InboxFull => Err(Reject::InboxFull { instance, limit: self.limit }),
         })
@@ -198,6 +259,10 @@ mod tests {
             Ok(Reply::Started { instance: instance() }),
             Ok(Reply::TriedInVain),
             Ok(Reply::Hub { id: 7 }),
+            Ok(Reply::Purged { count: 9 }),
+            Ok(Reply::Unterminated { instances: vec![instance(), "o2".to_owned()] }),
+            Ok(Reply::Step { done: true }),
+            Err(Reject::HubDeleted),
             Err(Reject::UnknownCommand),
             Err(Reject::NotFound { instance: instance() }),
             Err(Reject::AlreadyExists { instance: instance() }),
@@ -207,6 +272,7 @@ mod tests {
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),
             Err(Reject::StaleBatch),
+            Err(Reject::QueueFull { instance: instance(), limit: 3 }),
             Err(Reject::LocksLost { instance: instance() }),
             Err(Reject::InboxFull { instance: instance(), limit: 3 }),
         ] {

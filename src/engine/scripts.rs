@@ -157,7 +157,50 @@ impl goldenscript::Runner for Partition {
                 Ok(self.propose(Command::Restart(command::Restart { hub: HUB, instance })))
             }
             "children" => Ok(self.children(&at)),
-            "hub" => Ok(self.propose(Command::CreateHub(command::CreateHub { name: instance }))),
+            "hub" => {
+                let recreate = text("recreate").is_some();
+                let create = command::CreateHub { name: instance, recreate };
+                Ok(self.propose(Command::CreateHub(create)))
+            }
+            "delete-hub" => {
+                Ok(self.propose(Command::DeleteHub(command::DeleteHub { name: instance })))
+            }
+            "clear-hub" => Ok(self.propose(Command::ClearHub(command::ClearHub { hub: HUB }))),
+            "forget-hub" => {
+                let forget = command::ForgetHub { id: instance.parse()? };
+                Ok(self.propose(Command::ForgetHub(forget)))
+            }
+            "deleted-hubs" => Ok(read::deleted_hubs(&self.rows)
+                .iter()
+                .map(|hub| format!("{} {}\n", hub.id, hub.name))
+                .collect()),
+            "purge" => {
+                let targets = std::iter::once(instance).chain(std::iter::from_fn(next));
+                let target = |id: String| match id.split_once('@') {
+                    Some((id, generation)) => Ok(command::Target {
+                        instance: id.to_owned(),
+                        generation: generation.parse()?,
+                    }),
+                    None => Ok(command::Target { instance: id, generation: 0 }),
+                };
+                let targets: Result<_, std::num::ParseIntError> = targets.map(target).collect();
+                let time = |key| text(key).map(|at| seconds(&at)).transpose();
+                Ok(self.propose(Command::Purge(command::Purge {
+                    hub: HUB,
+                    targets: targets?,
+                    statuses: text("status")
+                        .map_or(Vec::new(), |list| policy(&list).replaceable_status),
+                    created_from: time("from")?.as_ref().map(time::nanos),
+                    created_before: time("before")?.as_ref().map(time::nanos),
+                })))
+            }
+            "sweep" => Ok(self.propose(Command::Sweep(command::Sweep {}))),
+            "force" => {
+                let instances = std::iter::once(instance).chain(std::iter::from_fn(next)).collect();
+                let reason = text("reason").map(Into::into);
+                let force = command::ForceTerminate { hub: HUB, instances, reason };
+                Ok(self.propose(Command::ForceTerminate(force)))
+            }
             "garbage" => Ok(self.apply(Bytes::from_static(b"\x08\x63garbage"))),
             "history" => Ok(read::history(&self.rows, &at, None)
                 .iter()
@@ -199,6 +242,7 @@ impl Partition {
         let applied = apply(&self.rows, stamp, &command);
         self.log.push((stamp, command));
         absorb(&mut self.rows, applied.changes);
+        super::rig::check_index(&self.rows);
 
         let mut out = String::new();
         for line in applied.events.iter().filter_map(show_event) {
@@ -301,13 +345,15 @@ impl Partition {
             (0x14, "timer"),
             (0x15, "due"),
             (0x16, "outbox"),
+            (0x1a, "closed hub"),
+            (0x1b, "leftover"),
             (0x1c, "child"),
             (0x1d, "entity"),
             (0x1e, "entity state and requests"),
             (0x1f, "entity queue"),
         ];
         let count = |kind: u8| self.rows.keys().filter(|key| key[0] == kind).count();
-        // The last two are told where there are any.
+        // Those behind the sixth are told where there are any.
         let told = names.iter().enumerate().filter(|(n, (kind, _))| *n < 6 || count(*kind) > 0);
         let told = told.map(|(_, (kind, name))| format!("{name} {}", count(*kind)));
         told.collect::<Vec<_>>().join(", ") + "\n"
@@ -495,7 +541,25 @@ fn show_event(event: &Event) -> Option<String> {
     let item = |item: &Item| format!("{}/{}", item.at.instance, item.number);
     Some(match event {
         Event::HubCreated { name, hub } => format!("hub {name} is {}", hub.id),
-        Event::GenerationDiscarded { at, .. } => format!("{} discards its generation", at.instance),
+        Event::GenerationDiscarded { at, later, .. } => {
+            format!(
+                "{} discards its generation{}",
+                at.instance,
+                if *later { ", swept later" } else { "" }
+            )
+        }
+        Event::InstanceRemoved { at, later, .. } => {
+            format!("{} is gone{}", at.instance, if *later { ", swept later" } else { "" })
+        }
+        Event::LeftoverSwept { leftover, keys, done } => format!(
+            "{} rows of {} swept{}",
+            keys.len(),
+            leftover.at.instance,
+            if *done { ", the last" } else { "" }
+        ),
+        Event::HubDeleted { hub } => format!("hub {} was {}", hub.name, hub.id),
+        Event::HubClosed { hub } => format!("hub {hub} is closed"),
+        Event::HubForgotten { id } => format!("hub {id} is forgotten"),
         Event::InstanceWritten { at, record } => {
             format!("{} is {}", at.instance, status_name(record.status()))
         }
@@ -548,6 +612,9 @@ fn show_effect(effect: &Effect) -> String {
             format!("entity ready: {} {}", at.instance, class.name)
         }
         Effect::MessageSent => "message sent".into(),
+        Effect::InstanceGone { at } => format!("gone: {}", at.instance),
+        Effect::SweepDue => "sweep due".to_owned(),
+        Effect::HubGone { hub } => format!("hub gone: {hub}"),
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))

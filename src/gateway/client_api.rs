@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use durahub_proto::wire;
-use futures::stream::{self, Stream};
 use tonic::Status;
 
-use super::{Gateway, SEND_LIMIT, check_size, status};
+use super::{Gateway, check_size, status};
 use crate::dispatch::Wanted;
 use crate::engine::command::{RaiseEvent, Resume, Start, Suspend, Terminate};
 use crate::engine::state::is_entity;
@@ -16,8 +14,6 @@ use crate::machine::RowsView;
 
 /// How long a wait for an unknown instance goes on (R2.36).
 const UNKNOWN_WAIT: Duration = Duration::from_secs(30);
-/// Size of a history chunk, in bytes (R2.92).
-const CHUNK: usize = 256 * 1024;
 
 impl Gateway {
     pub(super) async fn start(
@@ -77,6 +73,9 @@ impl Gateway {
         request: wire::GetInstanceRequest,
         wanted: Wanted,
     ) -> Result<wire::GetInstanceResponse, Status> {
+        if is_entity(&request.instance_id) {
+            return Ok(wire::GetInstanceResponse::default());
+        }
         let at = Address::new(hub, request.instance_id.clone());
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
         let mut closed = std::pin::pin!(self.closed());
@@ -161,72 +160,5 @@ impl Gateway {
         self.propose(hub, &instance, command).await?;
         tracing::info!(hub, instance, "resumed");
         Ok(wire::ResumeResponse {})
-    }
-
-    /// The committed history of the current generation, in chunks (section 2.12).
-    pub(super) async fn history(
-        &self,
-        hub: u32,
-        request: wire::StreamInstanceHistoryRequest,
-    ) -> Result<impl Stream<Item = Result<wire::HistoryChunk, Status>> + Send + use<>, Status> {
-        let at = Address::new(hub, request.instance_id);
-        let partition = self.0.dispatcher.partition_of(hub, &at.instance);
-        let for_turn = request.for_work_item_processing;
-        let execution = request.execution_id.filter(|id| !id.is_empty());
-        let execution = execution.as_ref().map(durahub_proto::Text::as_str);
-        // A worker is told what its turn began with, whatever was committed since (R2.94).
-        let through = self.0.dispatcher.past_of_turn(hub, &at.instance);
-        let events = partition
-            .read(|rows| match for_turn {
-                true => read::past(&RowsView(rows), &at, execution, through),
-                false => read::history(&RowsView(rows), &at, execution),
-            })
-            .await
-            .map_err(|error| status::of_cluster(&error))?;
-        Ok(stream::iter(chunks(events)))
-    }
-}
-
-/// Cuts a history into chunks; an event that no message can hold ends it with an error.
-fn chunks(events: Vec<Bytes>) -> Vec<Result<wire::HistoryChunk, Status>> {
-    let mut chunks = Vec::new();
-    let (mut chunk, mut bytes) = (wire::HistoryChunk::default(), 0);
-    for (index, event) in events.into_iter().enumerate() {
-        if event.len() > SEND_LIMIT {
-            chunks.push(Ok(chunk));
-            chunks.push(Err(Status::resource_exhausted(format!(
-                "event {index} of this history takes {} bytes, the limit of a message is {SEND_LIMIT}",
-                event.len()
-            ))));
-            return chunks;
-        }
-        if bytes > 0 && bytes + event.len() > CHUNK {
-            chunks.push(Ok(std::mem::take(&mut chunk)));
-            bytes = 0;
-        }
-        bytes += event.len();
-        chunk.events.push(event);
-    }
-    if !chunk.events.is_empty() {
-        chunks.push(Ok(chunk));
-    }
-    chunks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_history_is_cut_into_chunks_that_fit() {
-        let event = Bytes::from(vec![0; 100 * 1024]);
-        let cut = chunks(vec![event; 5]);
-        let sizes: Vec<usize> =
-            cut.iter().map(|c| c.as_ref().map_or(0, |c| c.events.len())).collect();
-        assert_eq!(sizes, [2, 2, 1]);
-        assert!(chunks(Vec::new()).is_empty(), "an empty history is an empty stream (R2.93)");
-        assert!(
-            chunks(vec![Bytes::from(vec![0; SEND_LIMIT + 1])]).pop().is_some_and(|c| c.is_err())
-        );
     }
 }

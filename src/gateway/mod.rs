@@ -4,7 +4,12 @@
 //! proposed: a refusal names the field, the limit and what to do, and leaves nothing half done. Writes
 //! become commands to the partition that holds the instance; reads ask that partition's leader.
 //!
-//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume, history;
+//! - [`client_api`]: start, read, wait, raise, terminate, suspend, resume;
+//! - [`list`]: pages of instances and of ids over all partitions;
+//! - [`history`]: the history of one instance, in chunks;
+//! - [`purge`], [`skip`]: ended instances go, others are ended at once;
+//! - [`hubs`]: task hubs come and go;
+//! - [`entities`]: signals, single entities, pages of entities;
 //! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
@@ -12,9 +17,15 @@
 //! - [`oversize`]: the code for messages that are too large.
 
 mod client_api;
+mod entities;
+mod history;
+mod hubs;
 mod lifecycle;
+mod list;
 mod oversize;
+mod purge;
 mod sidecar;
+mod skip;
 mod status;
 mod worker_api;
 
@@ -52,6 +63,8 @@ pub struct Settings {
     pub dynamic_hubs: bool,
     /// How large one instance may be.
     pub limits: Limits,
+    /// Whether clients may create and delete task hubs (R2.97).
+    pub hub_calls: bool,
 }
 
 /// The gateway of a node; a cheap handle.
@@ -63,6 +76,10 @@ struct Shared {
     metadata: Partition,
     dispatcher: Dispatcher,
     entropy: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Bounds what lists may cost at a time.
+    pages: tokio::sync::Semaphore,
+    /// Bounds what purges by filter may cost at a time.
+    purges: tokio::sync::Semaphore,
     /// Turns true when streams and waits must end.
     closing: watch::Receiver<bool>,
 }
@@ -82,6 +99,8 @@ impl Gateway {
             metadata,
             dispatcher,
             entropy: Box::new(entropy),
+            pages: tokio::sync::Semaphore::new(list::PAGES_AT_ONCE),
+            purges: tokio::sync::Semaphore::new(purge::FILTERS_AT_ONCE),
             closing,
         }))
     }
@@ -98,16 +117,24 @@ impl Gateway {
     /// # Errors
     /// When the metadata group cannot be reached, or the name is not allowed.
     pub async fn create_hub(&self, name: &str) -> Result<u32, Status> {
+        self.begin_hub(name, false).await
+    }
+
+    /// Creates a task hub; with `recreate` the one that is there goes first, with all that it has.
+    pub(crate) async fn begin_hub(&self, name: &str, recreate: bool) -> Result<u32, Status> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > HUB_NAME_LENGTH || !name.chars().all(allowed) {
             return Err(Status::invalid_argument(format!(
                 "taskhub: a name has 1 to {HUB_NAME_LENGTH} letters, digits, '-' or '_'"
             )));
         }
-        let command = Command::CreateHub(CreateHub { name: name.to_owned() });
+        let command = Command::CreateHub(CreateHub { name: name.to_owned(), recreate });
         match propose(&self.0.metadata, command.into_bytes()).await? {
             Reply::Hub { id } => {
-                tracing::info!(hub = name, id, "task hub created");
+                if recreate {
+                    self.0.dispatcher.hub_was_deleted();
+                }
+                tracing::info!(hub = name, id, recreate, "task hub created");
                 Ok(id)
             }
             other => Err(Status::internal(format!("unexpected answer {other:?}"))),
@@ -116,14 +143,7 @@ impl Gateway {
 
     /// The number of the hub that a call names.
     async fn hub(&self, headers: &MetadataMap) -> Result<u32, Status> {
-        let name = match headers.get("taskhub") {
-            None => DEFAULT_HUB,
-            Some(value) => value.to_str().map_err(|_| {
-                Status::invalid_argument(
-                    "taskhub: the header holds characters that a name cannot have",
-                )
-            })?,
-        };
+        let name = hub_name(headers)?;
         if let Some(hub) = self.0.metadata.peek(|rows| read::hub(&RowsView(rows), name)) {
             return Ok(hub.id);
         }
@@ -165,6 +185,16 @@ impl Gateway {
     async fn closed(&self) {
         // A sender that is gone means the same.
         let _ = self.0.closing.clone().wait_for(|closing| *closing).await;
+    }
+}
+
+/// The name of the hub that a call names.
+fn hub_name(headers: &MetadataMap) -> Result<&str, Status> {
+    match headers.get("taskhub") {
+        None => Ok(DEFAULT_HUB),
+        Some(value) => value.to_str().map_err(|_| {
+            Status::invalid_argument("taskhub: the header holds characters that a name cannot have")
+        }),
     }
 }
 

@@ -1,6 +1,4 @@
 //! The service of the SDKs, method by method: find the hub, call the function that does it.
-//!
-//! Methods that are not there yet answer `UNIMPLEMENTED`, which clients understand (R1.4).
 
 use std::pin::Pin;
 
@@ -14,10 +12,6 @@ use super::Gateway;
 use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
 
 type Answer<T> = Result<Response<T>, Status>;
-
-fn later<T>(what: &str) -> Answer<T> {
-    Err(Status::unimplemented(format!("this version of Durahub does not support {what}")))
-}
 
 #[tonic::async_trait]
 impl TaskHubSidecarService for Gateway {
@@ -114,8 +108,11 @@ impl TaskHubSidecarService for Gateway {
         let request = request.into_inner();
         let worker = header.unwrap_or_else(|| request.worker_instance_id.clone());
         // A worker connects again on UNAVAILABLE, politely; on a clean end some do so in a tight loop (R1.41).
-        let closing: fn(Closing) -> Status =
-            |Closing| Status::unavailable("this server is shutting down; connect again");
+        let closing: fn(Closing) -> Status = |Closing| {
+            Status::unavailable(
+                "this server is shutting down, or the task hub was deleted; connect again",
+            )
+        };
         Ok(Response::new(self.work_items(hub, request, &worker).map_err(closing)))
     }
 
@@ -157,8 +154,8 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::AbandonEntityTaskRequest>,
     ) -> Answer<wire::AbandonEntityTaskResponse> {
-        // No entity item is handed out yet, so every token is unknown, and that is OK (R3.61).
-        self.hub(request.metadata()).await?;
+        let hub = self.hub(request.metadata()).await?;
+        self.0.dispatcher.abandon(hub, Abandoned::Batch, &request.get_ref().completion_token);
         Ok(Response::new(wire::AbandonEntityTaskResponse {}))
     }
 
@@ -166,9 +163,8 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::EntityBatchResult>,
     ) -> Answer<wire::CompleteTaskResponse> {
-        // As above: unknown, nothing changes (R3.55).
-        self.hub(request.metadata()).await?;
-        Ok(Response::new(wire::CompleteTaskResponse {}))
+        let hub = self.hub(request.metadata()).await?;
+        self.complete_batch(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn rewind_instance(
@@ -189,71 +185,80 @@ impl TaskHubSidecarService for Gateway {
 
     async fn query_instances(
         &self,
-        _: Request<wire::QueryInstancesRequest>,
+        request: Request<wire::QueryInstancesRequest>,
     ) -> Answer<wire::QueryInstancesResponse> {
-        later("queries")
+        let hub = self.hub(request.metadata()).await?;
+        self.query(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_instance_ids(
         &self,
-        _: Request<wire::ListInstanceIdsRequest>,
+        request: Request<wire::ListInstanceIdsRequest>,
     ) -> Answer<wire::ListInstanceIdsResponse> {
-        later("listing instance ids")
+        let hub = self.hub(request.metadata()).await?;
+        self.list_ids(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn purge_instances(
         &self,
-        _: Request<wire::PurgeInstancesRequest>,
+        request: Request<wire::PurgeInstancesRequest>,
     ) -> Answer<wire::PurgeInstancesResponse> {
-        later("purge")
+        let hub = self.hub(request.metadata()).await?;
+        self.purge(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_task_hub(
         &self,
-        _: Request<wire::CreateTaskHubRequest>,
+        request: Request<wire::CreateTaskHubRequest>,
     ) -> Answer<wire::CreateTaskHubResponse> {
-        later("creating task hubs by call; use --task-hubs or --dynamic-task-hubs")
+        self.create_task_hub(request.metadata(), request.get_ref()).await.map(Response::new)
     }
 
     async fn delete_task_hub(
         &self,
-        _: Request<wire::DeleteTaskHubRequest>,
+        request: Request<wire::DeleteTaskHubRequest>,
     ) -> Answer<wire::DeleteTaskHubResponse> {
-        later("deleting task hubs")
+        self.delete_task_hub(request.metadata()).await.map(Response::new)
     }
 
     async fn signal_entity(
         &self,
-        _: Request<wire::SignalEntityRequest>,
+        request: Request<wire::SignalEntityRequest>,
     ) -> Answer<wire::SignalEntityResponse> {
-        later("entities")
+        let hub = self.hub(request.metadata()).await?;
+        self.signal_entity(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_entity(
         &self,
-        _: Request<wire::GetEntityRequest>,
+        request: Request<wire::GetEntityRequest>,
     ) -> Answer<wire::GetEntityResponse> {
-        later("entities")
+        let hub = self.hub(request.metadata()).await?;
+        self.get_entity(hub, request.get_ref()).await.map(Response::new)
     }
 
     async fn query_entities(
         &self,
-        _: Request<wire::QueryEntitiesRequest>,
+        request: Request<wire::QueryEntitiesRequest>,
     ) -> Answer<wire::QueryEntitiesResponse> {
-        later("entities")
+        let hub = self.hub(request.metadata()).await?;
+        self.query_entities(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn clean_entity_storage(
         &self,
-        _: Request<wire::CleanEntityStorageRequest>,
+        request: Request<wire::CleanEntityStorageRequest>,
     ) -> Answer<wire::CleanEntityStorageResponse> {
-        later("entities")
+        self.hub(request.metadata()).await?;
+        // Empty entities go and locks are given back as it happens: there is nothing to clean (R2.103).
+        Ok(Response::new(wire::CleanEntityStorageResponse::default()))
     }
 
     async fn skip_graceful_orchestration_terminations(
         &self,
-        _: Request<wire::SkipGracefulOrchestrationTerminationsRequest>,
+        request: Request<wire::SkipGracefulOrchestrationTerminationsRequest>,
     ) -> Answer<wire::SkipGracefulOrchestrationTerminationsResponse> {
-        later("termination without a worker")
+        let hub = self.hub(request.metadata()).await?;
+        self.skip_graceful(hub, request.into_inner()).await.map(Response::new)
     }
 }

@@ -10,10 +10,10 @@ use crate::engine::Reject;
 pub(crate) fn of_reject(reject: &Reject) -> Status {
     let text = reject.to_string();
     match reject {
-        Reject::NotFound { .. } => Status::not_found(text),
+        Reject::NotFound { .. } | Reject::HubDeleted => Status::not_found(text),
         Reject::AlreadyExists { .. } => Status::already_exists(text),
         Reject::InvalidReusePolicy => Status::invalid_argument(text),
-        Reject::InboxFull { .. } => Status::resource_exhausted(text),
+        Reject::InboxFull { .. } | Reject::QueueFull { .. } => Status::resource_exhausted(text),
         Reject::UnknownCommand => Status::internal(text),
         Reject::NotFailed { .. } | Reject::NotEnded { .. } | Reject::LocksLost { .. } => {
             Status::failed_precondition(text)

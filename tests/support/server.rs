@@ -96,6 +96,12 @@ impl TestServer {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// The logs of all processes so far.
+    pub fn logs(&self) -> String {
+        let path = |start| self.folder.path().join(format!("server-{start}.log"));
+        (0..=self.starts).filter_map(|start| std::fs::read_to_string(path(start)).ok()).collect()
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("the server runs").id()

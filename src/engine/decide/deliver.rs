@@ -58,6 +58,14 @@ pub(crate) fn deliver(view: &dyn View, stamp: Stamp, command: Deliver) -> Delive
 
 fn take_in(plan: &mut Plan<'_>, message: MessageRecord) {
     let at = message.to();
+    // What the others ask for needs an instance or an entity, which a deleted hub has not.
+    let starts = matches!(
+        message.body,
+        Some(Body::Start(_) | Body::Rewind(_) | Body::Operation(_) | Body::Lock(_))
+    );
+    if starts && read::hub_closed(plan.view, at.hub) {
+        return;
+    }
     match message.body {
         Some(Body::Start(message)) => start::start_by_message(plan, &at, message),
         Some(Body::ChildEnded(ended)) => children::child_ended(plan, &at, ended),

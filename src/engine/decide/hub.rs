@@ -1,17 +1,78 @@
-//! `CreateHub`: a name gets a number (section 2.13).
+//! Task hubs: a name gets a number, and loses it; what the number had goes bit by bit (section 2.13).
+//!
+//! A number never returns, so a name can be used again at once. The metadata group remembers deleted hubs
+//! until every partition is clear of them; a partition remembers for ever, so that a call that was under way
+//! when its hub was deleted cannot leave anything behind.
 
 use super::Plan;
-use crate::engine::command::CreateHub;
+use super::purge_entities::clear_entities;
+use crate::engine::command::{ClearHub, CreateHub, DeleteHub, ForgetHub};
 use crate::engine::reply::{Answer, Reply};
-use crate::engine::state::{FORMAT, HubRecord};
-use crate::engine::{Event, read};
+use crate::engine::state::{DeletedHubRecord, FORMAT, HubRecord};
+use crate::engine::{Effect, Event, read};
+
+/// Instances that one command removes.
+const INSTANCES: usize = 64;
+/// Waiting events that one command removes.
+const EVENTS: usize = 1024;
 
 pub(crate) fn create_hub(plan: &mut Plan<'_>, command: CreateHub) -> Answer {
-    if let Some(hub) = read::hub(plan.view, &command.name) {
-        return Ok(Reply::Hub { id: hub.id });
+    match read::hub(plan.view, &command.name) {
+        Some(hub) if !command.recreate => return Ok(Reply::Hub { id: hub.id }),
+        Some(hub) => delete(plan, command.name.clone(), &hub),
+        None => {}
     }
     let id = read::last_hub(plan.view) + 1;
     let hub = HubRecord { format: FORMAT, id, created: plan.stamp.now };
     plan.push(Event::HubCreated { name: command.name, hub });
     Ok(Reply::Hub { id })
+}
+
+/// Deletes a hub; one that is not there is no error.
+pub(crate) fn delete_hub(plan: &mut Plan<'_>, command: DeleteHub) -> Answer {
+    if let Some(hub) = read::hub(plan.view, &command.name) {
+        delete(plan, command.name, &hub);
+    }
+    Ok(Reply::Done)
+}
+
+fn delete(plan: &mut Plan<'_>, name: String, hub: &HubRecord) {
+    let deleted = plan.stamp.now;
+    let hub = DeletedHubRecord { format: FORMAT, id: hub.id, name, deleted };
+    plan.push(Event::HubDeleted { hub });
+}
+
+/// Closes a deleted hub in this partition, and removes some of its instances, whatever they are doing. The
+/// answer tells whether any rows are left.
+pub(crate) fn clear_hub(plan: &mut Plan<'_>, command: ClearHub) -> Answer {
+    let hub = command.hub;
+    if !read::hub_closed(plan.view, hub) {
+        plan.push(Event::HubClosed { hub });
+        plan.tell(Effect::HubGone { hub });
+    }
+    let instances = read::instances_of(plan.view, hub, INSTANCES);
+    let mut events = EVENTS;
+    for at in &instances {
+        let waiting = read::inbox_places(plan.view, at, events + 1);
+        if waiting.len() > events {
+            // More than one command may remove: the instance itself goes with the last of them.
+            for place in waiting.into_iter().take(events) {
+                plan.push(Event::EventTaken { at: at.clone(), place });
+            }
+            break;
+        }
+        events -= waiting.len();
+        if let Some(record) = read::head(plan.view, at) {
+            plan.remove(at, &record);
+        }
+    }
+    let entities_left = instances.is_empty() && clear_entities(plan, hub, EVENTS);
+    let done = instances.is_empty() && !entities_left && !read::hub_sweep_due(plan.view, hub);
+    Ok(Reply::Step { done })
+}
+
+/// Forgets a deleted hub that no partition has anything of.
+pub(crate) fn forget_hub(plan: &mut Plan<'_>, command: ForgetHub) -> Answer {
+    plan.push(Event::HubForgotten { id: command.id });
+    Ok(Reply::Done)
 }

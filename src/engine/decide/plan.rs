@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::purge::Budget;
 use crate::engine::effect::Class;
 use crate::engine::event::Sort;
 use crate::engine::limits::Limits;
@@ -23,6 +24,8 @@ pub(crate) struct Plan<'a> {
     places: u32,
     /// Whether any message was sent.
     sent: bool,
+    /// What may still be removed at once.
+    pub(super) budget: Budget,
 }
 
 impl<'a> Plan<'a> {
@@ -32,8 +35,16 @@ impl<'a> Plan<'a> {
 
     /// A plan of the same command behind one that gave out so many places.
     pub(crate) fn behind(view: &'a dyn View, stamp: Stamp, places: u32) -> Plan<'a> {
-        let (limits, events, effects) = (Limits::USUAL, Vec::new(), Vec::new());
-        Plan { view, stamp, limits, events, effects, places, sent: false }
+        Plan {
+            view,
+            stamp,
+            limits: Limits::USUAL,
+            events: Vec::new(),
+            effects: Vec::new(),
+            places,
+            sent: false,
+            budget: Budget::default(),
+        }
     }
 
     /// How many places this plan and those before it gave out.
@@ -163,7 +174,7 @@ impl<'a> Plan<'a> {
 
     /// Drops what waits in an inbox.
     pub(crate) fn clear_inbox(&mut self, at: &Address) {
-        for (place, _) in read::inbox(self.view, at) {
+        for place in read::inbox_places(self.view, at, usize::MAX) {
             self.push(Event::EventTaken { at: at.clone(), place });
         }
     }

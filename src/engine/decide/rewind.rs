@@ -102,7 +102,7 @@ fn try_again(
         Names { execution: &execution, parent: parent_execution.as_ref().map(Text::as_str) };
     let Rewritten { events, hidden, children, timers, is_due } = rewrite(&events, children, &names);
 
-    plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
+    plan.discard(at, &old);
     let (info, link) = match parent {
         Some(Parent { info, link }) => (Some(info), Some(link)),
         None => (old.parent.clone(), old.link),

@@ -8,7 +8,8 @@ use super::entity::{Entity, delay};
 use super::start::new_execution_id;
 use crate::engine::command::SignalEntity;
 use crate::engine::event::{NO_ID, history};
-use crate::engine::reply::{Answer, Reply};
+use crate::engine::limits::Limits;
+use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::{Address, Operation, Sender};
 use crate::engine::time::nanos;
 use crate::engine::{Event, read};
@@ -23,6 +24,14 @@ pub(crate) fn signal_entity(plan: &mut Plan<'_>, command: SignalEntity) -> Answe
     let wire::SignalEntityRequest { instance_id, name, input, request_id, scheduled_time, .. } =
         command.request;
     let at = Address::new(command.hub, instance_id);
+    if read::hub_closed(plan.view, at.hub) {
+        return Err(Reject::HubDeleted);
+    }
+    let waiting = read::entity(plan.view, &at).map_or(0, |record| record.backlog());
+    let limit = plan.limits.waiting_events;
+    if Limits::exceeds(limit, u64::from(waiting) + 1) {
+        return Err(Reject::QueueFull { instance: at.instance, limit });
+    }
     if !is_first(plan, &at, &request_id) {
         return Ok(Reply::Done);
     }

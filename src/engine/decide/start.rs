@@ -6,15 +6,18 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 use super::Plan;
 use crate::engine::command::Start;
 use crate::engine::event::{START_ID, failure, history};
+use crate::engine::read;
 use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::message::{Parent, StartMessage};
 use crate::engine::state::{Address, FORMAT, InstanceRecord, Item, TimerKind, TimerRecord};
 use crate::engine::time::nanos;
-use crate::engine::{Event, read};
 
 pub(crate) fn start(plan: &mut Plan<'_>, command: Start) -> Answer {
     let request = command.request;
     let at = Address::new(command.hub, request.instance_id.clone());
+    if read::hub_closed(plan.view, at.hub) {
+        return Err(Reject::HubDeleted);
+    }
     let existing = read::head(plan.view, &at);
     match reuse(request.orchestration_id_reuse_policy.as_ref(), existing.as_ref())? {
         Reuse::Keep => return Ok(Reply::Started { instance: at.instance }),
@@ -57,7 +60,7 @@ pub(crate) fn create(
     if let Some(old) = existing {
         plan.clear_inbox(at);
         plan.release_locks(at, &mut old.clone());
-        plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
+        plan.discard(at, old);
     }
     let (parent, link) = parent.map(|Parent { info, link }| (info, link)).unzip();
     let now = plan.stamp.now;

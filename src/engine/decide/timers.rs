@@ -22,6 +22,11 @@ pub(crate) fn fire_timers(plan: &mut Plan<'_>, command: FireTimers) -> Answer {
     let mut signals: BTreeMap<Address, Vec<Operation>> = BTreeMap::new();
     for (time, item) in due {
         if is_entity(&item.at.instance) {
+            // A deleted hub takes in nothing more.
+            if read::hub_closed(plan.view, item.at.hub) {
+                plan.push(Event::TimerCleared { item, due: time });
+                continue;
+            }
             let operation = read::timer(plan.view, &item).and_then(|timer| timer.operation);
             signals.entry(item.at.clone()).or_default().extend(operation);
         } else if let Some(record) = read::head(plan.view, &item.at) {

@@ -112,7 +112,43 @@ impl Turn {
             appended.push(event);
         }
         let now = plan.stamp.now.max(id.clock);
-        let mut turn = Turn {
+        let mut turn = Turn::of(at, record, appended, now);
+        if turn.record.terminating {
+            turn.note_recursion();
+        }
+        turn.record.clock = id.clock;
+        turn.record.updated = now;
+        turn.record.has_run = true;
+        Ok(turn)
+    }
+
+    /// A turn that no worker is asked for: it begins the history if nothing has, and then has only `event`.
+    pub(super) fn without_worker(
+        plan: &Plan<'_>,
+        at: Address,
+        record: InstanceRecord,
+        event: wire::ExecutionTerminatedEvent,
+    ) -> Turn {
+        let clock = plan.stamp.now.max(record.clock + 1);
+        let mut appended = vec![orchestrator_started(clock)];
+        if record.history_events == 0 {
+            // `executionStarted`: no history is without it (R3.25).
+            appended.extend(read::first_event(plan.view, &at));
+        }
+        appended.push(history(NO_ID, clock, EventType::ExecutionTerminated(event)));
+        let record = InstanceRecord {
+            clock,
+            updated: clock,
+            has_run: true,
+            start_timer: None,
+            rewinding: false,
+            ..record
+        };
+        Turn::of(at, record, appended, clock)
+    }
+
+    fn of(at: Address, record: InstanceRecord, appended: Vec<Bytes>, now: i64) -> Turn {
+        Turn {
             at,
             record,
             appended,
@@ -123,14 +159,7 @@ impl Turn {
             ends_self: false,
             id_length: 0,
             now,
-        };
-        if turn.record.terminating {
-            turn.note_recursion();
         }
-        turn.record.clock = id.clock;
-        turn.record.updated = now;
-        turn.record.has_run = true;
-        Ok(turn)
     }
 
     /// Remembers a termination that goes on to the children once the instance has ended (R2.51).
@@ -265,7 +294,7 @@ impl Turn {
     }
 
     /// The instance ends: nothing of it waits any more (R4.52), but what this turn started runs (R4.26).
-    fn end(mut self, plan: &mut Plan<'_>, id: i32, end: End) {
+    pub(super) fn end(mut self, plan: &mut Plan<'_>, id: i32, end: End) {
         let status = end.status;
         let (result, failure) = (end.result.clone(), end.failure.clone());
         self.appended.push(execution_completed(id, self.now, status, result, failure));
@@ -302,7 +331,7 @@ impl Turn {
         plan.release_locks(&at, &mut old);
         let left = plan.left(&at);
         plan.clear_inbox(&at);
-        plan.push(Event::GenerationDiscarded { at: at.clone(), generation: old.generation });
+        plan.discard(&at, &old);
 
         let execution_id = new_execution_id(plan.stamp.seed);
         let version = action.new_version.or(old.version);

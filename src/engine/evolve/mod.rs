@@ -1,11 +1,17 @@
 //! Events to rows: what each event changes, and nothing else. No decision is taken here.
 
+mod listing;
+mod removal;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, Waiting, WaitingRecord, keys};
+use super::state::{
+    Address, Chunk, DeliveredRecord, FORMAT, Item, Leftover, Waiting, WaitingRecord, entity_keys,
+    keys,
+};
 use super::view::{Changes, View, scan_prefix};
 use super::{Event, read};
 
@@ -16,10 +22,29 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::hub(name), Some(encode(hub)));
             changes.insert(keys::last_hub(), Some(Bytes::copy_from_slice(&hub.id.to_be_bytes())));
         }
-        Event::GenerationDiscarded { at, generation } => discard(view, at, *generation, changes),
-        Event::InstanceWritten { at, record } => {
-            changes.insert(keys::instance(at), Some(encode(record.as_ref())));
+        Event::GenerationDiscarded { at, generation, later } => {
+            discard(view, at, *generation, *later, changes);
         }
+        Event::InstanceRemoved { at, generation, later } => {
+            removal::remove(view, at, *generation, *later, changes);
+        }
+        Event::LeftoverSwept { leftover, keys, done } => {
+            changes.extend(keys.iter().map(|key| (key.clone(), None)));
+            if *done {
+                changes.insert(keys::leftover(leftover), None);
+            }
+        }
+        Event::HubDeleted { hub } => {
+            changes.insert(keys::hub(&hub.name), None);
+            changes.insert(keys::deleted_hub(hub.id), Some(encode(hub)));
+        }
+        Event::HubClosed { hub } => {
+            changes.insert(keys::closed_hub(*hub), Some(Bytes::new()));
+        }
+        Event::HubForgotten { id } => {
+            changes.insert(keys::deleted_hub(*id), None);
+        }
+        Event::InstanceWritten { at, record } => listing::write_head(view, at, record, changes),
         Event::EventReceived { at, place, event } => {
             changes.insert(keys::inbox(at, *place), Some(event.clone()));
         }
@@ -57,34 +82,34 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::delivered(*from), Some(encode(&delivered)));
         }
         Event::EntityWritten { at, record } => {
-            changes.insert(keys::entity(at), Some(encode(record.as_ref())));
+            changes.insert(entity_keys::entity(at), Some(encode(record.as_ref())));
         }
         Event::EntityRemoved { at } => {
-            changes.insert(keys::entity(at), None);
+            changes.insert(entity_keys::entity(at), None);
         }
         Event::EntityStateWritten { at, state } => {
             let text =
                 state.as_ref().map(|state| Bytes::copy_from_slice(state.as_str().as_bytes()));
-            changes.insert(keys::entity_state(at), text);
+            changes.insert(entity_keys::entity_state(at), text);
         }
         Event::WaitBegan { at, spot, waiting } => {
             if let Waiting::Lock(request) = waiting.as_ref() {
-                let place = keys::place(spot.1);
-                changes.insert(keys::lock_request(at, &request.holder), Some(place));
+                let place = entity_keys::place(spot.1);
+                changes.insert(entity_keys::lock_request(at, &request.holder), Some(place));
             }
             let row = WaitingRecord { format: FORMAT, waiting: Some(waiting.as_ref().clone()) };
-            changes.insert(keys::queue(at, *spot), Some(encode(&row)));
+            changes.insert(entity_keys::queue(at, *spot), Some(encode(&row)));
         }
         Event::WaitEnded { at, spot, holder } => {
-            changes.insert(keys::queue(at, *spot), None);
+            changes.insert(entity_keys::queue(at, *spot), None);
             if let Some(holder) = holder {
-                changes.insert(keys::lock_request(at, holder), None);
+                changes.insert(entity_keys::lock_request(at, holder), None);
             }
         }
         Event::RequestSeen { at, period, id } => {
-            changes.insert(keys::request(*period, at, id), Some(Bytes::new()));
+            changes.insert(entity_keys::request(*period, at, id), Some(Bytes::new()));
         }
-        Event::RequestsForgotten { keys } => {
+        Event::EntityRowsSwept { keys } | Event::RequestsForgotten { keys } => {
             changes.extend(keys.iter().map(|key| (key.clone(), None)));
         }
     }
@@ -92,11 +117,15 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
 
 /// Removes what a generation had before this command. What the command itself opened for it stays: such
 /// tasks run on, and their results are dropped (R4.26).
-fn discard(view: &dyn View, at: &Address, generation: u64, changes: &mut Changes) {
-    scan_prefix(view, &keys::history_of(at, generation), &mut |key, _| {
-        changes.insert(key.to_vec(), None);
-        ControlFlow::Continue(())
-    });
+fn discard(view: &dyn View, at: &Address, generation: u64, later: bool, changes: &mut Changes) {
+    if later {
+        removal::leave(Leftover { at: at.clone(), generation, whole: false }, changes);
+    } else {
+        scan_prefix(view, &keys::history_of(at, generation), &mut |key, _| {
+            changes.insert(key.to_vec(), None);
+            ControlFlow::Continue(())
+        });
+    }
     for item in read::tasks(view, at, generation) {
         changes.insert(keys::task(&item), None);
     }

@@ -9,7 +9,7 @@ use prost::Message as _;
 use crate::engine::command::BatchId;
 use crate::engine::state::{
     Address, EntityRecord, Holder, Line, Operation, Place, Spot, Waiting, WaitingRecord, decode,
-    keys,
+    entity_keys,
 };
 use crate::engine::view::{View, after_prefix};
 
@@ -49,7 +49,7 @@ const FRAME: usize = 6;
 
 /// The head of an entity: who holds it since when, what waits, whether it has a state.
 pub fn entity(view: &dyn View, at: &Address) -> Option<EntityRecord> {
-    view.get(&keys::entity(at)).map(decode)
+    view.get(&entity_keys::entity(at)).map(decode)
 }
 
 /// The state of an entity; `None` if it has none.
@@ -57,7 +57,7 @@ pub fn entity(view: &dyn View, at: &Address) -> Option<EntityRecord> {
 /// # Panics
 /// When the row is not text: see [`decode`].
 pub fn entity_state(view: &dyn View, at: &Address) -> Option<Text> {
-    let row = view.get(&keys::entity_state(at))?;
+    let row = view.get(&entity_keys::entity_state(at))?;
     Some(Text::from_utf8(row).expect("stored state is text"))
 }
 
@@ -154,9 +154,9 @@ fn visit_runnable(
         if flow.is_break() {
             return;
         }
-        let prefix = keys::queue_line(at, line);
+        let prefix = entity_keys::queue_line(at, line);
         view.scan(&prefix, &after_prefix(&prefix), &mut |key, value| {
-            let place = keys::parse_queue(key).expect("stored key reads back");
+            let place = entity_keys::parse_queue(key).expect("stored key reads back");
             flow = match waiting(value) {
                 Some(Waiting::Operation(operation)) => visit((line, place), operation),
                 Some(Waiting::Lock(_)) | None => ControlFlow::Break(()),
@@ -172,14 +172,14 @@ pub(crate) fn first_in_main(
     at: &Address,
     after: Option<Place>,
 ) -> Option<(Place, Waiting)> {
-    let line = keys::queue_line(at, Line::Main);
+    let line = entity_keys::queue_line(at, Line::Main);
     let from = match after {
-        Some(place) => after_prefix(&keys::queue(at, (Line::Main, place))),
+        Some(place) => after_prefix(&entity_keys::queue(at, (Line::Main, place))),
         None => line.clone(),
     };
     let mut first = None;
     view.scan(&from, &after_prefix(&line), &mut |key, value| {
-        first = keys::parse_queue(key).zip(waiting(value));
+        first = entity_keys::parse_queue(key).zip(waiting(value));
         ControlFlow::Break(())
     });
     first
@@ -187,37 +187,41 @@ pub(crate) fn first_in_main(
 
 /// Where the request of a holder waits for the lock of an entity.
 pub(crate) fn lock_request(view: &dyn View, at: &Address, holder: &Holder) -> Option<Place> {
-    keys::parse_place(&view.get(&keys::lock_request(at, holder))?)
+    entity_keys::parse_place(&view.get(&entity_keys::lock_request(at, holder))?)
 }
 
 /// Whether a request was seen in one of these periods.
 pub(crate) fn request_seen(view: &dyn View, at: &Address, id: &str, periods: [u32; 2]) -> bool {
-    periods.iter().any(|period| view.get(&keys::request(*period, at, id)).is_some())
+    periods.iter().any(|period| view.get(&entity_keys::request(*period, at, id)).is_some())
 }
 
 /// Keys of at most `limit` requests that were seen before a period.
 pub(crate) fn requests_before(view: &dyn View, period: u32, limit: usize) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
-    view.scan(&keys::requests_from(0), &keys::requests_from(period), &mut |key, _| {
-        found.push(key.to_vec());
-        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    view.scan(
+        &entity_keys::requests_from(0),
+        &entity_keys::requests_from(period),
+        &mut |key, _| {
+            found.push(key.to_vec());
+            if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    );
     found
 }
 
 /// The entities for which something waits. Costs one look per entity, however long its queue is.
 pub(crate) fn entities_with_queue(view: &dyn View) -> Vec<Address> {
     let mut entities: Vec<Address> = Vec::new();
-    let end = after_prefix(&keys::all_queues());
-    let mut from = keys::all_queues();
+    let end = after_prefix(&entity_keys::all_queues());
+    let mut from = entity_keys::all_queues();
     loop {
         let mut next = None;
         view.scan(&from, &end, &mut |key, _| {
-            next = keys::parse_queue_of(key);
+            next = entity_keys::parse_queue_of(key);
             ControlFlow::Break(())
         });
         let Some(at) = next else { return entities };
-        from = after_prefix(&keys::queue_of(&at));
+        from = after_prefix(&entity_keys::queue_of(&at));
         entities.push(at);
     }
 }

@@ -1,6 +1,6 @@
 //! The committed history of a generation.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
@@ -27,6 +27,42 @@ pub(crate) fn events(view: &dyn View, at: &Address, generation: u64, count: u32)
         ControlFlow::Continue(())
     });
     events
+}
+
+/// A part of a history.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HistoryPart {
+    /// Its events, encoded.
+    pub events: Vec<Bytes>,
+    /// Number of the event that follows.
+    pub next: u32,
+}
+
+/// The events of a generation from number `range.start` on, which begins a row, and not beyond `range.end`:
+/// whole rows, until they have `bytes`. `None` if they are gone.
+pub fn history_part(
+    view: &dyn View,
+    at: &Address,
+    generation: u64,
+    range: Range<u32>,
+    bytes: usize,
+) -> Option<HistoryPart> {
+    let mut part = HistoryPart { events: Vec::new(), next: range.start };
+    let mut size = 0;
+    let from = keys::history(at, generation, range.start);
+    let end = keys::history(at, generation, range.end);
+    view.scan(&from, &end, &mut |key, value| {
+        // A gap: the rows are being swept.
+        if *key != keys::history(at, generation, part.next) {
+            return ControlFlow::Break(());
+        }
+        let before = part.events.len();
+        part.events.extend(Events::of(Bytes::copy_from_slice(value)));
+        part.next += (part.events.len() - before) as u32;
+        size += value.len();
+        if size < bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    (part.next > range.start).then_some(part)
 }
 
 /// The history row that begins with event number `first`.

@@ -26,6 +26,16 @@ pub(crate) fn visit_inbox(
     });
 }
 
+/// Places of the first waiting events.
+pub(crate) fn inbox_places(view: &dyn View, at: &Address, limit: usize) -> Vec<Place> {
+    let mut places = Vec::new();
+    scan_prefix(view, &keys::inbox_of(at), &mut |key, _| {
+        places.extend(keys::parse_inbox(key).map(|(_, place)| place));
+        if places.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    places
+}
+
 /// The waiting events up to and including `through`.
 pub(crate) fn inbox_through(view: &dyn View, at: &Address, through: Place) -> Vec<(Place, Bytes)> {
     let mut events = Vec::new();

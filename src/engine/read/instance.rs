@@ -6,7 +6,7 @@ use durahub_proto::wire::{self, history_event::EventType};
 use prost::Message as _;
 
 use super::history::chunk;
-use super::inbox::inbox;
+use super::inbox::first_event;
 use crate::engine::state::{Address, Events, InstanceRecord, decode, keys};
 use crate::engine::time::timestamp;
 use crate::engine::view::View;
@@ -19,7 +19,16 @@ pub fn head(view: &dyn View, at: &Address) -> Option<InstanceRecord> {
 /// The state of an instance; input, output, custom status and failure details only with `payloads`
 /// (R2.26).
 pub fn state(view: &dyn View, at: &Address, payloads: bool) -> Option<wire::OrchestrationState> {
-    let record = head(view, at)?;
+    Some(state_of(view, at, head(view, at)?, payloads))
+}
+
+/// The state that a head stands for.
+pub(super) fn state_of(
+    view: &dyn View,
+    at: &Address,
+    record: InstanceRecord,
+    payloads: bool,
+) -> wire::OrchestrationState {
     let mut state = wire::OrchestrationState {
         instance_id: at.instance.clone(),
         name: record.name.clone(),
@@ -45,13 +54,13 @@ pub fn state(view: &dyn View, at: &Address, payloads: bool) -> Option<wire::Orch
             (state.output, state.failure_details) = outcome(view, at, &record);
         }
     }
-    Some(state)
+    state
 }
 
 /// The input of the current generation: it stands in `executionStarted`, and only there (R2.28).
 pub(crate) fn input(view: &dyn View, at: &Address, record: &InstanceRecord) -> Option<Text> {
     let events: Vec<Bytes> = if record.history_events == 0 {
-        inbox(view, at).into_iter().map(|(_, event)| event).take(1).collect()
+        first_event(view, at).into_iter().collect()
     } else {
         // orchestratorStarted comes first.
         Events::of(chunk(view, at, record.generation, 0)?).take(2).collect()

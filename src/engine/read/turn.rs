@@ -124,7 +124,7 @@ pub fn turn(
     }
     let past = match past_left_out {
         true => Vec::new(),
-        false => shown(view, at, &record, record.history_events),
+        false => shown(view, at, &record),
     };
     Some(Ok(Turn {
         id,
@@ -137,26 +137,9 @@ pub fn turn(
     }))
 }
 
-/// The committed history of the current generation as far as workers are shown it (R2.94, R4.82); empty if
-/// there is no such instance, or if `execution_id` names another generation. `through` is how many events the
-/// history had when the turn was handed out: what was committed since is left out.
-pub fn past(
-    view: &dyn View,
-    at: &Address,
-    execution_id: Option<&str>,
-    through: Option<u32>,
-) -> Vec<Bytes> {
-    let Some(record) =
-        head(view, at).filter(|record| execution_id.is_none_or(|id| id == record.execution_id))
-    else {
-        return Vec::new();
-    };
-    shown(view, at, &record, through.unwrap_or(record.history_events))
-}
-
-fn shown(view: &dyn View, at: &Address, record: &InstanceRecord, through: u32) -> Vec<Bytes> {
+/// The committed history as far as workers are shown it (R4.82).
+fn shown(view: &dyn View, at: &Address, record: &InstanceRecord) -> Vec<Bytes> {
     let mut past = events(view, at, record.generation, record.history_events);
-    past.truncate(through as usize);
     if !record.hidden.is_empty() {
         let mut index = 0..;
         past.retain(|_| index.next().is_none_or(|index| !record.hidden.contains(&index)));

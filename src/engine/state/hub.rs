@@ -13,3 +13,20 @@ pub struct HubRecord {
     #[prost(int64, tag = "3")]
     pub created: i64,
 }
+
+/// A hub whose name is free and whose instances are being removed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeletedHubRecord {
+    /// Meaning of this record.
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// Number of the hub.
+    #[prost(uint32, tag = "2")]
+    pub id: u32,
+    /// The name that it had.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// When it was deleted, in nanoseconds since the Unix epoch.
+    #[prost(int64, tag = "4")]
+    pub deleted: i64,
+}

@@ -104,6 +104,10 @@ pub struct InstanceRecord {
     /// What this generation asked for and no turn of it has taken an answer to: activities, timers, children.
     #[prost(uint32, tag = "51")]
     pub pending: u32,
+    /// The status under which the index rows have it; written by `evolve` only, and never true of a record
+    /// that was made anew.
+    #[prost(enumeration = "OrchestrationStatus", optional, tag = "40")]
+    pub listed: Option<i32>,
 }
 
 /// A termination that goes on to the children once their parent has ended.

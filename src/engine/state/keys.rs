@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | 0x01 | hub | name | `HubRecord` |
 //! | 0x02 | last hub id | | u32 |
+//! | 0x03 | deleted hub | hub | `DeletedHubRecord` |
 //! | 0x10 | instance | hub, id | `InstanceRecord` |
 //! | 0x11 | inbox | hub, id, place | one encoded history event |
 //! | 0x12 | history | hub, id, generation, index of its first event | events, each with its length |
@@ -16,22 +17,24 @@
 //! | 0x15 | due | time, hub, id, generation, number | empty |
 //! | 0x16 | outbox | place | `MessageRecord` |
 //! | 0x17 | delivered | number of the sending partition | `DeliveredRecord` |
+//! | 0x18 | listed | hub, status, time of creation, id | empty |
+//! | 0x19 | ended | hub, status, time of completion, id | empty |
+//! | 0x1a | closed hub | hub | empty |
+//! | 0x1b | leftover | hub, id, generation | one byte: whether the instance is gone too |
 //! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
-//!
 //! | 0x1d | entity | hub, id | `EntityRecord` |
 //! | 0x1e 0 | entity state | hub, id | the text |
 //! | 0x1e 1 | request seen | period, hub, id of the entity, request id | empty |
 //! | 0x1f | entity queue | hub, id, line (0 front, 1 main), place | `WaitingRecord` |
 //! | 0x1f | lock request | hub, id, 2, instance, generation, section | sequence and sub of its place |
 //!
-//! Kinds 0x18 to 0x1b are kept for indices.
+//! The functions of 0x18 and 0x19 stand in `listing`, those of 0x1d to 0x1f in `entity_keys`.
 
-use bytes::Bytes;
-
-use super::{Holder, Line, Place, Spot};
+use super::{Leftover, Place};
 
 const HUB: u8 = 0x01;
 const LAST_HUB: u8 = 0x02;
+const DELETED_HUB: u8 = 0x03;
 const INSTANCE: u8 = 0x10;
 const INBOX: u8 = 0x11;
 const HISTORY: u8 = 0x12;
@@ -40,12 +43,11 @@ const TIMER: u8 = 0x14;
 const DUE: u8 = 0x15;
 const OUTBOX: u8 = 0x16;
 const DELIVERED: u8 = 0x17;
+pub(super) const LISTED: u8 = 0x18;
+pub(super) const ENDED: u8 = 0x19;
+const CLOSED_HUB: u8 = 0x1a;
+const LEFTOVER: u8 = 0x1b;
 const CHILD: u8 = 0x1c;
-const ENTITY: u8 = 0x1d;
-const ENTITY_STATE: [u8; 2] = [0x1e, 0];
-const REQUEST: [u8; 2] = [0x1e, 1];
-const QUEUE: u8 = 0x1f;
-const LOCK_REQUESTS: u8 = 2;
 
 /// Who is meant: an instance in a hub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +62,11 @@ impl Address {
     /// The address of `instance` in `hub`.
     pub fn new(hub: u32, instance: impl Into<String>) -> Address {
         Address { hub, instance: instance.into() }
+    }
+
+    /// Whether it is an entity's, which no list of orchestrations shows (R2.79).
+    pub fn is_entity(&self) -> bool {
+        is_entity(&self.instance)
     }
 }
 
@@ -96,6 +103,18 @@ pub(crate) fn last_hub() -> Vec<u8> {
 
 pub(crate) fn instance(at: &Address) -> Vec<u8> {
     Key::of(INSTANCE).address(at).0
+}
+
+/// The instances of a hub whose id begins with `prefix`.
+pub(crate) fn instances_from(hub: u32, prefix: &str) -> Vec<u8> {
+    let mut key = Key::of(INSTANCE).u32(hub).text(prefix).0;
+    // Without the end of the text: what follows it may be anything.
+    key.truncate(key.len() - 2);
+    key
+}
+
+pub(crate) fn parse_instance(key: &[u8]) -> Option<Address> {
+    Fields::of(INSTANCE, key)?.address()
 }
 
 pub(crate) fn inbox(at: &Address, place: Place) -> Vec<u8> {
@@ -142,6 +161,11 @@ pub(crate) fn due(time: i64, item: &Item) -> Vec<u8> {
     Key::of(DUE).time(time).item(item).0
 }
 
+/// What the keys of the timers of a hub begin with.
+pub(super) fn timers_of_hub(hub: u32) -> Vec<u8> {
+    Key::of(TIMER).u32(hub).0
+}
+
 pub(crate) fn all_due() -> Vec<u8> {
     vec![DUE]
 }
@@ -171,61 +195,34 @@ pub(crate) fn children_of(at: &Address, generation: u64) -> Vec<u8> {
     Key::of(CHILD).address(at).u64(generation).0
 }
 
-pub(crate) fn entity(at: &Address) -> Vec<u8> {
-    Key::of(ENTITY).address(at).0
+pub(crate) fn deleted_hub(hub: u32) -> Vec<u8> {
+    Key::of(DELETED_HUB).u32(hub).0
 }
 
-/// What the keys of the entities of a hub with such ids begin with.
-pub(crate) fn entities(hub: u32, prefix: &str) -> Vec<u8> {
-    let mut key = Key::of(ENTITY).u32(hub).text(prefix).0;
-    // Without the two bytes that end a text.
-    key.truncate(key.len() - 2);
-    key
+pub(crate) fn deleted_hubs() -> Vec<u8> {
+    vec![DELETED_HUB]
 }
 
-pub(crate) fn entity_state(at: &Address) -> Vec<u8> {
-    Key(ENTITY_STATE.to_vec()).address(at).0
+pub(crate) fn closed_hub(hub: u32) -> Vec<u8> {
+    Key::of(CLOSED_HUB).u32(hub).0
 }
 
-pub(crate) fn request(period: u32, at: &Address, id: &str) -> Vec<u8> {
-    Key(REQUEST.to_vec()).u32(period).address(at).text(id).0
+pub(crate) fn leftover(leftover: &Leftover) -> Vec<u8> {
+    Key::of(LEFTOVER).address(&leftover.at).u64(leftover.generation).0
 }
 
-/// The first key of the requests that were seen in a period or later.
-pub(crate) fn requests_from(period: u32) -> Vec<u8> {
-    Key(REQUEST.to_vec()).u32(period).0
+pub(crate) fn leftovers_of(hub: u32) -> Vec<u8> {
+    Key::of(LEFTOVER).u32(hub).0
 }
 
-pub(crate) fn queue(at: &Address, (line, place): Spot) -> Vec<u8> {
-    Key(queue_line(at, line)).u64(place.sequence).u32(place.sub).0
+pub(crate) fn all_leftovers() -> Vec<u8> {
+    vec![LEFTOVER]
 }
 
-pub(crate) fn queue_line(at: &Address, line: Line) -> Vec<u8> {
-    Key::of(QUEUE).address(at).byte(line as u8).0
-}
-
-pub(crate) fn queue_of(at: &Address) -> Vec<u8> {
-    Key::of(QUEUE).address(at).0
-}
-
-pub(crate) fn all_queues() -> Vec<u8> {
-    vec![QUEUE]
-}
-
-pub(crate) fn lock_request(at: &Address, holder: &Holder) -> Vec<u8> {
-    let key = Key::of(QUEUE).address(at).byte(LOCK_REQUESTS);
-    key.text(&holder.owner.instance).u64(holder.owner.generation).text(&holder.section).0
-}
-
-/// A place as the value of a row.
-pub(crate) fn place(place: Place) -> Bytes {
-    Key(Vec::with_capacity(12)).u64(place.sequence).u32(place.sub).0.into()
-}
-
-/// Reads such a value.
-pub(crate) fn parse_place(value: &[u8]) -> Option<Place> {
-    let mut fields = Fields(value);
-    Some(Place { sequence: fields.u64()?, sub: fields.u32()? })
+/// What a row says is to be swept.
+pub(crate) fn parse_leftover(key: &[u8], value: &[u8]) -> Option<Leftover> {
+    let mut fields = Fields::of(LEFTOVER, key)?;
+    Some(Leftover { at: fields.address()?, generation: fields.u64()?, whole: value == [1] })
 }
 
 /// The name of a hub row.
@@ -267,53 +264,36 @@ pub(crate) fn parse_child(key: &[u8]) -> Option<Item> {
     Fields::of(CHILD, key)?.item()
 }
 
-/// The entity of a head.
-pub(crate) fn parse_entity(key: &[u8]) -> Option<Address> {
-    Fields::of(ENTITY, key)?.address()
-}
-
-/// Whose queue a row belongs to.
-pub(crate) fn parse_queue_of(key: &[u8]) -> Option<Address> {
-    Fields::of(QUEUE, key)?.address()
-}
-
-/// The place of a row in a line.
-pub(crate) fn parse_queue(key: &[u8]) -> Option<Place> {
-    let mut fields = Fields::of(QUEUE, key)?;
-    let (_at, _line) = (fields.address()?, fields.array::<1>()?);
-    Some(Place { sequence: fields.u64()?, sub: fields.u32()? })
-}
-
 /// A key while it is written.
-struct Key(Vec<u8>);
+pub(super) struct Key(pub(super) Vec<u8>);
 
 impl Key {
-    fn of(kind: u8) -> Key {
+    pub(super) fn of(kind: u8) -> Key {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(kind);
         Key(bytes)
     }
 
-    fn byte(mut self, byte: u8) -> Key {
+    pub(super) fn byte(mut self, byte: u8) -> Key {
         self.0.push(byte);
         self
     }
 
-    fn u32(mut self, number: u32) -> Key {
+    pub(super) fn u32(mut self, number: u32) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
 
-    fn u64(mut self, number: u64) -> Key {
+    pub(super) fn u64(mut self, number: u64) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
 
-    fn time(self, nanos: i64) -> Key {
+    pub(super) fn time(self, nanos: i64) -> Key {
         self.u64(nanos as u64 ^ SIGN)
     }
 
-    fn text(mut self, text: &str) -> Key {
+    pub(super) fn text(mut self, text: &str) -> Key {
         for &byte in text.as_bytes() {
             self.0.push(byte);
             if byte == 0 {
@@ -324,7 +304,7 @@ impl Key {
         self
     }
 
-    fn address(self, at: &Address) -> Key {
+    pub(super) fn address(self, at: &Address) -> Key {
         self.u32(at.hub).text(&at.instance)
     }
 
@@ -336,33 +316,33 @@ impl Key {
 const SIGN: u64 = 1 << 63;
 
 /// A key while it is read. Every reader yields `None` where the bytes are not of that form.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
+    pub(super) fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
         let (first, rest) = key.split_first()?;
         (*first == kind).then_some(Fields(rest))
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*head)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn time(&mut self) -> Option<i64> {
+    pub(super) fn time(&mut self) -> Option<i64> {
         self.u64().map(|bits| (bits ^ SIGN) as i64)
     }
 
-    fn text(&mut self) -> Option<String> {
+    pub(super) fn text(&mut self) -> Option<String> {
         let mut text = Vec::new();
         loop {
             match self.array::<1>()? {
@@ -372,7 +352,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn address(&mut self) -> Option<Address> {
+    pub(super) fn address(&mut self) -> Option<Address> {
         Some(Address { hub: self.u32()?, instance: self.text()? })
     }
 
@@ -405,27 +385,6 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_of_an_entity_read_back_and_do_not_mix() {
-        for id in ["@a@b", "@a@b\0", "@a@"] {
-            let at = Address::new(7, id);
-            let place = Place { sequence: 9, sub: 2 };
-            assert_eq!(parse_entity(&entity(&at)), Some(at.clone()));
-            for line in [Line::Front, Line::Main] {
-                let key = queue(&at, (line, place));
-                assert_eq!(parse_queue(&key), Some(place));
-                assert_eq!(parse_queue_of(&key), Some(at.clone()));
-                assert!(key.starts_with(&queue_line(&at, line)));
-            }
-            assert!(queue_line(&at, Line::Front) < queue_line(&at, Line::Main));
-            assert!(queue_line(&at, Line::Main) < lock_request(&at, &Holder::default()));
-        }
-        let (a, ab) = (Address::new(7, "@a@"), Address::new(7, "@a@b"));
-        assert!(!queue_of(&ab).starts_with(&queue_of(&a)));
-        assert!(entity(&ab).starts_with(&entities(7, "@a@")));
-        assert!(!entity(&ab).starts_with(&entities(7, "@b@")));
-    }
-
-    #[test]
     fn entity_ids_are_told_from_others() {
         for (id, is) in
             [("@a@b", true), ("@a@", true), ("@@b", false), ("@a", false), ("a@b@c", false)]
@@ -439,6 +398,19 @@ mod tests {
         let (a, ab) = (Address::new(1, "a"), Address::new(1, "a\0b"));
         assert!(!inbox(&ab, Place::default()).starts_with(&inbox_of(&a)));
         assert!(instance(&a) < instance(&ab));
+    }
+
+    #[test]
+    fn a_prefix_finds_all_ids_that_begin_with_it_and_no_others() {
+        let begins = |id: &str, prefix| {
+            instance(&Address::new(1, id)).starts_with(&instances_from(1, prefix))
+        };
+        for prefix in ["", "a", "a\0", "ab"] {
+            for id in ["", "a", "a\0", "a\0b", "ab", "abc", "b"] {
+                assert_eq!(begins(id, prefix), id.starts_with(prefix), "{id:?} {prefix:?}");
+            }
+        }
+        assert_eq!(parse_instance(&instance(&Address::new(1, "a"))), Some(Address::new(1, "a")));
     }
 
     #[test]

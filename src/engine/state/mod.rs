@@ -2,14 +2,17 @@
 //!
 //! Records are protobuf messages that evolve by adding fields; `format` says which meaning a record has.
 //! A payload stands in the history (or, until a turn consumes it, in the inbox) and nowhere else but in
-//! the task that carries it to a worker.
+//! the task that carries it to a worker and in the message that carries it to another instance.
 
 mod child;
 mod chunk;
 mod entity;
+pub(crate) mod entity_keys;
 mod hub;
 mod instance;
 pub(crate) mod keys;
+mod leftover;
+pub(crate) mod listing;
 pub mod message;
 mod task;
 mod timer;
@@ -21,9 +24,11 @@ pub use entity::{
     EntityRecord, Holder, Line, Lock, LockRequest, Operation, Section, Sender, Spot, Waiting,
     WaitingRecord, entity_id, entity_name,
 };
-pub use hub::HubRecord;
+pub use hub::{DeletedHubRecord, HubRecord};
 pub use instance::{InstanceRecord, Recursion, Suspension, is_terminal};
 pub use keys::{Address, Item, is_entity};
+pub use leftover::Leftover;
+pub use listing::{Index, Mark};
 pub use message::{DeliveredRecord, MessageRecord};
 pub use task::TaskRecord;
 pub use timer::{TimerKind, TimerRecord};

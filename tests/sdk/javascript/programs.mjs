@@ -705,6 +705,104 @@ programs.worker_killed = async (hub) => {
   }
 };
 
+// --- many instances ---------------------------------------------------------------------------------
+
+/** Queries with every filter, ids of ended instances, page by page (R2.73 to R2.83). */
+programs.queries = async (hub) => {
+  const ends = async function* ends(ctx, how) {
+    ctx.setCustomStatus(how);
+    if (how === "wait") yield ctx.waitForExternalEvent("go");
+    if (how === "fail") throw new Error("asked to");
+    return how;
+  };
+  const client = hub.client();
+  await hub.withWorker({ orchestrators: [ends] }, async () => {
+    const before = new Date(Date.now() - 5000);
+    const mine = range(21).map((number) => `q-${String(number).padStart(2, "0")}`);
+    const bad = mine.filter((_, number) => number % 7 === 0);
+    for (const id of mine) await client.scheduleNewOrchestration(ends, bad.includes(id) ? "fail" : "ok", id);
+    await client.scheduleNewOrchestration(ends, "wait", "Q-waits");
+    for (const id of mine) await client.waitForOrchestrationCompletion(id, false, PATIENCE);
+    await client.waitForOrchestrationStart("Q-waits", false, PATIENCE);
+
+    const all = async (query) => {
+      const states = [];
+      for await (const state of client.getAllInstances(query)) states.push(state);
+      return states;
+    };
+    const ids = async (query) => (await all(query)).map((state) => state.instanceId).sort();
+    equal(await ids({}), ["Q-waits", ...mine], "everything");
+    equal(await ids({ statuses: [Status.FAILED] }), bad, "by status");
+    equal(await ids({ instanceIdPrefix: "q-" }), mine, "by prefix, case-sensitive");
+    equal(await ids({ instanceIdPrefix: "q-", statuses: [Status.RUNNING] }), [], "both conditions hold");
+    equal(await ids({ createdFrom: before }), ["Q-waits", ...mine], "created since");
+    equal(await ids({ createdTo: before }), [], "created until then");
+    const sizes = [];
+    for await (const page of client.getAllInstances({ instanceIdPrefix: "q-" }).asPages(undefined, 5)) sizes.push(page.values.length);
+    equal(sizes, [5, 5, 5, 5, 1], "no page is empty at the end (R2.76)");
+    const plain = await all({ statuses: [Status.FAILED], fetchInputsAndOutputs: false });
+    equal(plain.map((state) => [state.serializedInput, state.serializedOutput, state.serializedCustomStatus, state.failureDetails].filter(Boolean)),
+      [[], [], []], "nobody asked for payloads (R2.80)");
+    const whole = await all({ statuses: [Status.FAILED], fetchInputsAndOutputs: true });
+    equal(whole.map((state) => [state.serializedInput, state.failureDetails.message]), Array(3).fill(['"fail"', "asked to"]), "whole");
+
+    const listed = [];
+    let [pages, lastInstanceKey] = [0, undefined];
+    do {
+      const page = await client.listInstanceIds({ pageSize: 8, lastInstanceKey });
+      listed.push(...page.values);
+      [pages, lastInstanceKey] = [pages + 1, page.continuationToken];
+    } while (lastInstanceKey);
+    equal([[...listed].sort(), pages], [mine, 3], "ids of ended ones (R2.83)");
+    const failed = await client.listInstanceIds({ runtimeStatus: [Status.FAILED] });
+    equal([...failed.values], listed.filter((id) => bad.includes(id)), "failed ones");
+    equal([...(await client.listInstanceIds({ completedTimeTo: before })).values], [], "ended before");
+    await client.raiseOrchestrationEvent("Q-waits", "go");
+    await finish(client, "Q-waits");
+    equal([...(await client.listInstanceIds({ completedTimeFrom: before })).values], [...listed, "Q-waits"], "the last at the end");
+  });
+};
+
+/** Purges by id, with children, by filter (R2.85 to R2.89). */
+programs.purges = async (hub) => {
+  const leaf = async function leaf(_, value) {
+    return value;
+  };
+  const tree = async function* tree(ctx, value) {
+    yield ctx.callSubOrchestrator(leaf, 1, { instanceId: `${ctx.instanceId}-a` });
+    yield ctx.callSubOrchestrator(leaf, 2, { instanceId: `${ctx.instanceId}-b` });
+    return value;
+  };
+  const waits = async function* waits(ctx) {
+    yield ctx.waitForExternalEvent("go");
+  };
+  const client = hub.client();
+  await hub.withWorker({ orchestrators: [leaf, tree, waits] }, async () => {
+    for (const id of ["t1", "t2"]) await finish(client, await client.scheduleNewOrchestration(tree, "x", id));
+    await client.scheduleNewOrchestration(waits, undefined, "waits");
+    await client.waitForOrchestrationStart("waits", false, PATIENCE);
+    const purged = async (value, options) => (await client.purgeOrchestration(value, options))?.deletedInstanceCount;
+    const state = (id) => client.getOrchestrationState(id);
+
+    equal(await purged("waits"), 0, "it has not ended (R2.85)");
+    equal(await purged("nobody"), 0, "unknown");
+    equal(await purged("t1", { recursive: false }), 1, "alone (R2.89)");
+    equal([await state("t1"), (await state("t1-a")) !== undefined], [undefined, true], "its child stays");
+    equal(await purged("t2", { recursive: true }), 3, "with its children (R2.89)");
+    equal([await state("t2"), await state("t2-a"), await state("t2-b")], [undefined, undefined, undefined], "gone");
+    equal(await client.getOrchestrationHistory("t2"), [], "its history (R2.93)");
+
+    const criteria = new sdk.PurgeInstanceCriteria();
+    criteria.setCreatedTimeFrom(new Date(Date.now() - 3_600_000));
+    criteria.setCreatedTimeTo(new Date(Date.now() + 5000));
+    criteria.setRuntimeStatusList([Status.COMPLETED, Status.FAILED]);
+    equal(await purged(criteria), 2, "t1-a and t1-b (R2.86)");
+    const left = [];
+    for await (const each of client.getAllInstances({})) left.push(each.instanceId);
+    equal(left, ["waits"], "what is left");
+  });
+};
+
 // --- hubs ---------------------------------------------------------------------------------------------------
 
 /** A hub that nobody made: NOT_FOUND, for clients and for workers (R1.9, R1.12). */

@@ -28,7 +28,7 @@ import grpc
 import durabletask.internal.orchestrator_service_pb2 as pb
 from durabletask import history as h
 from durabletask import task
-from durabletask.client import OrchestrationStatus, TaskHubGrpcClient
+from durabletask.client import OrchestrationQuery, OrchestrationStatus, TaskHubGrpcClient
 from durabletask.worker import TaskHubGrpcWorker
 
 from families import FAMILIES
@@ -858,6 +858,120 @@ def worker_killed(hub: Hub):
 
 
 # --- hubs -------------------------------------------------------------------------------------------------
+
+
+@program
+def queries(hub: Hub):
+    """Many instances: queries with every filter, ids of ended ones, page by page (R2.73 to R2.83)."""
+    def ends(ctx, how):
+        ctx.set_custom_status(how)
+        if how == "wait":
+            yield ctx.wait_for_external_event("go")
+        if how == "fail":
+            raise ValueError("asked to")
+        return how
+
+    completed, failed, running = OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.RUNNING
+    with hub.client() as client, hub.worker([ends]):
+        before = datetime.now(timezone.utc) - timedelta(seconds=5)
+        for number in range(21):
+            client.schedule_new_orchestration(ends, input="fail" if number % 7 == 0 else "ok", instance_id=f"q-{number:02}")
+        client.schedule_new_orchestration(ends, input="wait", instance_id="Q-waits")
+        for number in range(21):
+            client.wait_for_orchestration_completion(f"q-{number:02}", timeout=PATIENCE)
+        client.wait_for_orchestration_start("Q-waits", timeout=PATIENCE)
+
+        def ids(**query):
+            return sorted(state.instance_id for state in client.get_all_orchestration_states(OrchestrationQuery(**query)))
+
+        mine = [f"q-{number:02}" for number in range(21)]
+        bad = [f"q-{number:02}" for number in (0, 7, 14)]
+        equal(ids(), sorted(["Q-waits", *mine]), "everything")
+        equal(ids(max_instance_count=5), sorted(["Q-waits", *mine]), "in pages of 5 (R2.76)")
+        equal(ids(runtime_status=[failed]), bad, "by status")
+        equal(ids(runtime_status=[failed, running]), ["Q-waits", *bad], "by two statuses")
+        equal(ids(created_time_from=before), sorted(["Q-waits", *mine]), "created since")
+        equal(ids(created_time_to=before), [], "created until then")
+        plain = client.get_all_orchestration_states(OrchestrationQuery(runtime_status=[failed]))
+        equal([(state.serialized_input, state.serialized_custom_status, state.failure_details) for state in plain],
+              [(None, None, None)] * 3, "nobody asked for payloads (R2.80)")
+        whole = client.get_all_orchestration_states(
+            OrchestrationQuery(runtime_status=[failed], fetch_inputs_and_outputs=True))
+        for state in whole:
+            equal(state, client.get_orchestration_state(state.instance_id), "whole")
+
+        # Ended ones, in the order of their end.
+        listed, token, pages = [], None, 0
+        while True:
+            page = client.list_instance_ids(page_size=8, continuation_token=token)
+            listed += page.items
+            pages, token = pages + 1, page.continuation_token
+            if not token:
+                break
+        equal((sorted(listed), pages), (mine, 3), "ids of ended ones (R2.83)")
+        equal(client.list_instance_ids(runtime_status=[failed]).items, [it for it in listed if it in bad], "failed ones")
+        equal(client.list_instance_ids(completed_time_to=before).items, [], "ended before")
+        client.raise_orchestration_event("Q-waits", "go")
+        finish(client, "Q-waits")
+        equal(client.list_instance_ids(completed_time_from=before).items, [*listed, "Q-waits"], "ended since, the last at the end")
+
+
+@program
+def purges(hub: Hub):
+    """Purges by id, with children, by filter (R2.85 to R2.89)."""
+    def leaf(ctx, value):
+        return value
+
+    def tree(ctx, value):
+        yield ctx.call_sub_orchestrator(leaf, input=1, instance_id=f"{ctx.instance_id}-a")
+        yield ctx.call_sub_orchestrator(leaf, input=2, instance_id=f"{ctx.instance_id}-b")
+        return value
+
+    def waits(ctx, _):
+        yield ctx.wait_for_external_event("go")
+
+    with hub.client() as client, hub.worker([leaf, tree, waits]):
+        for instance in ("t1", "t2"):
+            finish(client, client.schedule_new_orchestration(tree, input="x", instance_id=instance))
+        client.schedule_new_orchestration(waits, instance_id="waits")
+        client.wait_for_orchestration_start("waits", timeout=PATIENCE)
+        gone = lambda *ids: [client.get_orchestration_state(each) for each in ids]
+
+        equal(client.purge_orchestration("waits").deleted_instance_count, 0, "it has not ended (R2.85)")
+        equal(client.purge_orchestration("nobody").deleted_instance_count, 0, "unknown")
+        equal(client.purge_orchestration("t1", recursive=False).deleted_instance_count, 1, "alone (R2.89)")
+        equal(gone("t1"), [None], "gone")
+        assert client.get_orchestration_state("t1-a") is not None, "its child stays"
+        equal(client.purge_orchestration("t2").deleted_instance_count, 3, "with its children (R2.89)")
+        equal(gone("t2", "t2-a", "t2-b"), [None] * 3, "gone")
+        equal(client.get_orchestration_history("t2"), [], "its history (R2.93)")
+
+        result = client.purge_orchestrations_by(runtime_status=[OrchestrationStatus.FAILED])
+        equal(result.deleted_instance_count, 0, "none failed")
+        result = client.purge_orchestrations_by(
+            created_time_from=datetime.now(timezone.utc) - timedelta(hours=1), created_time_to=datetime.now(timezone.utc) + timedelta(seconds=5))
+        equal(result.deleted_instance_count, 2, "t1-a and t1-b (R2.86)")
+        if not hub.reference:
+            equal(result.is_complete, True, "there was time (R2.87)")
+        left = client.get_all_orchestration_states()
+        equal([state.instance_id for state in left], ["waits"], "what is left")
+
+
+@program
+def task_hubs(hub: Hub):
+    """A hub that a call makes, empties and deletes (R2.97). This SDK has no method for it, only the stub."""
+    if hub.reference:
+        return
+    name = f"{hub.name}-made"
+    with hub.stub(name) as (stub, headers):
+        stub.CreateTaskHub(pb.CreateTaskHubRequest(), metadata=headers)
+        with hub.client(name) as client:
+            client.schedule_new_orchestration(echo, instance_id="one")
+            stub.CreateTaskHub(pb.CreateTaskHubRequest(recreateIfExists=True), metadata=headers)
+            equal(client.get_orchestration_state("one"), None, "a new hub is empty")
+            client.schedule_new_orchestration(echo, instance_id="one")
+            stub.DeleteTaskHub(pb.DeleteTaskHubRequest(), metadata=headers)
+            refused(grpc.StatusCode.NOT_FOUND, lambda: client.get_orchestration_state("one"), f"Task hub not found: {name}")
 
 
 @program

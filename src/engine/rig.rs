@@ -1,0 +1,113 @@
+//! A partition in memory for tests that scripts cannot express: it counts what is read and changed.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
+use durahub_proto::wire::{self, OrchestrationStatus};
+
+use super::command::{CompleteTurn, RaiseEvent, Start};
+use super::state::{decode, keys, listing};
+use super::{Address, Answer, Command, Stamp, View, apply, decode_answer, read};
+
+/// A partition that counts the rows that are read from it.
+#[derive(Default)]
+pub(crate) struct Partition {
+    pub(crate) rows: BTreeMap<Vec<u8>, Bytes>,
+    sequence: u64,
+    pub(crate) read: Cell<usize>,
+}
+
+impl View for Partition {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.read.set(self.read.get() + 1);
+        View::get(&self.rows, key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        View::scan(&self.rows, from, to, &mut |key, value| {
+            self.read.set(self.read.get() + 1);
+            visit(key, value)
+        });
+    }
+}
+
+impl Partition {
+    /// Applies a command; returns its answer and how many rows it changed.
+    pub(crate) fn apply(&mut self, command: Command) -> (Answer, usize) {
+        self.sequence += 1 << 16;
+        let now = (self.sequence >> 16) as i64;
+        let stamp = Stamp { now, seed: self.sequence, sequence: self.sequence };
+        let applied = apply(&self.rows, stamp, &command.into_bytes());
+        let changed = applied.changes.len();
+        for (key, value) in applied.changes {
+            match value {
+                Some(value) => self.rows.insert(key, value),
+                None => self.rows.remove(&key),
+            };
+        }
+        (decode_answer(applied.reply).expect("an answer"), changed)
+    }
+
+    pub(crate) fn start(&mut self, id: &str) {
+        let request = wire::CreateInstanceRequest {
+            instance_id: id.to_owned(),
+            name: "A".to_owned(),
+            input: Some("in".into()),
+            ..Default::default()
+        };
+        self.apply(Command::Start(Start { hub: 1, request })).0.expect("started");
+    }
+
+    pub(crate) fn end(&mut self, id: &str, status: OrchestrationStatus) {
+        let action = wire::CompleteOrchestrationAction {
+            orchestration_status: status.into(),
+            result: Some("out".into()),
+            ..Default::default()
+        };
+        self.turn(id, vec![Action::CompleteOrchestration(action)]);
+    }
+
+    /// Commits the next turn of an instance.
+    pub(crate) fn turn(&mut self, id: &str, actions: Vec<Action>) {
+        let at = Address::new(1, id);
+        let turn = read::turn(&self.rows, &at, 0, read::Room { bytes: 1 << 30, past: None }, None)
+            .expect("a turn")
+            .expect("it fits")
+            .id;
+        let action =
+            |(id, action)| wire::OrchestratorAction { id, orchestrator_action_type: Some(action) };
+        let actions = (1..).zip(actions).map(action).collect();
+        let turn = CompleteTurn { turn, actions, ..Default::default() };
+        self.apply(Command::CompleteTurn(turn)).0.expect("accepted");
+    }
+
+    /// Raises an event.
+    pub(crate) fn raise(&mut self, id: &str) {
+        let request = wire::RaiseEventRequest {
+            instance_id: id.to_owned(),
+            name: "e".to_owned(),
+            input: None,
+        };
+        self.apply(Command::RaiseEvent(RaiseEvent { hub: 1, request })).0.expect("accepted");
+    }
+
+    /// How many rows there are, besides those that tell what was delivered or closed.
+    pub(crate) fn count(&self) -> usize {
+        self.rows.keys().filter(|key| !matches!(key[0], 0x17 | 0x1a)).count()
+    }
+}
+
+/// The index rows are always those that the heads ask for: none too few, none too many.
+pub(crate) fn check_index(rows: &BTreeMap<Vec<u8>, Bytes>) {
+    let heads = rows.range(vec![0x10]..vec![0x11]).map(|(key, value)| {
+        let at = keys::parse_instance(key).expect("an instance");
+        (at, decode(value.clone()))
+    });
+    let expected: BTreeSet<_> =
+        heads.flat_map(|(at, record)| listing::rows(&at, &record)).collect();
+    let stored = rows.range(vec![0x18]..vec![0x1a]).map(|(key, _)| key.clone());
+    assert_eq!(stored.collect::<BTreeSet<_>>(), expected, "index rows");
+}

@@ -1,0 +1,123 @@
+//! `StreamInstanceHistory`: the committed history of one generation, in chunks (section 2.12).
+//!
+//! What was committed when the call began is sent, read a few rows at a time as the client takes it, so a
+//! history of any length costs little memory and never holds up its partition. Each chunk fits into a
+//! message; an event that does not ends the stream with a reason.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use durahub_proto::{Text, wire};
+use futures::stream::{self, Stream};
+use tonic::Status;
+
+use super::list::look;
+use super::{Gateway, SEND_LIMIT};
+use crate::engine::read::{self, HistoryPart};
+use crate::engine::{Address, View};
+use crate::machine::Partition;
+
+/// Size of a chunk, in bytes (R2.92).
+const CHUNK: usize = 256 * 1024;
+
+type Chunk = Result<wire::HistoryChunk, Status>;
+
+/// A history on its way.
+struct Reader {
+    partition: Partition,
+    at: Address,
+    generation: u64,
+    /// Number of the next event to read, and of the one behind the last.
+    next: u32,
+    end: u32,
+    ready: VecDeque<Bytes>,
+    /// Number of the first event in `ready`.
+    first: u32,
+    /// Numbers of events that the reader is not shown: a worker sees no trace of a rewind (R4.82).
+    hidden: Vec<u32>,
+}
+
+impl Gateway {
+    /// The history of the current generation; empty when there is no such instance (R2.93), or `executionId`
+    /// names another generation (R2.95).
+    pub(super) async fn history(
+        &self,
+        hub: u32,
+        request: wire::StreamInstanceHistoryRequest,
+    ) -> Result<impl Stream<Item = Chunk> + Send + use<>, Status> {
+        let at = Address::new(hub, request.instance_id);
+        let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
+        let known = at.clone();
+        let head = look(&partition, move |view: &dyn View| read::head(view, &known)).await?;
+        let execution = request.execution_id.filter(|id| !id.is_empty());
+        let wanted = execution.as_ref().map(Text::as_str);
+        let head = head.filter(|head| wanted.is_none_or(|wanted| wanted == head.execution_id));
+        let head = head.unwrap_or_default();
+        let (generation, mut end, mut hidden) = (head.generation, head.history_events, Vec::new());
+        if request.for_work_item_processing {
+            // A worker is told what its turn began with, whatever was committed since (R2.94).
+            let through = self.0.dispatcher.past_of_turn(hub, &at.instance);
+            end = end.min(through.unwrap_or(end));
+            hidden = head.hidden;
+        }
+        let ready = VecDeque::new();
+        let reader = Reader { partition, at, generation, next: 0, end, ready, first: 0, hidden };
+        Ok(stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.chunk().await {
+                Ok(None) => None,
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
+                Err(status) => Some((Err(status), None)),
+            }
+        }))
+    }
+}
+
+impl Reader {
+    /// The next chunk.
+    async fn chunk(&mut self) -> Result<Option<wire::HistoryChunk>, Status> {
+        let (mut chunk, mut bytes) = (wire::HistoryChunk::default(), 0);
+        loop {
+            if self.ready.is_empty() && self.next < self.end {
+                self.read().await?;
+            }
+            let Some(event) = self.ready.front() else { break };
+            if self.hidden.contains(&self.first) {
+                self.ready.pop_front();
+                self.first += 1;
+                continue;
+            }
+            if event.len() > SEND_LIMIT && chunk.events.is_empty() {
+                return Err(Status::resource_exhausted(format!(
+                    "event {} of this history takes {} bytes, the limit of a message is {SEND_LIMIT}",
+                    self.first,
+                    event.len()
+                )));
+            }
+            if bytes > 0 && bytes + event.len() > CHUNK {
+                break;
+            }
+            bytes += event.len();
+            self.first += 1;
+            chunk.events.extend(self.ready.pop_front());
+        }
+        Ok((!chunk.events.is_empty()).then_some(chunk))
+    }
+
+    async fn read(&mut self) -> Result<(), Status> {
+        let (at, generation, next, end) = (self.at.clone(), self.generation, self.next, self.end);
+        let part = look(&self.partition, move |view: &dyn View| {
+            read::history_part(view, &at, generation, next..end, CHUNK)
+        });
+        match part.await? {
+            Some(HistoryPart { events, next }) => {
+                self.ready.extend(events);
+                self.next = next;
+                Ok(())
+            }
+            None => Err(Status::aborted(
+                "this history ended while it was read: the instance was purged or began anew; ask again",
+            )),
+        }
+    }
+}
