@@ -140,6 +140,11 @@ impl Dispatcher {
         let Some(named) = named else { return Ok(()) };
         let Work::Entity(batch) = &named.work else { return Ok(()) };
         let batch = batch.clone();
+        if result.requires_state && result.results.is_empty() {
+            // The worker has no state to go on from, and did nothing; every batch carries it (R3.76).
+            self.give_back(hub, &named, "a state was missing");
+            return Ok(());
+        }
         let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
         let limits = &self.0.settings.limits;
         let command = match limits.check_batch(&result, self.0.settings.item_bytes) {

@@ -229,3 +229,83 @@ pub(crate) fn entities_with_queue(view: &dyn View) -> Vec<Address> {
 fn waiting(row: &[u8]) -> Option<Waiting> {
     WaitingRecord::decode(Bytes::copy_from_slice(row)).expect("stored record decodes").waiting
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::engine::command::{CompleteBatch, SignalEntity};
+    use crate::engine::{Command, Stamp, apply};
+
+    /// Rows that count how many of them were looked at.
+    struct Counted<'a>(&'a BTreeMap<Vec<u8>, Bytes>, Cell<usize>);
+
+    impl View for Counted<'_> {
+        fn get(&self, key: &[u8]) -> Option<Bytes> {
+            self.1.set(self.1.get() + 1);
+            View::get(self.0, key)
+        }
+
+        fn scan(
+            &self,
+            from: &[u8],
+            to: &[u8],
+            visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        ) {
+            View::scan(self.0, from, to, &mut |key, value| {
+                self.1.set(self.1.get() + 1);
+                visit(key, value)
+            });
+        }
+    }
+
+    /// Applies a command; returns how many rows it looked at.
+    fn run(rows: &mut BTreeMap<Vec<u8>, Bytes>, command: Command, sequence: u64) -> usize {
+        let stamp = Stamp { now: sequence as i64, seed: sequence, sequence: sequence << 16 };
+        let counted = Counted(rows, Cell::new(0));
+        let changes = apply(&counted, stamp, &command.into_bytes()).changes;
+        let looked = counted.1.get();
+        for (key, value) in changes {
+            match value {
+                Some(value) => rows.insert(key, value),
+                None => rows.remove(&key),
+            };
+        }
+        looked
+    }
+
+    /// Whatever waits, an operation, a batch and its commit look at a bounded number of rows.
+    #[test]
+    fn a_long_queue_costs_no_more_than_a_short_one() {
+        let mut rows: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
+        let at = Address::new(1, "@a@1");
+        for number in 1..=3000 {
+            let request = durahub_proto::wire::SignalEntityRequest {
+                instance_id: "@a@1".into(),
+                name: "add".into(),
+                request_id: number.to_string(),
+                ..Default::default()
+            };
+            let signal = Command::SignalEntity(SignalEntity { hub: 1, request });
+            let looked = run(&mut rows, signal, number);
+            assert!(looked < 16, "signal {number}: {looked}");
+        }
+
+        let room = BatchRoom { operations: 100, operation_bytes: 1 << 20, bytes: 1 << 20 };
+        let counted = Counted(&rows, Cell::new(0));
+        let batch = batch(&counted, &at, room).expect("runnable").expect("fits");
+        assert_eq!(batch.operations.len(), 100);
+        assert!(counted.1.get() < 110, "{}", counted.1.get());
+        let results = vec![durahub_proto::wire::OperationResult::default(); 100];
+        let complete = CompleteBatch { batch: batch.id, results, ..Default::default() };
+        let looked = run(&mut rows, Command::CompleteBatch(complete), 4000);
+        assert!(looked < 110, "{looked}");
+        assert_eq!(entity(&rows, &at).expect("is there").main, 2900);
+
+        let counted = Counted(&rows, Cell::new(0));
+        assert_eq!(entities_with_queue(&counted), [at], "a new leader finds it");
+        assert!(counted.1.get() < 10, "{}", counted.1.get());
+    }
+}
