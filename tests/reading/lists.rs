@@ -180,7 +180,7 @@ async fn no_page_is_empty_at_the_end() {
 /// R1.23, R2.75: pages end by bytes too; an instance that no message can hold is listed without payloads.
 #[tokio::test]
 async fn pages_fit_into_a_message() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with_args(&["--max-payload-bytes", "8MiB"]).await;
     let client = server.client();
     let large = "x".repeat(900_000);
     for n in 0..9 {

@@ -7,6 +7,7 @@
 //!
 //! A failing case prints its seed; `DURAHUB_CASE=<seed> cargo test --lib engine::tests::random` runs it alone.
 
+mod draw;
 mod model;
 mod program;
 
@@ -27,7 +28,7 @@ const STEPS: u64 = 40;
 fn random_programs_agree_with_the_model() {
     let only = std::env::var("DURAHUB_CASE").ok().and_then(|seed| seed.parse().ok());
     let seeds = only.map_or(0..CASES, |seed: u64| seed..seed + 1);
-    let mut seen = program::Seen::default();
+    let mut seen = draw::Seen::default();
     for seed in seeds {
         let case = AssertUnwindSafe(|| run(seed));
         match catch_unwind(case) {
@@ -44,7 +45,7 @@ fn random_programs_agree_with_the_model() {
     }
 }
 
-fn run(seed: u64) -> program::Seen {
+fn run(seed: u64) -> draw::Seen {
     let mut program = Program::new(seed);
     for _ in 0..STEPS {
         program.step();

@@ -3,6 +3,7 @@
 use durahub_proto::wire::OrchestrationStatus as Status;
 
 use super::super::*;
+use super::draw::{Draw, Seen};
 use super::model::{Instance, raised};
 use crate::engine::Reject;
 
@@ -21,63 +22,6 @@ pub(super) struct Program {
     accepted: Vec<Command>,
     labels: u32,
     pub(super) seen: Seen,
-}
-
-/// What the cases came across, so that a generator that does nothing is noticed.
-#[derive(Default)]
-pub(super) struct Seen {
-    turns: u64,
-    stale: u64,
-    results: u64,
-    late: u64,
-    generations: u64,
-    ended: u64,
-    fired: u64,
-}
-
-impl Seen {
-    pub(super) fn add(&mut self, other: &Seen) {
-        self.turns += other.turns;
-        self.stale += other.stale;
-        self.results += other.results;
-        self.late += other.late;
-        self.generations += other.generations;
-        self.ended += other.ended;
-        self.fired += other.fired;
-    }
-
-    /// Every kind of thing happened often.
-    pub(super) fn check(&self, cases: u64) {
-        let Seen { turns, stale, results, late, generations, ended, fired } = self;
-        for (what, count) in [
-            ("turns", turns),
-            ("stale turns", stale),
-            ("results", results),
-            ("late results", late),
-            ("generations", generations),
-            ("ends", ended),
-            ("timers", fired),
-        ] {
-            assert!(*count > cases / 4, "only {count} {what} in {cases} cases");
-        }
-    }
-}
-
-/// Numbers that depend on nothing but the seed.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ (bits >> 31)) % limit as u64) as usize
-    }
-
-    fn one_in(&mut self, odds: usize) -> bool {
-        self.below(odds) == 0
-    }
 }
 
 impl Program {
