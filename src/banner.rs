@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Banner<'a> {
     /// Where SDK clients and workers connect, as bound.
     pub grpc: SocketAddr,
-    /// Where the dashboard is, as bound.
+    /// Where the status page, probes and metrics are, as bound.
     pub http: SocketAddr,
     /// Where other nodes connect, as bound.
     pub peer: SocketAddr,
@@ -29,7 +29,7 @@ impl Banner<'_> {
         if self.hubs.len() > 1 {
             text += &format!("  Task hubs   {}\n", self.hubs.join(", "));
         }
-        text += &format!("  Dashboard   {}\n", url(self.http));
+        text += &format!("  Status      {}\n", url(self.http));
         text += &format!(
             "  Data        {}\n",
             self.data.unwrap_or("in memory, gone at the end (--ephemeral)")
@@ -100,7 +100,7 @@ mod tests {
             concat!("Durahub ", env!("CARGO_PKG_VERSION"), " is ready."),
             "",
             "  Connect     Endpoint=http://localhost:8080;TaskHub=default;Authentication=None",
-            "  Dashboard   http://localhost:8082",
+            "  Status      http://localhost:8082",
             "  Data        ./durahub-data",
             "  Try         durahub bench sequence",
             "  Learn       README.md has a Python program that runs against this",

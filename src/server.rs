@@ -20,11 +20,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
 use crate::engine;
-use crate::gateway::{self, Gateway, OversizeLayer, SEND_LIMIT};
+use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
 use crate::listen::bind;
-use crate::machine::{Node, Orchestrations};
+use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::telemetry::metrics::Metrics;
 
@@ -55,7 +55,8 @@ pub async fn run(
     let pages = http::Node { health: health.clone(), metrics: metrics.clone(), grpc: addresses.0 };
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let http_stopped = async { http_stopped.await.unwrap_or(()) };
-    let serving_http = tokio::spawn(http::serve(http, http::router(pages), metrics, http_stopped));
+    let serving_http =
+        tokio::spawn(http::serve(http, http::router(pages), metrics.clone(), http_stopped));
 
     let (listener, leaders) = Leaders::new(config.partitions);
     let node = start_node(&config, &clock, Orchestrations::new(listener)).await?;
@@ -65,12 +66,16 @@ pub async fn run(
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
+    let metadata = node.group(GroupId::METADATA).clone();
+    let hub_names = metadata.clone();
+    dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
+    let measured = dispatcher.clone();
+    metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
-    leading.spawn(dispatcher.clone().reap_hubs(node.group(GroupId::METADATA).clone()));
+    leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
-    let metadata = node.group(GroupId::METADATA).clone();
     let gateway =
         Gateway::new(gateway_settings(&config), metadata, dispatcher.clone(), entropy, closing);
     for hub in &config.task_hubs {
@@ -126,6 +131,12 @@ async fn start_node(
     settings.options.peer_address = config.advertise_peer.clone().unwrap_or_default();
     settings.options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     Ok(Node::start(settings, Arc::new(machine)).await?)
+}
+
+/// The name of a hub, as far as this node has heard of it.
+fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
+    let hubs = metadata.peek(|rows| engine::read::hubs(&RowsView(rows)));
+    hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
 fn dispatch_settings(config: &Config) -> dispatch::Settings {
@@ -188,6 +199,8 @@ async fn serve_grpc(
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(CallsLayer::new())
+        .layer(DeadlineLayer)
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
         .add_service(health)

@@ -29,6 +29,12 @@ async fn bad_input_is_refused_by_name() {
     let refused =
         client.rpc().start_instance(start("@counter@1", "A")).await.expect_err("an entity");
     assert_eq!(refused.code(), Code::InvalidArgument);
+    let long = wire::CreateInstanceRequest {
+        execution_id: Some("e".repeat(101).into()),
+        ..start("executed", "A")
+    };
+    let refused = client.rpc().start_instance(long).await.expect_err("too long an execution id");
+    assert!(refused.message().starts_with("executionId:"), "{refused}");
     let refused = client.rpc().start_instance(start("nameless", "")).await.expect_err("no name");
     assert!(refused.message().starts_with("name:"), "{refused}");
 

@@ -106,6 +106,12 @@ pub enum StartError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// The disk has no room. Not a reason to move anything away.
+    #[error("the disk of the data folder {} is full: make room and start again; all that was acknowledged is in it", .path.display())]
+    Full {
+        /// The data folder.
+        path: PathBuf,
+    },
     /// The stored data cannot be read.
     #[error("the data in {} cannot be read ({source}): restore the folder from a backup, or move it away and let this node join as a new one", .path.display())]
     Broken {

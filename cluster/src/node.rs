@@ -25,11 +25,11 @@ use crate::partition::Partition;
 use crate::peers::PeerService;
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
-use crate::store::Engine;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::rows::StateRows;
 use crate::store::sled::SledEngine;
+use crate::store::{Engine, is_full};
 
 /// A running node. Dropping it without [`Node::stop`] leaves its tasks running.
 pub struct Node<M: Machine> {
@@ -56,7 +56,10 @@ impl<M: Machine> Node<M> {
         check(&config)?;
         let (folder, identity) = open_folder(&config).await?;
         let data = folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
-        let broken = |source: io::Error| StartError::Broken { path: data.clone(), source };
+        let broken = |source: io::Error| match is_full(&source) {
+            true => StartError::Full { path: data.clone() },
+            false => StartError::Broken { path: data.clone(), source },
+        };
         let engine = open_engine(&config, folder.as_ref()).await.map_err(broken)?;
         let flusher = Arc::new(
             Flusher::start(Arc::clone(&engine), config.options.fault.clone()).map_err(broken)?,
@@ -240,7 +243,6 @@ async fn open_engine(config: &NodeConfig, folder: Option<&Folder>) -> io::Result
 async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>) {
     let lags: Vec<_> = groups.iter().map(|group| metrics::apply_lag(group.id().0)).collect();
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
         for (group, lag) in groups.iter().zip(&lags) {
             let progress = group.progress();
             lag.set(
@@ -252,5 +254,6 @@ async fn measure<M: Machine>(engine: Arc<dyn Engine>, groups: Vec<Partition<M>>)
         if let Ok(bytes) = tokio::task::spawn_blocking(move || engine.size_on_disk()).await {
             metrics::SIZE_ON_DISK.set(bytes as f64);
         }
+        tokio::time::sleep(Duration::from_secs(10)).await;
     }
 }

@@ -39,7 +39,7 @@ pub struct Config {
     pub ephemeral: bool,
     /// Where SDK clients and workers connect. Port 0 picks a free one.
     pub grpc_addr: SocketAddr,
-    /// Where the dashboard, probes and metrics are served. Port 0 picks a free one.
+    /// Where the status page, probes and metrics are served. Port 0 picks a free one.
     pub http_addr: SocketAddr,
     /// Where the other nodes connect. Port 0 picks a free one.
     pub peer_addr: SocketAddr,

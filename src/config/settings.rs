@@ -89,7 +89,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "http_addr",
         value_name: "IP:PORT",
-        help: "Address for people and probes (HTTP): dashboard, /metrics, /livez, /readyz, /health. Port 0 picks a free port.",
+        help: "Address for people and probes (HTTP): status page, /metrics, /livez, /readyz, /health. Port 0 picks a free port.",
         allowed: "IP:PORT, such as 127.0.0.1:8082 or 0.0.0.0:8082",
         emulator: None,
         set: |c, v| put(&mut c.http_addr, values::address(v)),

@@ -7,6 +7,7 @@ use durahub_proto::wire;
 
 use super::Dispatcher;
 use super::hub::{Claim, End, Kept, Key, Kind, LeaseId, index_of, is_partial};
+use super::meter::Returned;
 use super::token::{Token, Work};
 use crate::engine::command::{
     CompleteActivity, CompleteBatch, CompleteTurn, FailBatch, FailTurn, TurnId,
@@ -101,7 +102,7 @@ impl Dispatcher {
             }),
             Err(reason) => Command::FailTurn(FailTurn { turn, reason }),
         };
-        self.commit(hub, named.key.instance(), "turn", command, ending).await
+        self.commit(hub, &named.key, command, ending).await
     }
 
     /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
@@ -122,7 +123,7 @@ impl Dispatcher {
         let limits = &self.0.settings.limits;
         let (result, failure) = limits.admit_result(response.result, response.failure_details);
         let command = Command::CompleteActivity(CompleteActivity { task, result, failure });
-        self.commit(hub, named.key.instance(), "activity", command, ending).await
+        self.commit(hub, &named.key, command, ending).await
     }
 
     /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
@@ -161,7 +162,7 @@ impl Dispatcher {
                 Command::FailBatch(FailBatch { batch, reason })
             }
         };
-        self.commit(hub, named.key.instance(), "batch", command, ending).await
+        self.commit(hub, &named.key, command, ending).await
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
@@ -180,6 +181,7 @@ impl Dispatcher {
     fn give_back(&self, hub: u32, named: &Named, why: &str) {
         let Some(Some(mut ending)) = self.claim(hub, named) else { return };
         tracing::debug!(hub, instance = %named.key.instance(), why, "work item given back");
+        self.0.meters.of(hub).returned(named.key.kind(), Returned::Abandoned);
         ending.end = End::Abandoned;
     }
 
@@ -224,7 +226,7 @@ impl Dispatcher {
                      (limits.max_message_bytes); do less in one turn"
                 );
                 let command = Command::FailTurn(FailTurn { turn, reason });
-                self.commit(hub, named.key.instance(), "turn", command, ending).await
+                self.commit(hub, &named.key, command, ending).await
             }
         }
     }
@@ -264,6 +266,7 @@ impl Dispatcher {
             Claim::Unleased if !of_this_run => Some(None),
             _ => {
                 tracing::debug!(hub, instance = %key.instance(), "completion is stale");
+                self.0.meters.of(hub).answered(key.kind(), false);
                 None
             }
         }
@@ -272,13 +275,12 @@ impl Dispatcher {
     async fn commit(
         &self,
         hub: u32,
-        instance: &str,
-        what: &str,
+        key: &Key,
         command: Command,
         ending: Option<Ending<'_>>,
     ) -> Result<(), CompleteError> {
         let command = command.within(&self.0.settings.limits.engine);
-        let reply = self.partition_of(hub, instance).propose(command).await?;
+        let reply = self.partition_of(hub, key.instance()).propose(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
         if let (Some(mut ending), Ok(reply)) = (ending, &answer) {
             ending.end = match reply {
@@ -286,8 +288,10 @@ impl Dispatcher {
                 _ => End::Done,
             };
         }
+        self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
         if let Err(reject) = answer {
-            tracing::debug!(hub, instance, %reject, "{what} completion changed nothing");
+            let (kind, instance) = (key.kind(), key.instance());
+            tracing::debug!(hub, %instance, ?kind, %reject, "completion changed nothing");
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! the leader.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use durahub_cluster::{GroupId, Leadership};
 use futures::FutureExt as _;
@@ -11,10 +12,13 @@ use tokio::task::JoinSet;
 
 use super::Dispatcher;
 use super::courier::Courier;
+use super::meter::Returned;
 use super::sweeper::Sweeper;
+use crate::clock::Clock;
 use crate::engine::command::FireTimers;
 use crate::engine::{Command, Effect, read};
 use crate::machine::{Listener, Partition, RowsView};
+use crate::telemetry::metrics as names;
 
 /// Where the effects of partition 1, 2, ... go until their tasks run.
 pub struct Leaders {
@@ -114,8 +118,8 @@ impl Leader {
                     self.lead(leads);
                 }
                 Wake::TimerDue => {
-                    self.next_due = None;
-                    firing = fire(self.partition.clone(), clock.now()).boxed().fuse();
+                    let due = self.next_due.take();
+                    firing = fire(self.partition.clone(), clock.clone(), due).boxed().fuse();
                 }
                 Wake::TimersFired => self.look_for_timers(),
             }
@@ -128,12 +132,14 @@ impl Leader {
         if leads && !was {
             let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
+            metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
             self.act(open.into_iter().map(|open| (open.effect, open.since)));
             self.look_for_timers();
             self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
         } else if was && !leads {
             tracing::info!(partition = %self.partition.id(), "no longer leading");
+            metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
             self.next_due = None;
             self.courier = None;
             self.sweeper = None;
@@ -171,12 +177,15 @@ impl Leader {
     }
 }
 
-async fn fire(partition: Partition, now: i64) {
-    let command = Command::FireTimers(FireTimers { up_to: now });
+async fn fire(partition: Partition, clock: Clock, earliest: Option<i64>) {
+    let command = Command::FireTimers(FireTimers { up_to: clock.now() });
     if let Err(error) = partition.propose(command.into_bytes()).await {
         // The timers stand in the rows; they are looked for again, here or on the next leader.
         tracing::warn!(partition = %partition.id(), %error, "fire timers");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    } else if let Some(due) = earliest {
+        let lag = Duration::from_nanos(clock.now().saturating_sub(due).max(0).unsigned_abs());
+        metrics::histogram!(names::TIMER_LAG).record(lag.as_secs_f64());
     }
 }
 
@@ -202,6 +211,7 @@ impl Dispatcher {
                         instance = %key.instance(),
                         "lease ended; work is handed out again"
                     );
+                    self.0.meters.of(hub).returned(key.kind(), Returned::Expired);
                 }
                 self.pump(hub);
             }

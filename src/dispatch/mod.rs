@@ -22,6 +22,7 @@ mod filter;
 mod hub;
 mod leader;
 mod limits;
+mod meter;
 mod queue;
 mod reaper;
 mod sweeper;
@@ -42,6 +43,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::assemble::{Assembled, Form};
 use self::feed::Parcel;
 use self::hub::{Assignment, End, Hub, Key, StreamId};
+use self::meter::Meters;
 use self::token::{Token, Work};
 use self::waiters::Waiters;
 use crate::clock::Clock;
@@ -85,6 +87,7 @@ struct Shared {
     hubs: Mutex<HashMap<u32, Hub>>,
     feeds: Mutex<HashMap<StreamId, mpsc::UnboundedSender<Parcel>>>,
     waiters: Waiters,
+    meters: Meters,
     /// Hubs that were deleted while this node runs: their streams end.
     closed_hubs: watch::Sender<BTreeSet<u32>>,
     /// Wakes the task that clears deleted hubs.
@@ -108,6 +111,7 @@ impl Dispatcher {
             hubs: Mutex::default(),
             feeds: Mutex::default(),
             waiters: Waiters::default(),
+            meters: Meters::default(),
             closed_hubs: watch::Sender::default(),
             hub_deleted: Notify::new(),
             next_id: AtomicU64::new(1),
@@ -140,6 +144,8 @@ impl Dispatcher {
             activities: hub.counts(hub::Kind::Activity),
             entities: hub.counts(hub::Kind::Entity),
             streams: hub.stream_count(),
+            oldest_turn: hub.oldest(hub::Kind::Turn),
+            oldest_activity: hub.oldest(hub::Kind::Activity),
         });
         load.collect()
     }
@@ -216,6 +222,14 @@ impl Dispatcher {
                 self.0.hubs.lock().remove(&hub);
                 return None;
             }
+            Effect::InstanceStarted { hub } => {
+                self.0.meters.of(hub).started();
+                return None;
+            }
+            Effect::InstanceEnded { hub, status, nanos } => {
+                self.0.meters.of(hub).ended(status, nanos);
+                return None;
+            }
             Effect::SweepDue | Effect::TimerSet { .. } | Effect::MessageSent => return None,
         };
         self.with_hub(hub, |hub| hub.ready(key, class, since));
@@ -253,6 +267,7 @@ impl Dispatcher {
                 }
                 let token = Token { run: self.0.run, lease: *lease, work: Some(work) };
                 item.completion_token = token.to_text();
+                self.0.meters.of(hub).sent(key.kind(), now - to.since);
                 let parcel = Parcel { key: key.clone(), lease: *lease, item, bytes };
                 let feed = self.0.feeds.lock().get(stream).cloned();
                 // A stream that has gone gives its leases back when it is closed.
@@ -320,4 +335,8 @@ pub struct HubLoad {
     pub entities: (usize, usize),
     /// Open worker streams.
     pub streams: usize,
+    /// Since when the oldest turn waits, in nanoseconds since the Unix epoch.
+    pub oldest_turn: Option<i64>,
+    /// Since when the oldest activity waits.
+    pub oldest_activity: Option<i64>,
 }

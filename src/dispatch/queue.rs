@@ -67,6 +67,11 @@ impl<K> Queue<K> {
         item
     }
 
+    /// Age of the oldest item of all.
+    pub(crate) fn oldest(&self) -> Option<Age> {
+        self.lines.values().filter_map(BTreeMap::first_key_value).map(|(age, _)| *age).min()
+    }
+
     /// How many items are ready.
     pub(crate) fn len(&self) -> usize {
         self.ready

@@ -44,6 +44,21 @@ pub enum Effect {
         /// Its status now.
         status: OrchestrationStatus,
     },
+    /// An instance was created. For counting: told once, by whoever led at that moment, and not told again
+    /// by `read::open_work`.
+    InstanceStarted {
+        /// Number of its hub.
+        hub: u32,
+    },
+    /// An instance ended. For counting, as above.
+    InstanceEnded {
+        /// Number of its hub.
+        hub: u32,
+        /// How it ended.
+        status: OrchestrationStatus,
+        /// Nanoseconds since it was created.
+        nanos: i64,
+    },
     /// An instance is there no more.
     InstanceGone {
         /// The instance.

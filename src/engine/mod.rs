@@ -46,6 +46,8 @@ pub mod time;
 mod view;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod mesh;
 #[cfg(test)]
 mod mesh_locks;

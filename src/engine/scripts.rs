@@ -34,6 +34,7 @@ pub(super) struct Partition {
     pub(super) now: i64,
     taken: BTreeMap<String, TurnId>,
     pub(super) batches: BTreeMap<String, command::BatchId>,
+    counted: Vec<Effect>,
     /// The last delivery, for a courier that repeats itself.
     delivery: command::Deliver,
 }
@@ -212,6 +213,9 @@ impl goldenscript::Runner for Partition {
                 .map(|open| show_effect(&open.effect) + "\n")
                 .collect()),
             "rows" => Ok(self.count_rows()),
+            "counts" => {
+                Ok(self.counted.drain(..).map(|effect| show_effect(&effect) + "\n").collect())
+            }
             _ => self.entity_command(command),
         }
     }
@@ -248,7 +252,11 @@ impl Partition {
         for line in applied.events.iter().filter_map(show_event) {
             writeln!(out, "{line}").unwrap();
         }
-        for effect in &applied.effects {
+        // What is told for counting only would be noise in every script; `counts` shows it.
+        let (counted, effects): (Vec<_>, Vec<_>) =
+            applied.effects.into_iter().partition(is_for_counting);
+        self.counted.extend(counted);
+        for effect in &effects {
             writeln!(out, "⇒ {}", show_effect(effect)).unwrap();
         }
         let answer: Answer = decode_answer(applied.reply).expect("the answer decodes");
@@ -587,6 +595,10 @@ fn show_event(event: &Event) -> Option<String> {
     })
 }
 
+fn is_for_counting(effect: &Effect) -> bool {
+    matches!(effect, Effect::InstanceStarted { .. } | Effect::InstanceEnded { .. })
+}
+
 fn show_message(message: &MessageRecord) -> String {
     let what = match message.body.as_ref().expect("a body") {
         Body::Start(it) => format!("start {}", it.request.name),
@@ -618,6 +630,10 @@ fn show_effect(effect: &Effect) -> String {
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))
+        }
+        Effect::InstanceStarted { .. } => "started".to_owned(),
+        Effect::InstanceEnded { status, nanos, .. } => {
+            format!("ended: {} after {}", status_name(*status), *nanos as f64 / SECOND as f64)
         }
     }
 }

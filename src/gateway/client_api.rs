@@ -33,6 +33,10 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the orchestration to start"));
         }
+        if let Some(execution) = &request.execution_id {
+            // Every work item carries it: it has to be short (R1.23).
+            self.check_length("executionId", execution.as_str())?;
+        }
         self.0.settings.limits.check_start(&request).map_err(Status::invalid_argument)?;
         let instance = request.instance_id.clone();
         let command = Command::Start(Start { hub, request });

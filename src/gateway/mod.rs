@@ -14,9 +14,13 @@
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
-//! - [`oversize`]: the code for messages that are too large.
+//! - [`oversize`]: the code for messages that are too large;
+//! - [`deadline`]: the code for calls whose time is over;
+//! - [`calls`]: how many calls, and how long they took.
 
+mod calls;
 mod client_api;
+mod deadline;
 mod entities;
 mod history;
 mod hubs;
@@ -43,6 +47,8 @@ use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
 
+pub use calls::CallsLayer;
+pub use deadline::DeadlineLayer;
 pub use oversize::OversizeLayer;
 
 /// The hub of clients that name none (R1.8).
@@ -172,10 +178,15 @@ impl Gateway {
 
     /// Refuses ids that no instance can have.
     fn check_id(&self, instance: &str) -> Result<(), Status> {
-        let (length, limit) = (instance.chars().count(), self.0.settings.instance_id_length);
+        self.check_length("instanceId", instance)
+    }
+
+    /// Refuses an id that is longer than ids may be (R2.3).
+    fn check_length(&self, field: &str, id: &str) -> Result<(), Status> {
+        let (length, limit) = (id.chars().count(), self.0.settings.instance_id_length);
         if length > limit {
             return Err(Status::invalid_argument(format!(
-                "instanceId: its length is {length} characters, the limit is {limit}; choose a shorter id"
+                "{field}: its length is {length} characters, the limit is {limit}; choose a shorter id"
             )));
         }
         Ok(())

@@ -8,9 +8,10 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Put in front of every filter; a later directive for the same target wins.
+/// Put in front of every filter; a later directive for the same target wins. What sled has to say comes back
+/// as an error too, and is told once, by whoever meets it.
 const QUIET: &str =
-    "openraft=warn,sled=warn,h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn";
+    "openraft=warn,sled=off,h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

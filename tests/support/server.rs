@@ -27,6 +27,9 @@ pub struct ServerOptions {
     pub env: Vec<(String, String)>,
     /// Task hubs; none leaves it to the server.
     pub task_hubs: Vec<String>,
+    /// A command that runs the server in place of itself, as `nsenter` and `sh -c 'exec "$@"'` do; with its
+    /// arguments, the server's command line behind them.
+    pub within: Vec<String>,
 }
 
 /// The addresses that the server bound.
@@ -115,6 +118,12 @@ impl TestServer {
         }
     }
 
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the server runs");
+        wait(&mut process, "by itself").await
+    }
+
     /// Asks the process to stop (SIGTERM) and waits until it has.
     pub async fn terminate(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the server runs");
@@ -122,18 +131,7 @@ impl TestServer {
         let signal = format!("kill -TERM {}", process.id());
         let sent = Command::new("sh").args(["-c", &signal]).status().expect("run a shell");
         assert!(sent.success(), "could not signal the server");
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = process.try_wait().expect("ask for the server's status") {
-                return status;
-            }
-            if Instant::now() > until {
-                process.kill().expect("kill the server");
-                process.wait().expect("reap the server");
-                panic!("the server did not stop within {PATIENCE:?} of SIGTERM");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait(&mut process, "of SIGTERM").await
     }
 
     /// Starts again on the same folder and on free ports, killing the process if it still runs.
@@ -169,9 +167,11 @@ impl TestServer {
 
     fn command_on(&self, at: Addresses) -> Command {
         let other = std::env::var_os("DURAHUB_TEST_BINARY");
-        let mut command =
-            Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_durahub").into()));
+        let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_durahub").into());
+        let mut words = self.options.within.iter().map(Into::into).chain([program]);
+        let mut command = Command::new(words.next().expect("a program"));
         command
+            .args(words)
             .arg("serve")
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -229,6 +229,21 @@ impl Drop for TestServer {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+}
+
+async fn wait(process: &mut Child, why: &str) -> ExitStatus {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = process.try_wait().expect("ask for the server's status") {
+            return status;
+        }
+        if Instant::now() > until {
+            process.kill().expect("kill the server");
+            process.wait().expect("reap the server");
+            panic!("the server did not end {why} within {PATIENCE:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) mod writer;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -108,6 +109,12 @@ pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the store is closed")
 }
 
+/// Whether a write failed for want of room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// What to do when the disk fails or the data is broken: there is no way on from there.
 ///
 /// The default leaves the process, so that whoever watches it starts it again and it recovers from
@@ -131,7 +138,12 @@ impl FaultHook {
 
 impl Default for FaultHook {
     fn default() -> Self {
+        static LEAVING: AtomicBool = AtomicBool::new(false);
         Self::new(|message| {
+            // One fault shows in many places at once: the first tells it, the others wait for the end.
+            while LEAVING.swap(true, Ordering::AcqRel) {
+                std::thread::park();
+            }
             tracing::error!("storage fault, leaving the process: {message}");
             std::process::exit(FAULT_EXIT_CODE);
         })

@@ -191,6 +191,12 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 
 fn to_io(error: sled::Error) -> io::Error {
     match error {
+        // sled repeats its first error as a text for programmers; an operator should read what to do.
+        sled::Error::Io(error) if super::is_full(&error) => {
+            let advice =
+                "make room for the data folder and start again; all that was acknowledged is in it";
+            io::Error::new(error.kind(), format!("{}: {advice}", error.kind()))
+        }
         sled::Error::Io(error) => error,
         other => io::Error::other(other.to_string()),
     }

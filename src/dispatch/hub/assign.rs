@@ -69,9 +69,10 @@ impl Hub {
         drop(others);
         let streams_history = self.streams.get(stream).is_some_and(|it| it.streams_history);
         let turn = item.past.as_mut().and_then(|past| past.turn.take());
+        let since = item.age.0;
         self.streams.give(stream, &key);
         self.lease(key.clone(), item, stream, id, now);
-        Some(Assignment { key, stream, lease: id, streams_history, turn })
+        Some(Assignment { key, stream, lease: id, streams_history, turn, since })
     }
 
     pub(super) fn lease(

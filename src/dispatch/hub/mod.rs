@@ -52,6 +52,8 @@ pub(crate) struct Assignment {
     pub(crate) streams_history: bool,
     /// The turn to hand out, if it is one that must be repeated exactly.
     pub(crate) turn: Option<TurnId>,
+    /// Since when the item was ready, in nanoseconds since the Unix epoch.
+    pub(crate) since: i64,
 }
 
 const ABANDON_DELAY_FIRST: Duration = Duration::from_secs(1);
@@ -260,6 +262,11 @@ impl Hub {
     pub(crate) fn counts(&self, kind: Kind) -> (usize, usize) {
         let kind = kind as usize;
         (self.queues[kind].len() + self.delayed[kind], self.leased[kind])
+    }
+
+    /// Since when the oldest item that waits for a worker has done so.
+    pub(crate) fn oldest(&self, kind: Kind) -> Option<i64> {
+        self.queues[kind as usize].oldest().map(|(since, _)| since)
     }
 
     /// How many worker streams are open.

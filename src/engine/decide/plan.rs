@@ -129,6 +129,10 @@ impl<'a> Plan<'a> {
     /// Writes the head of an instance and tells whoever waits for it.
     pub(crate) fn write(&mut self, at: &Address, record: InstanceRecord) {
         self.tell(Effect::InstanceChanged { at: at.clone(), status: record.status() });
+        if let (true, Some(completed)) = (record.is_terminal(), record.completed) {
+            let (status, nanos) = (record.status(), completed.saturating_sub(record.created));
+            self.tell(Effect::InstanceEnded { hub: at.hub, status, nanos });
+        }
         self.push(Event::InstanceWritten { at: at.clone(), record: Box::new(record) });
     }
 

@@ -6,11 +6,11 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 use super::Plan;
 use crate::engine::command::Start;
 use crate::engine::event::{START_ID, failure, history};
-use crate::engine::read;
 use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::message::{Parent, StartMessage};
 use crate::engine::state::{Address, FORMAT, InstanceRecord, Item, TimerKind, TimerRecord};
 use crate::engine::time::nanos;
+use crate::engine::{Effect, read};
 
 pub(crate) fn start(plan: &mut Plan<'_>, command: Start) -> Answer {
     let request = command.request;
@@ -110,6 +110,7 @@ pub(crate) fn create(
         plan.arm(item, TimerRecord { format: FORMAT, kind, due, ..Default::default() });
     }
     plan.receive(at, &record, history(START_ID, now, EventType::ExecutionStarted(started)));
+    plan.tell(Effect::InstanceStarted { hub: at.hub });
     plan.write(at, record);
 }
 

@@ -1,14 +1,17 @@
-//! `Terminate`: asks an instance to end; a worker's turn ends it (section 2.5).
+//! `Terminate`: asks an instance to end (section 2.5). A worker's turn ends it, or, as long as no turn of it
+//! was ever committed, this command itself does: no user code runs then, and no worker is needed (R2.48a).
 
-use durahub_proto::wire::{self, history_event::EventType};
+use durahub_proto::wire::{self, OrchestrationStatus, history_event::EventType};
 
 use super::Plan;
+use super::children::End;
+use super::turn::Turn;
 use crate::engine::command::Terminate;
 use crate::engine::event::{NO_ID, history};
+use crate::engine::read;
 use crate::engine::reply::{Answer, Reply};
 use crate::engine::state::message::TerminateMessage;
-use crate::engine::state::{Address, InstanceRecord, Item, Recursion};
-use crate::engine::{Event, read};
+use crate::engine::state::{Address, InstanceRecord, Recursion};
 
 pub(crate) fn terminate(plan: &mut Plan<'_>, command: Terminate) -> Answer {
     let wire::TerminateRequest { instance_id, output, recursive } = command.request;
@@ -47,14 +50,12 @@ fn ask(
     mut record: InstanceRecord,
     event: wire::ExecutionTerminatedEvent,
 ) {
-    record.terminating = true;
-    // It does not wait for its scheduled start (R2.48).
-    if let Some(number) = record.start_timer.take() {
-        let item = Item { at: at.clone(), generation: record.generation, number };
-        if let Some(timer) = read::timer(plan.view, &item) {
-            plan.push(Event::TimerCleared { item, due: timer.due });
-        }
+    if !record.has_run {
+        let (status, result) = (OrchestrationStatus::Terminated, event.input.clone());
+        let turn = Turn::without_worker(plan, at.clone(), record, event);
+        return turn.end(plan, NO_ID, End { status, result, failure: None });
     }
+    record.terminating = true;
     // The worker must know of the suspension, or it would act on the held events (R4.70).
     if let Some(suspension) = record.suspension.as_mut().filter(|suspension| !suspension.recorded) {
         suspension.recorded = true;

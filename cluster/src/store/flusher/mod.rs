@@ -306,10 +306,11 @@ impl Shared {
 
     fn poison(&self, message: &str) {
         self.poisoned.store(true, Ordering::Release);
+        // First of all: whoever waits for a job would tell the same fault again.
+        self.fault.report(message);
         // Without the queue's lock a job could slip in after the drain and never complete.
         let jobs: Vec<Job> = self.queue.lock().jobs.drain(..).collect();
         fail(jobs, message);
-        self.fault.report(message);
     }
 
     fn watch(&self, stuck_after: Duration) {

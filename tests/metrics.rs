@@ -1,0 +1,217 @@
+//! Metrics of the real binary: each of them moves when what it counts happens, and none is described for
+//! nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use durahub::telemetry::metrics::{Kind, METRICS};
+use support::actions::{complete, create_timer, fail, failure, schedule_task};
+use support::server::ServerOptions;
+use support::{TestServer, Worker, WorkerOptions};
+
+/// Value by series, as `name{label="value",...}`; histograms as their `_count` and `_sum`.
+struct Scrape {
+    text: String,
+    values: BTreeMap<String, f64>,
+}
+
+async fn scrape(server: &TestServer) -> Scrape {
+    let (status, text) = server.http_get("/metrics").await.unwrap();
+    assert_eq!(status, 200);
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let values = lines.map(|line| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        (series.to_owned(), value.parse().unwrap())
+    });
+    Scrape { values: values.collect(), text }
+}
+
+impl Scrape {
+    fn get(&self, series: &str) -> f64 {
+        self.values.get(series).copied().unwrap_or_default()
+    }
+
+    /// The names that a kind of comment line is about.
+    fn named(&self, comment: &str) -> BTreeSet<&str> {
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix(comment));
+        lines.filter_map(|line| line.split(' ').next()).collect()
+    }
+}
+
+/// One hub, one worker, and everything that can happen to an item, once each.
+#[tokio::test]
+async fn each_metric_moves_when_what_it_counts_happens() {
+    let server = TestServer::start_with(ServerOptions {
+        args: ["--orchestrator-lease", "3s"].map(String::from).into(),
+        task_hubs: vec!["default".into(), "orders".into()],
+        ..Default::default()
+    })
+    .await;
+    let client = server.client_in("orders");
+
+    // An item without a worker waits, and its age grows.
+    client.start("m1", "Greet", "").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waiting = scrape(&server).await;
+    assert_eq!(waiting.get(r#"durahub_ready_items{hub="orders",kind="turn"}"#), 1.0);
+    assert!(waiting.get(r#"durahub_oldest_ready_item_seconds{hub="orders",kind="turn"}"#) >= 0.05);
+    assert_eq!(waiting.get(r#"durahub_worker_streams{hub="orders"}"#), 0.0);
+    assert_eq!(waiting.get("durahub_partitions_led"), 8.0);
+
+    // With a worker it is leased. Let the lease end: it comes back, and the late answer changes nothing.
+    let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
+    let late = worker.next_turn().await;
+    let leased = scrape(&server).await;
+    assert_eq!(leased.get(r#"durahub_ready_items{hub="orders",kind="turn"}"#), 0.0);
+    assert_eq!(leased.get(r#"durahub_oldest_ready_item_seconds{hub="orders",kind="turn"}"#), 0.0);
+    assert_eq!(leased.get(r#"durahub_leases{hub="orders",kind="turn"}"#), 1.0);
+    assert_eq!(leased.get(r#"durahub_worker_streams{hub="orders"}"#), 1.0);
+    let turn = worker.next_turn().await;
+    worker.complete_turn(&late, vec![complete(1, "too late")]).await;
+
+    // A turn that schedules an activity and a timer; the activity is abandoned once.
+    let actions = vec![schedule_task(1, "Hello", ""), create_timer(2, Duration::from_millis(10))];
+    worker.complete_turn(&turn, actions).await;
+    let turn = worker.next_turn().await;
+    assert!(turn.history.compact().contains("TimerFired"));
+    worker.complete_turn(&turn, Vec::new()).await;
+    let activity = worker.next_activity().await;
+    worker.abandon_activity(&activity).await;
+    let activity = worker.next_activity().await;
+    worker.complete_activity(&activity, "hi").await;
+    let turn = worker.next_turn().await;
+    worker.complete_turn(&turn, vec![complete(3, "ok")]).await;
+    assert_eq!(client.output("m1").await, "ok");
+
+    // Instances that end in the other ways, and a call that is refused.
+    let tomorrow = std::time::SystemTime::now() + Duration::from_secs(86_400);
+    let scheduled = durahub_proto::wire::CreateInstanceRequest {
+        instance_id: "m2".into(),
+        name: "Greet".into(),
+        scheduled_start_timestamp: Some(tomorrow.into()),
+        ..Default::default()
+    };
+    client.start_with(scheduled).await;
+    client.terminate("m2", "enough").await;
+    client.start("m3", "Greet", "").await;
+    let turn = worker.next_turn_of("m3").await;
+    worker.complete_turn(&turn, vec![fail(1, failure("Oops", "no"))]).await;
+    client.wait("m3").await;
+    let nobody = durahub_proto::wire::SuspendRequest { instance_id: "nobody".into(), reason: None };
+    client.rpc().suspend_instance(nobody).await.unwrap_err();
+
+    // Three of m1, one of m3; m2 never ran.
+    let turns = 4.0;
+    let end = scrape(&server).await;
+    let mut expected = vec![
+        (r#"durahub_requests_total{rpc="StartInstance",code="OK"}"#, 3.0),
+        (r#"durahub_requests_total{rpc="GetWorkItems",code="OK"}"#, 1.0),
+        (r#"durahub_requests_total{rpc="SuspendInstance",code="NOT_FOUND"}"#, 1.0),
+        (r#"durahub_request_duration_seconds_count{rpc="StartInstance"}"#, 3.0),
+        (r#"durahub_request_duration_seconds_count{rpc="GetWorkItems"}"#, 0.0),
+        (r#"durahub_instances_started_total{hub="orders"}"#, 3.0),
+        (r#"durahub_instances_started_total{hub="default"}"#, 0.0),
+        (
+            r#"durahub_work_items_returned_total{hub="orders",kind="turn",reason="lease_ended"}"#,
+            1.0,
+        ),
+        (
+            r#"durahub_work_items_returned_total{hub="orders",kind="activity",reason="abandoned"}"#,
+            1.0,
+        ),
+        (r#"durahub_answers_ignored_total{hub="orders",kind="turn"}"#, 1.0),
+        (r#"durahub_actions_total{hub="orders",kind="turn"}"#, turns),
+        (r#"durahub_actions_total{hub="orders",kind="activity"}"#, 1.0),
+        // The lease that ended and the abandoned one were handed out twice.
+        (r#"durahub_work_items_sent_total{hub="orders",kind="turn"}"#, turns + 1.0),
+        (r#"durahub_work_items_sent_total{hub="orders",kind="activity"}"#, 2.0),
+        (r#"durahub_work_item_wait_seconds_count{hub="orders",kind="turn"}"#, turns + 1.0),
+        (r#"durahub_work_item_wait_seconds_count{hub="orders",kind="activity"}"#, 2.0),
+        (r#"durahub_leases{hub="orders",kind="turn"}"#, 0.0),
+        ("durahub_timer_lag_seconds_count", 1.0),
+        ("durahub_ready", 1.0),
+        (concat!("durahub_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
+    ];
+    for status in ["completed", "terminated", "failed"] {
+        let finished =
+            format!(r#"durahub_instances_finished_total{{hub="orders",status="{status}"}}"#);
+        let timed =
+            format!(r#"durahub_instance_duration_seconds_count{{hub="orders",status="{status}"}}"#);
+        expected.extend([(&*finished.leak(), 1.0), (&*timed.leak(), 1.0)]);
+    }
+    for (series, value) in expected {
+        assert_eq!(end.get(series), value, "{series}");
+    }
+    // It waited 50 ms for a worker at least, and ran for three seconds because of the lease.
+    assert!(end.get(r#"durahub_work_item_wait_seconds_sum{hub="orders",kind="turn"}"#) >= 0.05);
+    let ran = r#"durahub_instance_duration_seconds_sum{hub="orders",status="completed"}"#;
+    assert!((3.0..30.0).contains(&end.get(ran)), "{}", end.get(ran));
+    assert!(end.get(r#"durahub_request_duration_seconds_sum{rpc="StartInstance"}"#) > 0.0);
+
+    drop(worker);
+    let until = tokio::time::Instant::now() + support::client::PATIENCE;
+    while scrape(&server).await.get(r#"durahub_worker_streams{hub="orders"}"#) > 0.0 {
+        assert!(tokio::time::Instant::now() < until, "the worker's stream is still counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    all_are_there(&end);
+}
+
+/// Everything described is there, everything there is described, with its kind and its labels.
+fn all_are_there(scrape: &Scrape) {
+    let cluster = include_str!("../cluster/src/metrics.rs");
+    let cluster = cluster.split('"').filter(|text| text.starts_with("durahub_"));
+    let named: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).chain(cluster).collect();
+    assert!(named.len() > METRICS.len() + 5, "the names of the cluster package are found");
+    for comment in ["# TYPE ", "# HELP "] {
+        let there = scrape.named(comment);
+        let difference: Vec<_> = there.symmetric_difference(&named).collect();
+        assert!(difference.is_empty(), "{comment} has too much, or lacks: {difference:?}");
+    }
+
+    for metric in METRICS {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let line = format!("# TYPE {} {kind}", metric.name);
+        assert!(scrape.text.lines().any(|text| text == line), "{line}");
+        let suffix = if metric.kind == Kind::Histogram { "_count" } else { "" };
+        let name = format!("{}{suffix}", metric.name);
+        let series = scrape.values.keys().filter(|series| series.split('{').next() == Some(&name));
+        for series in series {
+            let labels = series.split_once('{').map_or("", |(_, labels)| labels);
+            let labels = labels.split(',').filter_map(|label| label.split_once('='));
+            assert_eq!(
+                labels.map(|(label, _)| label).collect::<Vec<_>>(),
+                metric.labels,
+                "{series}"
+            );
+        }
+    }
+}
+
+/// R1 of architecture.md: whatever clients invent, the number of series stays.
+#[tokio::test]
+async fn names_that_clients_choose_make_no_series() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let run = async |names: std::ops::Range<u32>| {
+        for name in names {
+            client.start(&format!("i{name}"), &format!("N{name}"), "").await;
+            client.terminate(&format!("i{name}"), "").await;
+        }
+    };
+    run(0..2).await;
+    let before = scrape(&server).await;
+    run(2..100).await;
+    let after = scrape(&server).await;
+    assert_eq!(before.values.keys().collect::<Vec<_>>(), after.values.keys().collect::<Vec<_>>());
+    assert!(!after.text.contains("N50") && !after.text.contains("i50"));
+}
