@@ -7,7 +7,7 @@
 //! - `worker` serves the work item stream and answers it.
 //! - `load` starts instances, raises their events, waits for them and takes the time.
 //! - `disk` measures what one `fdatasync` costs, so that figures of two machines can be compared.
-//! - `report` is the result, as a table or as JSON; the only file that prints.
+//! - `report` is the result, as a table or as JSON; the file that prints.
 //! - `entities` is another kind of load: signals, calls and locks, with a worker of its own.
 //! - `connect` holds what all calls share: channels, headers, what is worth a retry.
 //!

@@ -162,7 +162,7 @@ fn action(action: OperationActionType) -> wire::OperationAction {
 }
 
 fn show_text(text: &Option<Text>) -> String {
-    text.as_ref().map_or("no state".into(), |text| format!("state {:?}", text.as_str()))
+    text.as_ref().map_or_else(|| "no state".into(), |text| format!("state {:?}", text.as_str()))
 }
 
 /// `call=1/@id/operation/request/input signal=1/@id/operation/input/time lock=1/section/@id/@id

@@ -77,7 +77,8 @@ impl Gateway {
         let (recursive, only) = (request.recursive, request.is_orchestration);
         let (count, complete) = match request.request {
             Some(Request::InstanceId(id)) => {
-                let entities = self.purge_entities(hub, entities(&[id.clone()], only)).await?;
+                let entities =
+                    self.purge_entities(hub, entities(std::slice::from_ref(&id), only)).await?;
                 (entities + self.purge_ids(hub, vec![id], recursive).await?, true)
             }
             Some(Request::InstanceBatch(batch)) => {

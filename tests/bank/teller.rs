@@ -120,7 +120,9 @@ impl Seen {
                     .answers
                     .iter()
                     .find(|(id, _)| id.starts_with(operation) && id.ends_with(account));
-                found.map(|(_, balance)| *balance).ok_or(format!("no {operation} of {account}"))
+                found
+                    .map(|(_, balance)| *balance)
+                    .ok_or_else(|| format!("no {operation} of {account}"))
             };
             let (before, after) = (of("get")?, of("add")?);
             if after != before + amount {

@@ -10,6 +10,8 @@
 //! An entity adds one per operation. In the end the sum of all must be the number of operations, so a lost or
 //! repeated one fails the run.
 
+#![allow(clippy::print_stdout)] // a report is for the standard output
+
 mod worker;
 
 use std::sync::Arc;

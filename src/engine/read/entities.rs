@@ -157,8 +157,11 @@ mod tests {
         };
         assert_eq!(all(&list), "@a@ @a@1 @a@3 @b@1");
         assert_eq!(all(&EntityList { transient: true, ..list.clone() }), "@a@ @a@1 @a@2 @a@3 @b@1");
-        assert_eq!(all(&EntityList { prefix: "@a@".into(), ..list.clone() }), "@a@ @a@1 @a@3");
-        assert_eq!(all(&EntityList { prefix: "@A@".into(), ..list.clone() }), "");
+        assert_eq!(
+            all(&EntityList { prefix: "@a@".into(), hub: 1, ..Default::default() }),
+            "@a@ @a@1 @a@3"
+        );
+        assert_eq!(all(&EntityList { prefix: "@A@".into(), hub: 1, ..Default::default() }), "");
         let (from, to) = (Some(10), Some(30));
         assert_eq!(all(&EntityList { from, to, ..list.clone() }), "@a@1 @a@3", "inclusive");
         let with = entities(&rows, &EntityList { states: true, ..list.clone() }, None, 1);
