@@ -305,11 +305,15 @@ impl Shared {
     }
 
     fn poison(&self, message: &str) {
-        self.poisoned.store(true, Ordering::Release);
-        // First of all: whoever waits for a job would tell the same fault again.
+        // First of all: whoever waits for a job, or hands one in, would tell the same fault again. Until the
+        // hook is done, jobs still queue up.
         self.fault.report(message);
-        // Without the queue's lock a job could slip in after the drain and never complete.
-        let jobs: Vec<Job> = self.queue.lock().jobs.drain(..).collect();
+        // One step under the queue's lock: a job in between would never complete.
+        let jobs: Vec<Job> = {
+            let mut queue = self.queue.lock();
+            self.poisoned.store(true, Ordering::Release);
+            queue.jobs.drain(..).collect()
+        };
         fail(jobs, message);
     }
 
