@@ -12,6 +12,8 @@
 //!
 //! `DURAHUB_LOCKS_SEED` runs one seed alone, `DURAHUB_LOCKS_CASES` another number of them.
 
+mod till;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use durahub_proto::wire::send_entity_message_action::EntityMessageType as Messag
 use durahub_proto::wire::{self, OrchestrationStatus};
 use prost::Message as _;
 
+use self::till::{Random, Till};
 use super::command::{self, BatchId, CompleteBatch, Deliver, Delivery, TruncateOutbox};
 use super::read::{self, BatchRoom};
 use super::state::{Address, Operation, Place, Sender};
@@ -693,69 +696,6 @@ impl Bank {
     }
 }
 
-/// Where a teller stands, as its history tells.
-#[derive(Default)]
-struct Till {
-    section: String,
-    /// What it has locked and not given back, in the order of the request.
-    set: Vec<String>,
-    granted: bool,
-    called: usize,
-    answered: usize,
-    terminated: bool,
-}
-
-impl Till {
-    fn read(history: &[EventType]) -> Till {
-        let mut till = Till::default();
-        let (mut asked, mut starts) = (BTreeSet::new(), 0);
-        for it in history {
-            match it {
-                EventType::ExecutionStarted(_) => starts += 1,
-                EventType::ExecutionTerminated(_) => till.terminated = true,
-                EventType::EntityLockRequested(it) => {
-                    let mut set = it.lock_set.clone();
-                    set.sort();
-                    set.dedup();
-                    let section = it.critical_section_id.clone();
-                    till = Till { section, set, terminated: till.terminated, ..Till::default() };
-                }
-                EventType::EntityLockGranted(it) => {
-                    assert_eq!(
-                        it.critical_section_id, till.section,
-                        "granted once, and what was asked for"
-                    );
-                    assert!(!till.granted, "granted once");
-                    till.granted = true;
-                }
-                EventType::EntityUnlockSent(it) => {
-                    let target = it.target_instance_id.as_ref().unwrap().as_str();
-                    till.set.retain(|account| account != target);
-                    till.granted &= !till.set.is_empty();
-                }
-                EventType::EntityOperationCalled(it) => {
-                    till.called += 1;
-                    assert!(asked.insert(it.request_id.clone()));
-                }
-                EventType::EntityOperationCompleted(it) => {
-                    till.answered += 1;
-                    assert!(
-                        asked.remove(&it.request_id),
-                        "an answer that nobody waits for (R5.13)"
-                    );
-                }
-                _ => {}
-            }
-        }
-        assert_eq!(starts, 1, "R3.25");
-        till
-    }
-
-    fn is_inside(&self) -> bool {
-        !self.set.is_empty()
-    }
-}
-
 fn input_of(operation: &Operation) -> String {
     match event(&operation.event) {
         EventType::EntityOperationSignaled(it) => it.input.unwrap().as_str().to_owned(),
@@ -793,26 +733,5 @@ fn absorb(rows: &mut BTreeMap<Vec<u8>, Bytes>, changes: super::Changes) {
             Some(value) => rows.insert(key, value),
             None => rows.remove(&key),
         };
-    }
-}
-
-/// The same numbers for the same seed, for ever.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.below(list.len() as u64) as usize]
     }
 }
