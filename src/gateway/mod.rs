@@ -9,6 +9,7 @@
 //! - [`history`]: the history of one instance, in chunks;
 //! - [`purge`], [`skip`]: ended instances go, others are ended at once;
 //! - [`hubs`]: task hubs come and go;
+//! - [`entities`]: signals, single entities, pages of entities;
 //! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
@@ -20,6 +21,7 @@
 mod calls;
 mod client_api;
 mod deadline;
+mod entities;
 mod history;
 mod hubs;
 mod lifecycle;
