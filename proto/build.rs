@@ -16,7 +16,7 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    for folder in ["durabletask", "peer"] {
+    for folder in ["durabletask", "durahub", "peer"] {
         println!("cargo:rerun-if-changed={folder}");
     }
 
@@ -53,6 +53,12 @@ fn main() -> Result<(), Failure> {
         .btree_map(".")
         .include_file("mod.rs")
         .compile_fds(peer)?;
+
+    let own = protox::compile(["hubs.proto"], ["durahub"])?;
+    std::fs::write(out.join("durahub.bin"), own.encode_to_vec())?;
+    let own_out = out.join("durahub");
+    std::fs::create_dir_all(&own_out)?;
+    tonic_prost_build::configure().out_dir(&own_out).include_file("mod.rs").compile_fds(own)?;
     Ok(())
 }
 

@@ -240,6 +240,7 @@ async fn serve_grpc(
     reporter.set_service_status(sidecar, tonic_health::ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(durahub_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(durahub_proto::OWN_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     Server::builder()
@@ -249,6 +250,7 @@ async fn serve_grpc(
         .layer(DeadlineLayer)
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
+        .add_service(gateway.hub_service())
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)

@@ -59,12 +59,16 @@ async fn bad_input_is_refused_by_name() {
     client.terminate("nobody", "").await;
     assert!(client.history("nobody").await.is_empty());
 
-    // R1.4: what is not there yet says so.
-    let query = wire::QueryEntitiesRequest::default();
-    assert_eq!(
-        client.rpc().query_entities(query).await.expect_err("later").code(),
-        Code::Unimplemented
-    );
+    // R1.3, R1.4: what is not there says so.
+    let channel =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", server.addresses.grpc));
+    let channel = channel.expect("an address").connect_lazy();
+    let mut sandbox =
+        durahub_proto::sandbox::sandbox_activities_client::SandboxActivitiesClient::new(channel);
+    let refused = sandbox
+        .declare_sandbox_worker_profile(durahub_proto::sandbox::SandboxWorkerProfile::default())
+        .await;
+    assert_eq!(refused.map(drop).expect_err("another service").code(), Code::Unimplemented);
 }
 
 /// R1.24, R1.25, R1.26: above the limit the code says "too much", and the text names the limit.

@@ -23,6 +23,14 @@ mod peer_wire {
 
 /// What nodes say to each other, and an operator to a node: `peer/peer.proto`.
 pub use peer_wire::durahub::peer::v1 as peer;
+
+mod own_wire {
+    #![allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
+    include!(concat!(env!("OUT_DIR"), "/durahub/mod.rs"));
+}
+
+/// What Durahub answers beside the services of the SDKs: `durahub/hubs.proto`.
+pub use own_wire::durahub::v1 as own;
 pub use text::Text;
 pub use wire::durabletask::protos::backend::v1 as backend;
 pub use wire::microsoft::durabletask::sandboxes as sandbox;
@@ -32,3 +40,6 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/durable
 
 /// The descriptors of the peer protocol, encoded.
 pub const PEER_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer.bin"));
+
+/// The descriptors of Durahub's own services, encoded.
+pub const OWN_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/durahub.bin"));

@@ -7,7 +7,8 @@
 //! - `worker` serves the work item stream and answers it.
 //! - `load` starts instances, raises their events, waits for them and takes the time.
 //! - `disk` measures what one `fdatasync` costs, so that figures of two machines can be compared.
-//! - `report` is the result, as a table or as JSON; the only file that prints.
+//! - `report` is the result, as a table or as JSON; the file that prints.
+//! - `entities` is another kind of load: signals, calls and locks, with a worker of its own.
 //! - `connect` holds what all calls share: channels, headers, what is worth a retry.
 //!
 //! The generator competes with the server for the same cores when both run on one machine. So it runs
@@ -15,11 +16,12 @@
 //! of a history only what its orchestrators read.
 //!
 //! It knows nothing of the server but the public protocol: this room may name `durahub_proto` and
-//! outside crates only. What it leaves out: TLS and credentials (`http://` endpoints only), entities,
-//! timers and child orchestrations.
+//! outside crates only. What it leaves out: TLS and credentials (`http://` endpoints only), timers
+//! and child orchestrations.
 
 mod connect;
 mod disk;
+mod entities;
 #[cfg(test)]
 mod fake;
 mod load;
@@ -58,7 +60,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub task_hub: String,
 
-    /// Instances to run
+    /// Instances to run (`entities`: signals; a tenth as many orchestrations)
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub instances: u64,
 
@@ -66,7 +68,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: u32,
 
-    /// Activities per instance (`events`: external events per instance) [default: 5; fanout: 20]
+    /// Activities per instance (`events`: external events, `entities`: calls per instance) [default: 5; fanout: 20]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub activities: Option<u32>,
 
@@ -115,6 +117,9 @@ pub enum Output {
 /// When the server cannot be reached or does not know the task hub (nothing is printed then), and when
 /// an instance failed or was lost (after the report is printed).
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    if args.workload == Kind::Entities {
+        return on_threads(args.threads, async move { entities::run(&args).await }).await;
+    }
     let output = args.output;
     let report = measure(args).await?;
     report.print(output)?;
@@ -123,11 +128,19 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
 
 /// Runs the benchmark on threads of its own, whatever runtime the caller has.
 async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
+    on_threads(args.threads, Box::pin(drive(args))).await
+}
+
+/// Runs a load on so many threads of its own.
+async fn on_threads<T: Send + 'static>(
+    threads: u32,
+    load: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
     let (done, result) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("bench".into())
         .spawn(move || {
-            let outcome = runtime(args.threads).and_then(|it| it.block_on(Box::pin(drive(args))));
+            let outcome = runtime(threads).and_then(|it| it.block_on(load));
             // Nobody listens when the caller gave up: then there is nobody to tell.
             let _ = done.send(outcome);
         })

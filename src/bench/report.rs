@@ -1,4 +1,5 @@
-//! The result of a run, as a table or as JSON. The only file of this room that prints.
+//! The result of a run, as a table or as JSON. Nothing else in this room prints, but `entities`, whose
+//! result is of another form.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::sync::atomic::Ordering::Relaxed;

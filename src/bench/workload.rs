@@ -38,10 +38,12 @@ pub enum Kind {
     Fanout,
     /// External events that the generator raises one after the other.
     Events,
+    /// Four loads on entities, one after the other: signals to one, signals over 1,000, calls, lock pairs.
+    Entities,
 }
 
 impl Kind {
-    /// All of them.
+    /// Those whose unit is an instance.
     pub(super) const ALL: [Kind; 3] = [Kind::Sequence, Kind::Fanout, Kind::Events];
 
     /// The orchestration's name on the wire.
@@ -50,6 +52,8 @@ impl Kind {
             Kind::Sequence => "BenchSequence",
             Kind::Fanout => "BenchFanout",
             Kind::Events => "BenchEvents",
+            // It has several of its own.
+            Kind::Entities => "",
         }
     }
 
@@ -91,6 +95,7 @@ impl Plan {
             Kind::Sequence => (seed + u64::from(self.count)).to_string(),
             Kind::Fanout => fold(values.map(|k| seed + k + 1)).to_string(),
             Kind::Events => fold(values.map(|k| seed + k)).to_string(),
+            Kind::Entities => String::new(),
         }
     }
 

@@ -3,15 +3,24 @@
 //! `durahub` alone is `durahub serve`. A command that fails prints one message on standard error, the chain
 //! of causes once, and exits with code 1; a command line that cannot be understood exits with code 2, as is
 //! the custom. What a node is told beyond the command stands in [`Config`].
+//!
+//! Commands that talk to a running server do so over its public gRPC port and know nothing else of it:
+//! [`hub`] and [`instance`], on what [`connect`], [`failure`] (more exit codes) and [`show`] give them.
 
 mod cluster;
+mod connect;
+mod failure;
+mod hub;
+mod instance;
+mod show;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use self::show::print;
 use crate::bench::BenchArgs;
 use crate::config::{Config, Flags, LogFormat};
 use crate::shutdown::Signals;
@@ -48,6 +57,20 @@ enum Command {
     Config(ConfigArgs),
     /// Look at a cluster and change it while it runs.
     Cluster(cluster::ClusterArgs),
+    /// Create, list and delete task hubs of a running server.
+    Hub(hub::HubArgs),
+    /// Start, read and steer instances on a running server.
+    Instance(instance::InstanceArgs),
+    /// Print a script that completes command lines in a shell.
+    #[command(
+        after_help = "Bash: source <(durahub completions bash). Zsh: durahub completions zsh > a file _durahub in a \
+        folder of $fpath. Fish: durahub completions fish > ~/.config/fish/completions/durahub.fish"
+    )]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Load a server and measure it.
     Bench(BenchArgs),
 }
@@ -75,7 +98,8 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Nothing can be done when even standard error is gone.
             let _ = writeln!(io::stderr().lock(), "error: {error:#}");
-            ExitCode::FAILURE
+            let failure = error.downcast_ref::<failure::Failure>();
+            failure.map_or(ExitCode::FAILURE, |failure| ExitCode::from(failure.reason as u8))
         }
     }
 }
@@ -90,6 +114,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             print(&Config::default().to_toml())
         }
         Command::Cluster(args) => print(&runtime()?.block_on(cluster::run(args))?),
+        Command::Hub(args) => runtime()?.block_on(hub::run(args)),
+        Command::Instance(args) => runtime()?.block_on(instance::run(args)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "durahub", &mut script);
+            print(&String::from_utf8(script).context("write the script")?)
+        }
         Command::Bench(args) => runtime()?.block_on(crate::bench::run(args)),
     }
 }
@@ -120,14 +151,6 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("start the async runtime")
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // The reader has seen enough: `durahub config reference | head`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write to standard output"),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! From an item's key to the message that a worker is sent (sections 3.4 and 3.5).
+//! From an item's key to the message that a worker is sent (sections 3.4 to 3.6).
 
 use durahub_cluster::Rows;
 use durahub_proto::wire;
@@ -8,12 +8,17 @@ use prost::Message as _;
 use super::hub::Key;
 use super::limits::too_large;
 use super::token::{ActivityWork, Work};
-use crate::engine::command::{CompleteActivity, FailTurn, TaskId, TurnId};
+use crate::engine::command::{CompleteActivity, FailBatch, FailTurn, TaskId, TurnId};
 use crate::engine::{Address, Command, Item, read};
 use crate::machine::RowsView;
 
 /// Room that a turn's message needs besides its events: ids, token, parameters.
 const TURN_OVERHEAD: usize = 4 * 1024;
+
+/// Most operations of a batch (R3.42).
+const BATCH_OPERATIONS: usize = 100;
+/// Most bytes of them, if there are several.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// What became of a key.
 pub(crate) enum Assembled {
@@ -47,6 +52,7 @@ pub(crate) fn assemble(rows: &dyn Rows, hub: u32, key: &Key, form: Form<'_>) -> 
             let at = Address::new(hub, &**instance);
             activity(rows, Item { at, generation: *generation, number: *number }, form.limit)
         }
+        Key::Entity { instance } => batch(rows, Address::new(hub, &**instance), form.limit),
     }
 }
 
@@ -128,4 +134,40 @@ fn activity(rows: &dyn Rows, item: Item, limit: usize) -> Assembled {
     let item =
         wire::WorkItem { request: Some(Request::ActivityRequest(request)), ..Default::default() };
     Assembled::Item { work, item: Box::new(item), bytes }
+}
+
+fn batch(rows: &dyn Rows, at: Address, limit: usize) -> Assembled {
+    let room = read::BatchRoom {
+        operations: BATCH_OPERATIONS,
+        operation_bytes: BATCH_BYTES,
+        bytes: limit.saturating_sub(TURN_OVERHEAD),
+    };
+    let batch = match read::batch(&RowsView(rows), &at, room) {
+        None => return Assembled::Nothing,
+        Some(Ok(batch)) => batch,
+        Some(Err(too_large)) => {
+            let reason = format!(
+                "the operation and the state of {} take {} bytes together, more than the {limit} that a worker \
+                 accepts; send less at once, or keep less in one entity",
+                at.instance, too_large.bytes
+            );
+            let command = FailBatch { batch: too_large.id, reason: reason.clone() };
+            return Assembled::TooLarge {
+                command: Box::new(Command::FailBatch(command)),
+                reason,
+                fits_without_past: false,
+            };
+        }
+    };
+    // The second form, which all workers know and one needs (R3.36).
+    let request = wire::EntityRequest {
+        execution_id: at.instance.clone(),
+        instance_id: at.instance,
+        entity_state: batch.state,
+        operation_requests: batch.operations,
+    };
+    let bytes = request.encoded_len();
+    let item =
+        wire::WorkItem { request: Some(Request::EntityRequestV2(request)), ..Default::default() };
+    Assembled::Item { work: Work::Entity(batch.id), item: Box::new(item), bytes }
 }

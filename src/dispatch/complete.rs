@@ -10,8 +10,10 @@ use super::Dispatcher;
 use super::hub::{Claim, End, Kept, Key, Kind, LeaseId, index_of, is_partial};
 use super::meter::Returned;
 use super::token::{Token, Work};
-use crate::engine::command::{CompleteActivity, CompleteTurn, FailTurn, TurnId};
-use crate::engine::{Answer, Command, Reject, decode_answer};
+use crate::engine::command::{
+    CompleteActivity, CompleteBatch, CompleteTurn, FailBatch, FailTurn, TurnId,
+};
+use crate::engine::{Answer, Command, Reject, Reply, decode_answer};
 
 /// Why a completion was not taken in; nothing was committed by it.
 #[derive(Debug, thiserror::Error)]
@@ -125,12 +127,52 @@ impl Dispatcher {
         self.commit(hub, &named.key, command, ending).await
     }
 
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
+    ///
+    /// # Errors
+    /// When the partition cannot be reached.
+    pub async fn complete_batch(
+        &self,
+        hub: u32,
+        result: wire::EntityBatchResult,
+    ) -> Result<(), CompleteError> {
+        // The result names nothing but its token (R3.45).
+        let named =
+            Token::from_text(&result.completion_token).and_then(|token| self.named(hub, token));
+        let Some(named) = named else { return Ok(()) };
+        let Work::Entity(batch) = &named.work else { return Ok(()) };
+        let batch = batch.clone();
+        if result.requires_state && result.results.is_empty() {
+            // The worker has no state to go on from, and did nothing; every batch carries it (R3.76).
+            self.give_back(hub, &named, "a state was missing");
+            return Ok(());
+        }
+        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let limits = &self.0.settings.limits;
+        let command = match limits.check_batch(&result, self.0.settings.item_bytes) {
+            Ok(()) => Command::CompleteBatch(CompleteBatch {
+                batch,
+                results: result.results,
+                actions: result.actions,
+                state: result.entity_state,
+                failure: result.failure_details,
+                id_length: self.0.settings.instance_id_length as u32,
+            }),
+            Err(reason) => {
+                tracing::warn!(hub, entity = %named.key.instance(), reason, "a batch fails");
+                Command::FailBatch(FailBatch { batch, reason })
+            }
+        };
+        self.commit(hub, &named.key, command, ending).await
+    }
+
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
     pub fn abandon(&self, hub: u32, kind: Abandoned, token: &str) {
         let named = Token::from_text(token).and_then(|token| self.named(hub, token));
         let kind = match kind {
             Abandoned::Turn => Kind::Turn,
             Abandoned::Activity => Kind::Activity,
+            Abandoned::Batch => Kind::Entity,
         };
         if let Some(named) = named.filter(|named| named.key.kind() == kind) {
             self.give_back(hub, &named, "abandoned");
@@ -247,8 +289,11 @@ impl Dispatcher {
         let command = command.within(&self.0.settings.limits.engine);
         let reply = self.partition_of(hub, key.instance()).propose(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
-        if let (Some(mut ending), Ok(_)) = (ending, &answer) {
-            ending.end = End::Done;
+        if let (Some(mut ending), Ok(reply)) = (ending, &answer) {
+            ending.end = match reply {
+                Reply::TriedInVain => End::Abandoned,
+                _ => End::Done,
+            };
         }
         self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
         if let Err(reject) = answer {
@@ -266,4 +311,6 @@ pub enum Abandoned {
     Turn,
     /// An activity.
     Activity,
+    /// A batch of an entity.
+    Batch,
 }

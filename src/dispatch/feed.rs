@@ -75,6 +75,7 @@ impl Dispatcher {
             capacity(request.max_concurrent_orchestration_work_items);
         offer.capacity[Kind::Activity as usize] =
             capacity(request.max_concurrent_activity_work_items);
+        offer.capacity[Kind::Entity as usize] = capacity(request.max_concurrent_entity_work_items);
 
         let id = self.next_id();
         let (sender, parcels) = mpsc::unbounded_channel();

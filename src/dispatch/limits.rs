@@ -139,6 +139,26 @@ impl Limits {
         }
     }
 
+    /// Checks the completion of a batch. A state that leaves no room for an operation in a message of
+    /// `item_bytes` could never be handed out again.
+    pub(crate) fn check_batch(
+        &self,
+        result: &wire::EntityBatchResult,
+        item_bytes: usize,
+    ) -> Result<(), String> {
+        const FOR_OPERATIONS: usize = 256 << 10;
+        let state = result.entity_state.as_ref().map_or(0, Text::len);
+        let limit = self.payload_bytes.min(item_bytes.saturating_sub(FOR_OPERATIONS));
+        check_bytes("entityState", state, limit, "limits.max_payload_bytes")?;
+        for (index, result) in result.results.iter().enumerate() {
+            self.check_message(&format!("result {index}"), result.encoded_len())?;
+        }
+        for (index, action) in result.actions.iter().enumerate() {
+            self.check_message(&format!("action {index}"), action.encoded_len())?;
+        }
+        self.check_failure("failureDetails", result.failure_details.as_ref())
+    }
+
     fn check_failure(
         &self,
         field: &str,

@@ -142,6 +142,7 @@ impl Dispatcher {
             hub: *id,
             turns: hub.counts(hub::Kind::Turn),
             activities: hub.counts(hub::Kind::Activity),
+            entities: hub.counts(hub::Kind::Entity),
             streams: hub.stream_count(),
             oldest_turn: hub.oldest(hub::Kind::Turn),
             oldest_activity: hub.oldest(hub::Kind::Activity),
@@ -205,6 +206,9 @@ impl Dispatcher {
             Effect::InstanceChanged { at, status } => {
                 self.0.waiters.changed(&at, status);
                 return None;
+            }
+            Effect::EntityReady { at, class } => {
+                (at.hub, Key::Entity { instance: at.instance.into() }, class)
             }
             Effect::InstanceGone { at } => {
                 self.0.waiters.gone(&at);
@@ -299,6 +303,15 @@ impl Dispatcher {
         });
     }
 
+    /// How many operations of an entity are with a worker.
+    pub fn operations_handed_out(&self, hub: u32, entity: &str) -> u32 {
+        let key = Key::Entity { instance: entity.into() };
+        match self.with_hub(hub, |hub| hub.handed_out(&key)) {
+            Some((_, Work::Entity(batch))) => batch.count,
+            _ => 0,
+        }
+    }
+
     /// How many events the history had that a worker computes the turn of an instance from, if one does
     /// (R2.94).
     pub fn past_of_turn(&self, hub: u32, instance: &str) -> Option<u32> {
@@ -319,6 +332,8 @@ pub struct HubLoad {
     pub turns: (usize, usize),
     /// Activities that wait, and that are with a worker.
     pub activities: (usize, usize),
+    /// Entities with operations that wait for a worker, and with a batch that is with one.
+    pub entities: (usize, usize),
     /// Open worker streams.
     pub streams: usize,
     /// Since when the oldest turn waits, in nanoseconds since the Unix epoch.

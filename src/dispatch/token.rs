@@ -2,14 +2,14 @@
 //!
 //! A token names the item itself, so it is still good after a restart or on a new leader, where no lease is
 //! known (R3.48). It carries no trust: the engine accepts a completion only for a task that is open or a
-//! turn that is current, and only inside the caller's task hub.
+//! turn or batch that is current, and only inside the caller's task hub.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message as _;
 
 use super::hub::Key;
-use crate::engine::command::{TaskId, TurnId};
+use crate::engine::command::{BatchId, TaskId, TurnId};
 
 /// What a token says.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -21,7 +21,7 @@ pub(crate) struct Token {
     #[prost(fixed64, tag = "2")]
     pub(crate) lease: u64,
     /// The item.
-    #[prost(oneof = "Work", tags = "3, 4")]
+    #[prost(oneof = "Work", tags = "3, 4, 5")]
     pub(crate) work: Option<Work>,
 }
 
@@ -34,6 +34,9 @@ pub(crate) enum Work {
     /// An activity.
     #[prost(message, tag = "4")]
     Activity(ActivityWork),
+    /// A batch of an entity: the token alone must name it (R3.45).
+    #[prost(message, tag = "5")]
+    Entity(BatchId),
 }
 
 /// An activity, and how its worker names it.
@@ -53,6 +56,7 @@ impl Work {
         match self {
             Work::Turn(turn) => turn.hub,
             Work::Activity(activity) => activity.task.hub,
+            Work::Entity(batch) => batch.hub,
         }
     }
 
@@ -65,6 +69,7 @@ impl Work {
                 generation: task.generation,
                 number: task.number,
             },
+            Work::Entity(batch) => Key::Entity { instance: batch.instance.as_str().into() },
         }
     }
 }

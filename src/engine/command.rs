@@ -29,7 +29,7 @@ struct Envelope {
     version: u32,
     #[prost(
         oneof = "Command",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43"
     )]
     command: Option<Command>,
     /// Limits that it is judged by, unless they are the usual ones.
@@ -82,6 +82,18 @@ pub enum Command {
     /// Start an ended instance again under its id.
     #[prost(message, tag = "15")]
     Restart(Restart),
+    /// Bring an operation to an entity.
+    #[prost(message, tag = "40")]
+    SignalEntity(SignalEntity),
+    /// Commit a batch of operations.
+    #[prost(message, tag = "41")]
+    CompleteBatch(CompleteBatch),
+    /// Fail the operations of a batch that cannot be handed to a worker, or whose result cannot be kept.
+    #[prost(message, tag = "42")]
+    FailBatch(FailBatch),
+    /// Delete the states of entities.
+    #[prost(message, tag = "43")]
+    PurgeEntities(PurgeEntities),
     /// Delete instances that have ended.
     #[prost(message, tag = "20")]
     Purge(Purge),
@@ -376,6 +388,97 @@ pub struct Restart {
     /// The instance.
     #[prost(string, tag = "2")]
     pub instance: String,
+}
+
+/// Bring an operation to an entity (R2.99).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SignalEntity {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The request; its `instance_id` is an entity id as [`entity_id`](super::state::entity_id) writes it.
+    #[prost(message, required, tag = "2")]
+    pub request: wire::SignalEntityRequest,
+}
+
+/// A batch: the operations at the beginning of an entity's queue, and the state they were computed from.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct BatchId {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The entity.
+    #[prost(string, tag = "2")]
+    pub instance: String,
+    /// Version of its state.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// How many operations there are.
+    #[prost(uint32, tag = "4")]
+    pub count: u32,
+    /// Sequence of the place of the last one.
+    #[prost(uint64, tag = "5")]
+    pub through_sequence: u64,
+    /// Its sub-place.
+    #[prost(uint32, tag = "6")]
+    pub through_sub: u32,
+}
+
+impl BatchId {
+    /// Which entity it is of.
+    pub fn at(&self) -> Address {
+        Address::new(self.hub, self.instance.clone())
+    }
+
+    /// Place of the last operation.
+    pub fn through(&self) -> Place {
+        Place { sequence: self.through_sequence, sub: self.through_sub }
+    }
+}
+
+/// Commit a batch (section 3.12), if its operations still wait and the state is the one it was computed from.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CompleteBatch {
+    /// What was handed out.
+    #[prost(message, required, tag = "1")]
+    pub batch: BatchId,
+    /// One result per operation, from the first on; operations without one run again (R3.71).
+    #[prost(message, repeated, tag = "2")]
+    pub results: Vec<wire::OperationResult>,
+    /// What else is to be done, in order (R3.74).
+    #[prost(message, repeated, tag = "3")]
+    pub actions: Vec<wire::OperationAction>,
+    /// The state from now on; unset means none (R3.70).
+    #[prost(message, optional, tag = "4")]
+    pub state: Option<Text>,
+    /// Why the operations without a result have none, if the batch failed (R3.73).
+    #[prost(message, optional, tag = "5")]
+    pub failure: Option<wire::TaskFailureDetails>,
+    /// Longest instance id, in characters, that an action may name; 0 is no limit.
+    #[prost(uint32, tag = "6")]
+    pub id_length: u32,
+}
+
+/// Delete the states of entities (R2.90).
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct PurgeEntities {
+    /// Number of the hub.
+    #[prost(uint32, tag = "1")]
+    pub hub: u32,
+    /// The entities.
+    #[prost(string, repeated, tag = "2")]
+    pub instances: Vec<String>,
+}
+
+/// Fail the first operations of a batch. The state stays as it is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailBatch {
+    /// What would have been handed out, or was.
+    #[prost(message, required, tag = "1")]
+    pub batch: BatchId,
+    /// Why, in words for the user.
+    #[prost(string, tag = "2")]
+    pub reason: String,
 }
 
 /// Create a task hub in the metadata group.

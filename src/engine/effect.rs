@@ -23,6 +23,13 @@ pub enum Effect {
         /// What worker filters compare.
         class: Class,
     },
+    /// An entity has operations that may run.
+    EntityReady {
+        /// The entity.
+        at: Address,
+        /// What worker filters compare: the name part of its id.
+        class: Class,
+    },
     /// A timer is due at that time, in nanoseconds since the Unix epoch.
     TimerSet {
         /// The time.

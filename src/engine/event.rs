@@ -10,8 +10,8 @@ use prost::Message as _;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::state::{
-    Address, ChildRecord, DeletedHubRecord, HubRecord, InstanceRecord, Item, Leftover,
-    MessageRecord, Place, TaskRecord, TimerRecord,
+    Address, ChildRecord, DeletedHubRecord, EntityRecord, Holder, HubRecord, InstanceRecord, Item,
+    Leftover, MessageRecord, Place, Spot, TaskRecord, TimerRecord, Waiting,
 };
 use super::time::{nanos, timestamp};
 
@@ -152,6 +152,62 @@ pub enum Event {
         from: u32,
         /// Place of the last one in the outbox of its sender.
         through: Place,
+    },
+    /// The head of an entity was written.
+    EntityWritten {
+        /// The entity.
+        at: Address,
+        /// Its new head.
+        record: Box<EntityRecord>,
+    },
+    /// Nothing is left of an entity.
+    EntityRemoved {
+        /// The entity.
+        at: Address,
+    },
+    /// The state of an entity was written, or is gone.
+    EntityStateWritten {
+        /// The entity.
+        at: Address,
+        /// Its new state.
+        state: Option<Text>,
+    },
+    /// Something waits for an entity.
+    WaitBegan {
+        /// The entity.
+        at: Address,
+        /// The place in its queue.
+        spot: Spot,
+        /// What waits.
+        waiting: Box<Waiting>,
+    },
+    /// Something no longer waits for an entity.
+    WaitEnded {
+        /// The entity.
+        at: Address,
+        /// The place in its queue.
+        spot: Spot,
+        /// Whose lock request it was, if it was one.
+        holder: Option<Box<Holder>>,
+    },
+    /// A request came that must not take effect again for a while (R5.14).
+    RequestSeen {
+        /// The entity.
+        at: Address,
+        /// The period in which it came.
+        period: u32,
+        /// Its id.
+        id: String,
+    },
+    /// Rows of the entities of a deleted hub went.
+    EntityRowsSwept {
+        /// Their keys.
+        keys: Vec<Vec<u8>>,
+    },
+    /// Requests that came long ago are forgotten.
+    RequestsForgotten {
+        /// Keys of their rows.
+        keys: Vec<Vec<u8>>,
     },
 }
 

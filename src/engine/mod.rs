@@ -24,10 +24,14 @@
 //! to the partition of the receiver, where `Deliver` takes each message once, and `TruncateOutbox` forgets
 //! it at home. A *child* row tells the parent which answers it waits for, and outlives the child's end.
 //!
+//! **Life of an entity.** Operations queue; a *batch* of the first ones is handed to a worker with the state, and
+//! `CompleteBatch` takes them out and writes the state. An orchestration may lock a set of entities: its request
+//! waits in their queues one after the other, and whatever ends the orchestration's generation gives them back.
+//!
 //! Commands are imperative and decided in [`decide`], which reads rows and yields [`Event`]s, past tense.
 //! [`evolve`] turns events into row changes. [`read`] is what everybody else may ask of the rows.
 //!
-//! Invariants (architecture.md section 5) that live here: S2 to S9. Deliberately absent: leases and
+//! Invariants (architecture.md section 5) that live here: S2 to S10. Deliberately absent: leases and
 //! workers (dispatch knows them), which partition holds which instance, and any error that a disk could cause.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -50,7 +54,11 @@ mod golden;
 #[cfg(test)]
 mod mesh;
 #[cfg(test)]
+mod mesh_locks;
+#[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod script_entities;
 #[cfg(test)]
 mod scripts;
 #[cfg(test)]

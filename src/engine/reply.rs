@@ -13,6 +13,8 @@ pub enum Reply {
         /// Its id.
         instance: String,
     },
+    /// A batch failed; what is left of it is to be tried again, but not at once (R3.73).
+    TriedInVain,
     /// The hub with that name.
     Hub {
         /// Its number.
@@ -82,6 +84,29 @@ pub enum Reject {
     /// The turn was computed from a history or an inbox that is no longer the current one.
     #[error("turn is stale")]
     StaleTurn,
+    /// As many operations wait for the entity as may.
+    #[error(
+        "{limit} operations wait for entity {instance}, the limit (limits.max_waiting_events); \
+         signal it again once it has carried some out"
+    )]
+    QueueFull {
+        /// Its id.
+        instance: String,
+        /// The limit.
+        limit: u32,
+    },
+    /// The batch was computed from a state or a queue that is no longer the current one.
+    #[error("batch is stale")]
+    StaleBatch,
+    /// A rewound instance would believe that it holds locks (R2.65).
+    #[error(
+        "orchestration instance cannot be rewound: {instance}; it failed inside a critical section, and the locks that \
+         its history tells of were given back; start it anew"
+    )]
+    LocksLost {
+        /// Its id.
+        instance: String,
+    },
     /// As many external events wait for the instance as may.
     #[error(
         "{limit} events wait for orchestration instance {instance}, the limit \
@@ -143,6 +168,10 @@ enum Kind {
     TaskNotOpen = 8,
     NotFailed = 30,
     NotEnded = 31,
+    StaleBatch = 60,
+    QueueFull = 63,
+    TriedInVain = 62,
+    LocksLost = 61,
     InboxFull = 50,
     Purged = 40,
     Unterminated = 41,
@@ -156,6 +185,7 @@ impl From<&Answer> for AnswerRecord {
         let (kind, instance) = match answer {
             Ok(Reply::Done) => plain(Kind::Done),
             Ok(Reply::Started { instance }) => (Kind::Started, instance.clone()),
+            Ok(Reply::TriedInVain) => plain(Kind::TriedInVain),
             Ok(Reply::Hub { .. }) => plain(Kind::Hub),
             Ok(Reply::Purged { .. }) => plain(Kind::Purged),
             Ok(Reply::Unterminated { .. }) => plain(Kind::Unterminated),
@@ -169,6 +199,9 @@ impl From<&Answer> for AnswerRecord {
             Err(Reject::InvalidReusePolicy) => plain(Kind::InvalidReusePolicy),
             Err(Reject::StaleTurn) => plain(Kind::StaleTurn),
             Err(Reject::TaskNotOpen) => plain(Kind::TaskNotOpen),
+            Err(Reject::StaleBatch) => plain(Kind::StaleBatch),
+            Err(Reject::QueueFull { instance, .. }) => (Kind::QueueFull, instance.clone()),
+            Err(Reject::LocksLost { instance }) => (Kind::LocksLost, instance.clone()),
             Err(Reject::InboxFull { instance, .. }) => (Kind::InboxFull, instance.clone()),
         };
         let mut record = AnswerRecord { kind: kind.into(), instance, ..Default::default() };
@@ -177,7 +210,9 @@ impl From<&Answer> for AnswerRecord {
             Ok(Reply::Purged { count }) => record.count = *count,
             Ok(Reply::Unterminated { instances }) => record.instances.clone_from(instances),
             Ok(Reply::Step { done }) => record.done = *done,
-            Err(Reject::InboxFull { limit, .. }) => record.limit = *limit,
+            Err(Reject::InboxFull { limit, .. } | Reject::QueueFull { limit, .. }) => {
+                record.limit = *limit
+            }
             _ => {}
         }
         record
@@ -190,6 +225,7 @@ impl AnswerRecord {
         Some(match Kind::try_from(self.kind).ok()? {
             Kind::Done => Ok(Reply::Done),
             Kind::Started => Ok(Reply::Started { instance }),
+            Kind::TriedInVain => Ok(Reply::TriedInVain),
             Kind::Hub => Ok(Reply::Hub { id: self.hub }),
             Kind::Purged => Ok(Reply::Purged { count: self.count }),
             Kind::Unterminated => Ok(Reply::Unterminated { instances: self.instances }),
@@ -203,6 +239,9 @@ impl AnswerRecord {
             Kind::InvalidReusePolicy => Err(Reject::InvalidReusePolicy),
             Kind::StaleTurn => Err(Reject::StaleTurn),
             Kind::TaskNotOpen => Err(Reject::TaskNotOpen),
+            Kind::StaleBatch => Err(Reject::StaleBatch),
+            Kind::QueueFull => Err(Reject::QueueFull { instance, limit: self.limit }),
+            Kind::LocksLost => Err(Reject::LocksLost { instance }),
             Kind::InboxFull => Err(Reject::InboxFull { instance, limit: self.limit }),
         })
     }
@@ -218,6 +257,7 @@ mod tests {
         for answer in [
             Ok(Reply::Done),
             Ok(Reply::Started { instance: instance() }),
+            Ok(Reply::TriedInVain),
             Ok(Reply::Hub { id: 7 }),
             Ok(Reply::Purged { count: 9 }),
             Ok(Reply::Unterminated { instances: vec![instance(), "o2".to_owned()] }),
@@ -231,6 +271,9 @@ mod tests {
             Err(Reject::InvalidReusePolicy),
             Err(Reject::StaleTurn),
             Err(Reject::TaskNotOpen),
+            Err(Reject::StaleBatch),
+            Err(Reject::QueueFull { instance: instance(), limit: 3 }),
+            Err(Reject::LocksLost { instance: instance() }),
             Err(Reject::InboxFull { instance: instance(), limit: 3 }),
         ] {
             assert_eq!(decode(encode(&answer)), Some(answer));

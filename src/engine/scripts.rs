@@ -15,21 +15,25 @@ use goldenscript::{Argument, Context};
 use prost::Message as _;
 
 use super::command::{self, TurnId};
+use super::script_entities::{
+    brief_entity_event, entity_action, show_entity_event, show_entity_message,
+};
 use super::state::message::Body;
 use super::state::{Address, ChildRecord, Item, MessageRecord};
 use super::{Answer, Command, Effect, Event, Stamp, View, apply, decode_answer, read, time};
 
-const SECOND: i64 = 1_000_000_000;
-const HUB: u32 = 1;
+pub(super) const SECOND: i64 = 1_000_000_000;
+pub(super) const HUB: u32 = 1;
 
-type Rows = BTreeMap<Vec<u8>, Bytes>;
+pub(super) type Rows = BTreeMap<Vec<u8>, Bytes>;
 
 #[derive(Default)]
-struct Partition {
-    rows: Rows,
+pub(super) struct Partition {
+    pub(super) rows: Rows,
     log: Vec<(Stamp, Bytes)>,
-    now: i64,
+    pub(super) now: i64,
     taken: BTreeMap<String, TurnId>,
+    pub(super) batches: BTreeMap<String, command::BatchId>,
     counted: Vec<Effect>,
     /// The last delivery, for a courier that repeats itself.
     delivery: command::Deliver,
@@ -212,7 +216,7 @@ impl goldenscript::Runner for Partition {
             "counts" => {
                 Ok(self.counted.drain(..).map(|effect| show_effect(&effect) + "\n").collect())
             }
-            other => Err(format!("unknown command {other}").into()),
+            _ => self.entity_command(command),
         }
     }
 
@@ -231,7 +235,7 @@ impl goldenscript::Runner for Partition {
 }
 
 impl Partition {
-    fn propose(&mut self, command: Command) -> String {
+    pub(super) fn propose(&mut self, command: Command) -> String {
         self.apply(command.into_bytes())
     }
 
@@ -352,6 +356,9 @@ impl Partition {
             (0x1a, "closed hub"),
             (0x1b, "leftover"),
             (0x1c, "child"),
+            (0x1d, "entity"),
+            (0x1e, "entity state and requests"),
+            (0x1f, "entity queue"),
         ];
         let count = |kind: u8| self.rows.keys().filter(|key| key[0] == kind).count();
         // Those behind the sixth are told where there are any.
@@ -370,7 +377,7 @@ fn absorb(rows: &mut Rows, changes: super::Changes) {
     }
 }
 
-fn seconds(text: &str) -> Result<prost_types::Timestamp, Box<dyn Error>> {
+pub(super) fn seconds(text: &str) -> Result<prost_types::Timestamp, Box<dyn Error>> {
     Ok(time::timestamp((text.parse::<f64>()? * SECOND as f64) as i64))
 }
 
@@ -465,8 +472,7 @@ fn response(args: &[Argument]) -> Result<command::CompleteTurn, Box<dyn Error>> 
                 recurse: next().is_some(),
             }),
             "rewritten" => Action::RewindOrchestration(wire::RewindOrchestrationAction::default()),
-            "entity" => Action::SendEntityMessage(wire::SendEntityMessageAction::default()),
-            other => return Err(format!("unknown action {other}").into()),
+            other => entity_action(other, &mut next)?,
         };
         response
             .actions
@@ -480,7 +486,7 @@ fn status_name(status: OrchestrationStatus) -> &'static str {
 }
 
 /// A history event as `TaskCompleted#-1(1) "result"`.
-fn brief(event: &Bytes) -> String {
+pub(super) fn brief(event: &Bytes) -> String {
     let event = wire::HistoryEvent::decode(event.clone()).expect("an event");
     let text = |text: &Option<durahub_proto::Text>| match text {
         Some(text) => format!(" {:?}", text.as_str()),
@@ -534,7 +540,7 @@ fn brief(event: &Bytes) -> String {
             ("EventSent", format!(" {} {}{}", e.instance_id, e.name, text(&e.input)))
         }
         EventType::ExecutionRewound(e) => ("ExecutionRewound", text(&e.reason)),
-        other => panic!("unexpected event {other:?}"),
+        other => brief_entity_event(other),
     };
     format!("{name}#{}{rest}", event.event_id)
 }
@@ -585,6 +591,7 @@ fn show_event(event: &Event) -> Option<String> {
         Event::MessageSent { message, .. } => format!("✉ {}", show_message(message)),
         // Places are of no interest to a reader.
         Event::MessageDelivered { .. } | Event::MessagesTaken { .. } => return None,
+        other => return show_entity_event(other),
     })
 }
 
@@ -602,6 +609,7 @@ fn show_message(message: &MessageRecord) -> String {
         Body::Raise(it) => format!("event {}", it.name),
         Body::Terminate(it) => format!("terminate{}", if it.recurse { " recursively" } else { "" }),
         Body::Rewind(_) => "rewind".into(),
+        other => show_entity_message(other),
     };
     format!("to {}: {what}", message.instance)
 }
@@ -611,6 +619,9 @@ fn show_effect(effect: &Effect) -> String {
         Effect::TurnReady { at, class } => format!("turn ready: {} {}", at.instance, class.name),
         Effect::ActivityReady { item, class } => {
             format!("activity ready: {}/{} {}", item.at.instance, item.number, class.name)
+        }
+        Effect::EntityReady { at, class } => {
+            format!("entity ready: {} {}", at.instance, class.name)
         }
         Effect::MessageSent => "message sent".into(),
         Effect::InstanceGone { at } => format!("gone: {}", at.instance),

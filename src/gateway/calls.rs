@@ -90,9 +90,10 @@ impl CallsLayer {
 
 /// A meter for each method of the services that are generated from our `.proto` files.
 fn meters() -> BTreeMap<String, Meter> {
-    let files = prost_types::FileDescriptorSet::decode(durahub_proto::DESCRIPTORS);
+    let sets = [durahub_proto::DESCRIPTORS, durahub_proto::OWN_DESCRIPTORS];
+    let files = sets.into_iter().filter_map(|set| prost_types::FileDescriptorSet::decode(set).ok());
     let mut meters = BTreeMap::new();
-    for file in files.unwrap_or_default().file {
+    for file in files.flat_map(|set| set.file) {
         let package = match file.package() {
             "" => String::new(),
             package => format!("{package}."),

@@ -1,12 +1,19 @@
-//! `CreateTaskHub` and `DeleteTaskHub` (R2.97).
+//! `CreateTaskHub` and `DeleteTaskHub` (R2.97), and our own `ListTaskHubs`.
 
-use durahub_proto::wire;
-use tonic::Status;
+use std::ops::Bound;
+
+use durahub_proto::own::task_hub_service_server::TaskHubService;
+use durahub_proto::{own, wire};
 use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
 
+use super::list::look;
 use super::{Gateway, hub_name, propose};
-use crate::engine::Command;
 use crate::engine::command::DeleteHub;
+use crate::engine::{Command, View, read};
+
+/// Most task hubs on a page.
+const PAGE_MAX: usize = 1000;
 
 impl Gateway {
     pub(super) async fn create_task_hub(
@@ -41,5 +48,39 @@ impl Gateway {
         Err(Status::permission_denied(
             "creating and deleting task hubs by call is switched off; start the server with --task-hub-calls=true",
         ))
+    }
+}
+
+#[tonic::async_trait]
+impl TaskHubService for Gateway {
+    async fn list_task_hubs(
+        &self,
+        request: Request<own::ListTaskHubsRequest>,
+    ) -> Result<Response<own::ListTaskHubsResponse>, Status> {
+        let request = request.into_inner();
+        let count = match usize::try_from(request.page_size) {
+            Ok(0) => PAGE_MAX,
+            Ok(count) if count <= PAGE_MAX => count,
+            _ => {
+                return Err(Status::invalid_argument(format!(
+                    "page_size: {} is not from 0 to {PAGE_MAX}",
+                    request.page_size
+                )));
+            }
+        };
+        let page = look(&self.0.metadata, move |view: &dyn View| {
+            let hubs = read::hubs(view);
+            let behind = (Bound::Excluded(request.after), Bound::Unbounded);
+            let mut rest = hubs.range::<String, _>(behind);
+            let hub = |(name, hub): (&String, &crate::engine::state::HubRecord)| own::TaskHub {
+                name: name.clone(),
+                created: hub.created,
+            };
+            let task_hubs: Vec<_> = rest.by_ref().take(count).map(hub).collect();
+            let last = task_hubs.last().map(|hub| hub.name.clone());
+            let next_after = last.filter(|_| rest.next().is_some()).unwrap_or_default();
+            own::ListTaskHubsResponse { task_hubs, next_after }
+        });
+        page.await.map(Response::new)
     }
 }

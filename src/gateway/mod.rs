@@ -9,6 +9,7 @@
 //! - [`history`]: the history of one instance, in chunks;
 //! - [`purge`], [`skip`]: ended instances go, others are ended at once;
 //! - [`hubs`]: task hubs come and go;
+//! - [`entities`]: signals, single entities, pages of entities;
 //! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
@@ -20,6 +21,7 @@
 mod calls;
 mod client_api;
 mod deadline;
+mod entities;
 mod history;
 mod hubs;
 mod lifecycle;
@@ -34,6 +36,7 @@ mod worker_api;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use durahub_proto::own::task_hub_service_server::TaskHubServiceServer;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
 use durahub_proto::{Text, wire};
 use tokio::sync::watch;
@@ -114,6 +117,11 @@ impl Gateway {
         TaskHubSidecarServiceServer::new(self.clone())
             .max_decoding_message_size(self.0.settings.message_bytes)
             .max_encoding_message_size(usize::MAX)
+    }
+
+    /// The service that `durahub hub list` calls.
+    pub fn hub_service(&self) -> TaskHubServiceServer<Gateway> {
+        TaskHubServiceServer::new(self.clone())
     }
 
     /// Creates a task hub unless it exists; returns its number.

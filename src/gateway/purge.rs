@@ -63,20 +63,29 @@ enum Tree {
     Runs(String),
 }
 
+/// The entities among some ids, unless orchestrations only are meant (R2.90).
+fn entities(ids: &[String], orchestrations_only: bool) -> impl Iterator<Item = String> {
+    ids.iter().filter(move |id| !orchestrations_only && is_entity(id)).cloned()
+}
+
 impl Gateway {
     pub(super) async fn purge(
         &self,
         hub: u32,
         request: wire::PurgeInstancesRequest,
     ) -> Result<wire::PurgeInstancesResponse, Status> {
-        let recursive = request.recursive;
+        let (recursive, only) = (request.recursive, request.is_orchestration);
         let (count, complete) = match request.request {
             Some(Request::InstanceId(id)) => {
-                (self.purge_ids(hub, vec![id], recursive).await?, true)
+                let entities =
+                    self.purge_entities(hub, entities(std::slice::from_ref(&id), only)).await?;
+                (entities + self.purge_ids(hub, vec![id], recursive).await?, true)
             }
             Some(Request::InstanceBatch(batch)) => {
                 check_batch("instanceBatch.instanceIds", &batch.instance_ids)?;
-                (self.purge_ids(hub, batch.instance_ids, recursive).await?, true)
+                let ids = batch.instance_ids;
+                let entities = self.purge_entities(hub, entities(&ids, only)).await?;
+                (entities + self.purge_ids(hub, ids, recursive).await?, true)
             }
             Some(Request::PurgeInstanceFilter(filter)) => {
                 self.purge_filter(hub, &filter, recursive).await?
@@ -100,7 +109,7 @@ impl Gateway {
         ids: Vec<String>,
         recursive: bool,
     ) -> Result<usize, Status> {
-        // Entities are purged by a path of their own, which belongs here (R2.90).
+        // Entities went by a path of their own (R2.90).
         let ids: BTreeSet<String> = ids.into_iter().filter(|id| !is_entity(id)).collect();
         if !recursive {
             let targets = ids.into_iter().map(|instance| Target { instance, generation: 0 });

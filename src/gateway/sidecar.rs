@@ -1,6 +1,4 @@
 //! The service of the SDKs, method by method: find the hub, call the function that does it.
-//!
-//! Methods that are not there yet answer `UNIMPLEMENTED`, which clients understand (R1.4).
 
 use std::pin::Pin;
 
@@ -14,10 +12,6 @@ use super::Gateway;
 use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
 
 type Answer<T> = Result<Response<T>, Status>;
-
-fn later<T>(what: &str) -> Answer<T> {
-    Err(Status::unimplemented(format!("this version of Durahub does not support {what}")))
-}
 
 #[tonic::async_trait]
 impl TaskHubSidecarService for Gateway {
@@ -160,8 +154,8 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::AbandonEntityTaskRequest>,
     ) -> Answer<wire::AbandonEntityTaskResponse> {
-        // No entity item is handed out yet, so every token is unknown, and that is OK (R3.61).
-        self.hub(request.metadata()).await?;
+        let hub = self.hub(request.metadata()).await?;
+        self.0.dispatcher.abandon(hub, Abandoned::Batch, &request.get_ref().completion_token);
         Ok(Response::new(wire::AbandonEntityTaskResponse {}))
     }
 
@@ -169,9 +163,8 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::EntityBatchResult>,
     ) -> Answer<wire::CompleteTaskResponse> {
-        // As above: unknown, nothing changes (R3.55).
-        self.hub(request.metadata()).await?;
-        Ok(Response::new(wire::CompleteTaskResponse {}))
+        let hub = self.hub(request.metadata()).await?;
+        self.complete_batch(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn rewind_instance(
@@ -230,30 +223,35 @@ impl TaskHubSidecarService for Gateway {
 
     async fn signal_entity(
         &self,
-        _: Request<wire::SignalEntityRequest>,
+        request: Request<wire::SignalEntityRequest>,
     ) -> Answer<wire::SignalEntityResponse> {
-        later("entities")
+        let hub = self.hub(request.metadata()).await?;
+        self.signal_entity(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_entity(
         &self,
-        _: Request<wire::GetEntityRequest>,
+        request: Request<wire::GetEntityRequest>,
     ) -> Answer<wire::GetEntityResponse> {
-        later("entities")
+        let hub = self.hub(request.metadata()).await?;
+        self.get_entity(hub, request.get_ref()).await.map(Response::new)
     }
 
     async fn query_entities(
         &self,
-        _: Request<wire::QueryEntitiesRequest>,
+        request: Request<wire::QueryEntitiesRequest>,
     ) -> Answer<wire::QueryEntitiesResponse> {
-        later("entities")
+        let hub = self.hub(request.metadata()).await?;
+        self.query_entities(hub, request.into_inner()).await.map(Response::new)
     }
 
     async fn clean_entity_storage(
         &self,
-        _: Request<wire::CleanEntityStorageRequest>,
+        request: Request<wire::CleanEntityStorageRequest>,
     ) -> Answer<wire::CleanEntityStorageResponse> {
-        later("entities")
+        self.hub(request.metadata()).await?;
+        // Empty entities go and locks are given back as it happens: there is nothing to clean (R2.103).
+        Ok(Response::new(wire::CleanEntityStorageResponse::default()))
     }
 
     async fn skip_graceful_orchestration_terminations(

@@ -13,11 +13,15 @@ pub(crate) fn of_reject(reject: &Reject) -> Status {
         Reject::NotFound { .. } | Reject::HubDeleted => Status::not_found(text),
         Reject::AlreadyExists { .. } => Status::already_exists(text),
         Reject::InvalidReusePolicy => Status::invalid_argument(text),
-        Reject::InboxFull { .. } => Status::resource_exhausted(text),
+        Reject::InboxFull { .. } | Reject::QueueFull { .. } => Status::resource_exhausted(text),
         Reject::UnknownCommand => Status::internal(text),
-        Reject::NotFailed { .. } | Reject::NotEnded { .. } => Status::failed_precondition(text),
+        Reject::NotFailed { .. } | Reject::NotEnded { .. } | Reject::LocksLost { .. } => {
+            Status::failed_precondition(text)
+        }
         // Workers are never told (R3.55); nobody else can meet these.
-        Reject::StaleTurn | Reject::TaskNotOpen => Status::failed_precondition(text),
+        Reject::StaleTurn | Reject::StaleBatch | Reject::TaskNotOpen => {
+            Status::failed_precondition(text)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ impl Gateway {
             worker,
             turns = request.max_concurrent_orchestration_work_items,
             activities = request.max_concurrent_activity_work_items,
+            entities = request.max_concurrent_entity_work_items,
             filtered = request.work_item_filters.is_some(),
             "worker connected"
         );
@@ -48,6 +49,16 @@ impl Gateway {
         response: wire::ActivityResponse,
     ) -> Result<wire::CompleteTaskResponse, Status> {
         let done = self.0.dispatcher.complete_activity(hub, response).await;
+        done.map_err(|error| status::of_completion(&error))?;
+        Ok(wire::CompleteTaskResponse {})
+    }
+
+    pub(super) async fn complete_batch(
+        &self,
+        hub: u32,
+        result: wire::EntityBatchResult,
+    ) -> Result<wire::CompleteTaskResponse, Status> {
+        let done = self.0.dispatcher.complete_batch(hub, result).await;
         done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
     }

@@ -29,7 +29,9 @@ pub(crate) fn tests_of(root: &Path) -> Vec<Shown> {
     let run = read(&root.join("tests/sdk.rs"));
     for (sdk, file, begins) in [
         ("python", "tests/sdk/python/programs.py", "def "),
+        ("python", "tests/sdk/python/entities.py", "def "),
         ("javascript", "tests/sdk/javascript/programs.mjs", "programs."),
+        ("javascript", "tests/sdk/javascript/entities.mjs", "entities."),
     ] {
         let listed = listed(&run, sdk);
         for (program, text) in programs(&read(&root.join(file)), begins) {

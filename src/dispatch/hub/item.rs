@@ -12,14 +12,13 @@ use crate::engine::command::TurnId;
 pub(crate) enum Kind {
     Turn,
     Activity,
-    #[expect(dead_code, reason = "entities come next; filters and limits already name them")]
     Entity,
 }
 
 impl Kind {
     pub(crate) const COUNT: usize = 3;
     /// The kinds that are dispatched.
-    pub(crate) const DISPATCHED: [Kind; 2] = [Kind::Turn, Kind::Activity];
+    pub(crate) const DISPATCHED: [Kind; 3] = [Kind::Turn, Kind::Activity, Kind::Entity];
 }
 
 /// An item of a hub.
@@ -29,6 +28,8 @@ pub(crate) enum Key {
     Turn { instance: Arc<str> },
     /// An activity.
     Activity { instance: Arc<str>, generation: u64, number: u64 },
+    /// The next batch of an entity.
+    Entity { instance: Arc<str> },
 }
 
 impl Key {
@@ -36,12 +37,15 @@ impl Key {
         match self {
             Key::Turn { .. } => Kind::Turn,
             Key::Activity { .. } => Kind::Activity,
+            Key::Entity { .. } => Kind::Entity,
         }
     }
 
     pub(crate) fn instance(&self) -> &Arc<str> {
         match self {
-            Key::Turn { instance } | Key::Activity { instance, .. } => instance,
+            Key::Turn { instance } | Key::Activity { instance, .. } | Key::Entity { instance } => {
+                instance
+            }
         }
     }
 }

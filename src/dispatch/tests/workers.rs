@@ -6,7 +6,7 @@ use super::*;
 use crate::dispatch::filter::Filter;
 use crate::dispatch::hub::Kept;
 use crate::dispatch::token::{ActivityWork, Work};
-use crate::engine::command::{TaskId, TurnId};
+use crate::engine::command::{BatchId, TaskId, TurnId};
 
 fn work(key: &Key, task_id: i32) -> Work {
     match key {
@@ -17,6 +17,9 @@ fn work(key: &Key, task_id: i32) -> Work {
             let (generation, number) = (*generation, *number);
             let task = TaskId { hub: 1, instance: instance.to_string(), generation, number };
             Work::Activity(ActivityWork { task, task_id })
+        }
+        Key::Entity { instance } => {
+            Work::Entity(BatchId { hub: 1, instance: instance.to_string(), ..Default::default() })
         }
     }
 }

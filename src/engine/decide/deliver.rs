@@ -8,7 +8,7 @@ use durahub_proto::wire::history_event::EventType;
 use durahub_proto::wire::{self};
 use prost::Message as _;
 
-use super::{Plan, children, rewind, start, terminate};
+use super::{Plan, children, critical, entity, rewind, start, terminate};
 use crate::engine::command::{Deliver, TruncateOutbox};
 use crate::engine::event::{NO_ID, history};
 use crate::engine::reply::{Answer, Reply};
@@ -58,8 +58,11 @@ pub(crate) fn deliver(view: &dyn View, stamp: Stamp, command: Deliver) -> Delive
 
 fn take_in(plan: &mut Plan<'_>, message: MessageRecord) {
     let at = message.to();
-    // What the others ask for needs an instance, which a deleted hub has not.
-    let starts = matches!(message.body, Some(Body::Start(_) | Body::Rewind(_)));
+    // What the others ask for needs an instance or an entity, which a deleted hub has not.
+    let starts = matches!(
+        message.body,
+        Some(Body::Start(_) | Body::Rewind(_) | Body::Operation(_) | Body::Lock(_))
+    );
     if starts && read::hub_closed(plan.view, at.hub) {
         return;
     }
@@ -69,6 +72,11 @@ fn take_in(plan: &mut Plan<'_>, message: MessageRecord) {
         Some(Body::Raise(raised)) => raise(plan, &at, raised),
         Some(Body::Terminate(message)) => terminate::terminate_by_message(plan, &at, message),
         Some(Body::Rewind(message)) => rewind::rewind_by_parent(plan, &at, message),
+        Some(Body::Operation(message)) => entity::take_operation(plan, &at, message),
+        Some(Body::OperationEnded(ended)) => critical::operation_ended(plan, &at, ended),
+        Some(Body::Lock(request)) => entity::take_lock_request(plan, &at, request),
+        Some(Body::LockGranted(holder)) => critical::lock_granted(plan, &at, holder),
+        Some(Body::Release(release)) => entity::take_release(plan, &at, release),
         None => {}
     }
 }

@@ -13,13 +13,14 @@ use crate::engine::state::Address;
 
 /// Ends each instance that has not ended; the answer lists the others.
 ///
-/// An orchestration that holds entity locks must be left alone: that check belongs here once entities exist.
+/// One that holds entity locks, or waits for them, is left alone: a turn of its worker may be using them.
 pub(crate) fn force_terminate(plan: &mut Plan<'_>, command: ForceTerminate) -> Answer {
     let mut left = Vec::new();
     for instance in command.instances {
         let at = Address::new(command.hub, instance);
         let record = read::head(plan.view, &at).filter(|record| !record.is_terminal());
-        let Some(record) = record.filter(|_| !at.is_entity()) else {
+        let Some(record) = record.filter(|record| !at.is_entity() && record.section.is_none())
+        else {
             left.push(at.instance);
             continue;
         };

@@ -5,6 +5,7 @@
 //! when its hub was deleted cannot leave anything behind.
 
 use super::Plan;
+use super::purge_entities::clear_entities;
 use crate::engine::command::{ClearHub, CreateHub, DeleteHub, ForgetHub};
 use crate::engine::reply::{Answer, Reply};
 use crate::engine::state::{DeletedHubRecord, FORMAT, HubRecord};
@@ -65,7 +66,8 @@ pub(crate) fn clear_hub(plan: &mut Plan<'_>, command: ClearHub) -> Answer {
             plan.remove(at, &record);
         }
     }
-    let done = instances.is_empty() && !read::hub_sweep_due(plan.view, hub);
+    let entities_left = instances.is_empty() && clear_entities(plan, hub, EVENTS);
+    let done = instances.is_empty() && !entities_left && !read::hub_sweep_due(plan.view, hub);
     Ok(Reply::Step { done })
 }
 

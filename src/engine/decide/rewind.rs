@@ -10,6 +10,7 @@ use durahub_proto::wire::{self, OrchestrationStatus, history_event::EventType};
 
 use super::Plan;
 use super::children::End;
+use super::critical;
 use super::outgoing::parent_of;
 use super::rewrite::{Names, Rewritten, rewrite};
 use super::start::{create, new_execution_id, start_by_message};
@@ -35,8 +36,17 @@ pub(crate) fn rewind(plan: &mut Plan<'_>, command: Rewind) -> Answer {
     if record.status() != OrchestrationStatus::Failed {
         return Err(Reject::NotFailed { instance: at.instance });
     }
+    if failed_inside(plan, &at, &record) {
+        return Err(Reject::LocksLost { instance: at.instance });
+    }
     try_again(plan, &at, record, reason, None);
     Ok(Reply::Done)
+}
+
+/// Whether an instance failed with locks in its hands, which it has lost since (R2.65).
+fn failed_inside(plan: &Plan<'_>, at: &Address, record: &InstanceRecord) -> bool {
+    let events = read::events(plan.view, at, record.generation, record.history_events);
+    critical::ends_inside(events)
 }
 
 /// Sees to it that a child answers its rewound parent.
@@ -49,6 +59,10 @@ pub(crate) fn rewind_by_parent(plan: &mut Plan<'_>, at: &Address, message: Rewin
         return start_by_message(plan, at, start);
     };
     match record.status() {
+        // It would believe that it still has its locks.
+        OrchestrationStatus::Failed if failed_inside(plan, at, &record) => {
+            create(plan, at, Some(&record), start.request, start.parent);
+        }
         OrchestrationStatus::Failed => {
             let parent = parent.clone();
             try_again(plan, at, record, reason, Some(parent));
@@ -197,5 +211,5 @@ fn arm_again(
     record.next_number += 1;
     let due = fire_at.as_ref().map_or(plan.stamp.now, nanos);
     let kind = TimerKind::Timer.into();
-    plan.arm(item, TimerRecord { format: FORMAT, kind, due, timer_id, fire_at });
+    plan.arm(item, TimerRecord { format: FORMAT, kind, due, timer_id, fire_at, operation: None });
 }

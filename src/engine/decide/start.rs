@@ -59,6 +59,7 @@ pub(crate) fn create(
 ) {
     if let Some(old) = existing {
         plan.clear_inbox(at);
+        plan.release_locks(at, &mut old.clone());
         plan.discard(at, old);
     }
     let (parent, link) = parent.map(|Parent { info, link }| (info, link)).unzip();

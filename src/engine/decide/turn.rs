@@ -11,6 +11,7 @@ use durahub_proto::wire::{self, OrchestrationStatus};
 use super::Plan;
 use super::actions::{self, Outcome};
 use super::children::End;
+use super::critical;
 use super::limits;
 use super::start::new_execution_id;
 use crate::engine::command::{CompleteTurn, FailTurn, TurnId};
@@ -37,6 +38,7 @@ pub(crate) fn complete_turn(plan: &mut Plan<'_>, command: CompleteTurn) -> Answe
         turn.record.span = Some(span);
     }
     let sorted = actions::sort(command.actions)
+        .and_then(|sorted| critical::check(&turn.record, sorted, turn.id_length))
         .and_then(|sorted| limits::check(&plan.limits, &mut turn.record, &turn.appended, sorted));
     match sorted {
         Ok(sorted) => {
@@ -179,6 +181,7 @@ impl Turn {
             Action::CreateSubOrchestration(action) => self.create_child(plan, id, action),
             Action::SendEvent(action) => self.send_event(plan, id, action),
             Action::TerminateOrchestration(action) => self.terminate_other(plan, action),
+            Action::SendEntityMessage(action) => self.send_entity_message(plan, id, action),
             // `actions::sort` lets nothing else through.
             _ => {}
         }
@@ -233,6 +236,7 @@ impl Turn {
             due: fire_at.as_ref().map_or(self.now, nanos),
             timer_id: id,
             fire_at,
+            operation: None,
         };
         let item = self.next_item();
         self.armed.push((item, timer));
@@ -310,6 +314,7 @@ impl Turn {
         for (item, child) in std::mem::take(&mut self.children) {
             plan.push(Event::ChildWritten { item, child });
         }
+        plan.release_locks(&self.at, &mut self.record);
         plan.answer_parent(&self.at, &self.record, end);
         let nanos = self.now.saturating_sub(self.record.created);
         plan.tell(Effect::InstanceEnded { hub: self.at.hub, status, nanos });
@@ -324,7 +329,8 @@ impl Turn {
         action: wire::CompleteOrchestrationAction,
         carried: Vec<Bytes>,
     ) {
-        let Turn { at, record: old, to_self, ends_self, now, .. } = self;
+        let Turn { at, record: mut old, to_self, ends_self, now, .. } = self;
+        plan.release_locks(&at, &mut old);
         let left = plan.left(&at);
         plan.clear_inbox(&at);
         plan.discard(&at, &old);
@@ -406,7 +412,10 @@ fn carry_over(
                 | EventType::TaskFailed(_)
                 | EventType::TimerFired(_)
                 | EventType::SubOrchestrationInstanceCompleted(_)
-                | EventType::SubOrchestrationInstanceFailed(_),
+                | EventType::SubOrchestrationInstanceFailed(_)
+                | EventType::EntityOperationCompleted(_)
+                | EventType::EntityOperationFailed(_)
+                | EventType::EntityLockGranted(_),
             ) => continue,
             Some(EventType::ExecutionTerminated(_)) => record.terminating = true,
             Some(_) => {}

@@ -8,7 +8,10 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use prost::Message;
 
-use super::state::{Address, Chunk, DeliveredRecord, FORMAT, Item, Leftover, keys};
+use super::state::{
+    Address, Chunk, DeliveredRecord, FORMAT, Item, Leftover, Waiting, WaitingRecord, entity_keys,
+    keys,
+};
 use super::view::{Changes, View, scan_prefix};
 use super::{Event, read};
 
@@ -77,6 +80,37 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             let (sequence, sub) = (through.sequence, through.sub);
             let delivered = DeliveredRecord { format: FORMAT, sequence, sub };
             changes.insert(keys::delivered(*from), Some(encode(&delivered)));
+        }
+        Event::EntityWritten { at, record } => {
+            changes.insert(entity_keys::entity(at), Some(encode(record.as_ref())));
+        }
+        Event::EntityRemoved { at } => {
+            changes.insert(entity_keys::entity(at), None);
+        }
+        Event::EntityStateWritten { at, state } => {
+            let text =
+                state.as_ref().map(|state| Bytes::copy_from_slice(state.as_str().as_bytes()));
+            changes.insert(entity_keys::entity_state(at), text);
+        }
+        Event::WaitBegan { at, spot, waiting } => {
+            if let Waiting::Lock(request) = waiting.as_ref() {
+                let place = entity_keys::place(spot.1);
+                changes.insert(entity_keys::lock_request(at, &request.holder), Some(place));
+            }
+            let row = WaitingRecord { format: FORMAT, waiting: Some(waiting.as_ref().clone()) };
+            changes.insert(entity_keys::queue(at, *spot), Some(encode(&row)));
+        }
+        Event::WaitEnded { at, spot, holder } => {
+            changes.insert(entity_keys::queue(at, *spot), None);
+            if let Some(holder) = holder {
+                changes.insert(entity_keys::lock_request(at, holder), None);
+            }
+        }
+        Event::RequestSeen { at, period, id } => {
+            changes.insert(entity_keys::request(*period, at, id), Some(Bytes::new()));
+        }
+        Event::EntityRowsSwept { keys } | Event::RequestsForgotten { keys } => {
+            changes.extend(keys.iter().map(|key| (key.clone(), None)));
         }
     }
 }

@@ -5,7 +5,7 @@ use durahub_proto::wire;
 use prost::Message;
 use prost::encoding::encode_varint;
 
-use super::{Entry, bytes, name_of};
+use super::{Entry, bytes, entities, name_of};
 use crate::engine::Command;
 use crate::engine::command::{
     ClearHub, CompleteActivity, CompleteTurn, CreateHub, DeleteHub, Deliver, Delivery, FailTurn,
@@ -61,7 +61,7 @@ pub(super) fn failure() -> wire::TaskFailureDetails {
 /// Every command.
 #[rustfmt::skip]
 pub(super) fn table() -> Vec<Entry> {
-    vec![
+    let mut entries = vec![
         command(Command::Start, Start {
             hub: HUB,
             request: wire::CreateInstanceRequest { instance_id: instance(), name: "Hello".into(), input: Some("in".into()), ..Default::default() },
@@ -149,11 +149,17 @@ pub(super) fn table() -> Vec<Entry> {
         command(Command::DeleteHub, DeleteHub { name: "default".into(), ..Default::default() }, &["0801ba0109 0a0764656661756c74"]),
         command(Command::ClearHub, ClearHub { hub: HUB, ..Default::default() }, &["0801c20102 0807"]),
         command(Command::ForgetHub, ForgetHub { id: HUB, ..Default::default() }, &["0801ca0102 0807"]),
-    ]
+    ];
+    entries.extend(entities::commands());
+    entries
 }
 
 /// An entry for a command.
-fn command<C>(variant: fn(C) -> Command, value: C, forms: &'static [&'static str]) -> Entry
+pub(super) fn command<C>(
+    variant: fn(C) -> Command,
+    value: C,
+    forms: &'static [&'static str],
+) -> Entry
 where
     C: Message + Clone + 'static,
 {

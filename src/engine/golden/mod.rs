@@ -18,6 +18,7 @@
 
 mod bytes;
 mod commands;
+mod entities;
 mod records;
 mod source;
 
@@ -76,7 +77,8 @@ fn name_of<T>() -> &'static str {
 }
 
 fn tables() -> Vec<Entry> {
-    [commands::table(), records::table(), records::answers()].into_iter().flatten().collect()
+    let tables = [commands::table(), records::table(), entities::records(), records::answers()];
+    tables.into_iter().flatten().collect()
 }
 
 fn assert_none(problems: Vec<String>) {

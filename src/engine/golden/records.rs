@@ -6,7 +6,7 @@ use durahub_proto::wire;
 use prost_types::Timestamp;
 
 use super::commands::{delivery, failure, target, task, turn};
-use super::{Entry, record};
+use super::{Entry, entities, record};
 use crate::engine::command::{Command, Sweep};
 use crate::engine::limits::Limits;
 use crate::engine::reply::{Answer, Reject, Reply, decode, encode};
@@ -156,6 +156,7 @@ pub(super) fn table() -> Vec<Entry> {
             raised_events: 7,
             pending: 8,
             listed: Some(wire::OrchestrationStatus::Failed.into()),
+            section: Some(entities::section()),
             ..Default::default()
         }, &[
             "0801 120548656c6c6f 1a040a027631 2005 28959a97ece39fe7cb17 30969a97ece39fe7cb17 \
@@ -169,6 +170,7 @@ pub(super) fn table() -> Vec<Entry> {
              9201080a060a047370616e 9a01040a027470 a2010d08091001180122056576656e74 a80101 \
              b001989a97ece39fe7cb17 b80106 c00101 f20109088080808080201006 fa01070a050a036f7574 \
              82020302ac02 880201 c00203 900307 980308",
+            "0801 120548656c6c6f 1a040a027631 2005 28959a97ece39fe7cb17 30969a97ece39fe7cb17 38979a97ece39fe7cb17 42026531 48808080808020 52080880e2cfaa061005 5800 62060a0161120131 62060a0162120132 6a020804 70ac02 78f0a204 8001a202 8a01060a0468616c66 9201080a060a047370616e 9a01040a027470 a2010d08091001180122056576656e74 a80101 b001989a97ece39fe7cb17 b80106 c00101 f20109088080808080201006 fa01070a050a036f7574 82020302ac02 880201 c00203 900307 980308 e203120a0273311204406140311204406240311801",
         ]),
         record(recursion(), &["0a050a036f7574"]),
         record(DeletedHubRecord { format: 1, id: 7, name: "orders".into(), deleted: TIME, ..Default::default() }, &["0801 1007 1a066f7264657273 20959a97ece39fe7cb17"]),
@@ -194,6 +196,11 @@ pub(super) fn table() -> Vec<Entry> {
         record(message(Body::Terminate(terminate_message())), &["0801 1007 1a026f32 3a1a0a050a036f757410011a0f0a026f311209088080808080201006"]),
         record(message(Body::Rewind(rewind_message())), &["0801 1007 1a026f32 42320a1e0a0b0a026f3212054368696c64120f0a0208041209088080808080201006120 \
              90880808080802010061a050a03776879"]),
+        record(message(Body::Operation(entities::operation_message())), &["0801 1007 1a026f32 52260a1a0a056576656e74120272311a0b0a026f3110808080808020200110959a97ece39fe7cb17"]),
+        record(message(Body::OperationEnded(entities::operation_ended())), &["0801 1007 1a026f32 5a1e08808080808020120272311a050a036f7574220a0a044f6f707312026e6f"]),
+        record(message(Body::Lock(entities::lock_request())), &["0801 1007 1a026f32 62210a110a0b0a026f3110808080808020120273311204406140311204406240311801"]),
+        record(message(Body::LockGranted(entities::holder())), &["0801 1007 1a026f32 6a110a0b0a026f311080808080802012027331"]),
+        record(message(Body::Release(entities::release())), &["0801 1007 1a026f32 72210a110a0b0a026f3110808080808020120273311204406140311204406240311801"]),
         record(DeliveredRecord { format: 1, sequence: 1 << 41, sub: 2, ..Default::default() }, &["0801 10808080808040 1802"]),
         record(suspension(), &["0809 1001 1801 22056576656e74"]),
         record(TaskRecord {
@@ -245,6 +252,10 @@ pub(super) fn answers() -> Vec<Entry> {
         answer(Err(Reject::NotFailed { instance: instance() }), &["081e 12026f31"]),
         answer(Err(Reject::NotEnded { instance: instance() }), &["081f 12026f31"]),
         answer(Err(Reject::HubDeleted), &["082b"]),
+        answer(Ok(Reply::TriedInVain), &["083e"]),
+        answer(Err(Reject::StaleBatch), &["083c"]),
+        answer(Err(Reject::LocksLost { instance: instance() }), &["083d 12026f31"]),
+        answer(Err(Reject::QueueFull { instance: instance(), limit: 9 }), &["083f 12026f31 900309"]),
         answer(Err(Reject::InboxFull { instance: instance(), limit: 9 }), &["0832 12026f31 900309"]),
     ]
 }

@@ -36,6 +36,13 @@ pub(crate) fn timers(view: &dyn View, at: &Address, generation: u64) -> Vec<(Ite
     items
 }
 
+/// The key under which the timer of a row is due, if it is the row of a timer.
+pub(crate) fn due_row(key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    let item = keys::parse_timer(key)?;
+    let timer: TimerRecord = decode(bytes::Bytes::copy_from_slice(value));
+    Some(keys::due(timer.due, &item))
+}
+
 /// The timers of the partition that are due at `time`, earliest first, at most `limit`.
 pub(crate) fn due(view: &dyn View, time: i64, limit: usize) -> Vec<(i64, Item)> {
     let mut items = Vec::new();

@@ -1,6 +1,8 @@
 //! What everybody else may ask of the rows: pure functions over a [`View`](super::View), the engine's read models.
 
 mod children;
+mod entities;
+mod entity;
 mod history;
 mod hubs;
 mod inbox;
@@ -14,6 +16,12 @@ mod turn;
 
 pub(crate) use children::child;
 pub use children::children;
+pub(crate) use entities::entity_rows_of_hub;
+pub use entities::{EntityList, EntitySlice, entities, metadata};
+pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, entity, entity_state};
+pub(crate) use entity::{
+    first_in_main, lock_request, operations_of, request_seen, requests_before,
+};
 pub(crate) use history::events;
 pub use history::{HistoryPart, history, history_part};
 pub(crate) use hubs::last_hub;

@@ -6,12 +6,13 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::entity::{entities_with_queue, entity, first_operation};
 use super::inbox::first_event;
 use super::instance::head;
 use crate::engine::Effect;
 use crate::engine::effect::Class;
 use crate::engine::event::time_of;
-use crate::engine::state::{Address, TaskRecord, decode, keys};
+use crate::engine::state::{Address, EntityRecord, TaskRecord, decode, entity_name, keys};
 use crate::engine::view::{View, scan_prefix};
 
 /// Something that waits.
@@ -42,6 +43,15 @@ pub fn open_work(view: &dyn View) -> Vec<Open> {
         Some(Open { since, effect: Effect::TurnReady { at, class } })
     });
     let mut open: Vec<Open> = turns.collect();
+    open.extend(entities_with_queue(view).into_iter().filter_map(|at| {
+        let record = entity(view, &at).filter(EntityRecord::is_runnable)?;
+        let since = first_operation(view, &at, &record).map_or(0, |event| time_of(&event));
+        let name = entity_name(&at.instance).unwrap_or_default().to_owned();
+        Some(Open {
+            since,
+            effect: Effect::EntityReady { at, class: Class { name, version: String::new() } },
+        })
+    }));
     scan_prefix(view, &keys::all_tasks(), &mut |key, value| {
         let task: TaskRecord = decode(Bytes::copy_from_slice(value));
         let class = Class { name: task.name, version: task.filter_version };

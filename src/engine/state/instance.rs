@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use durahub_proto::Text;
 use durahub_proto::wire::{self, OrchestrationStatus};
 
-use super::Place;
 use super::message::{Link, Parent};
+use super::{Place, Section};
 
 /// The head of an instance, rewritten by every turn.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -95,6 +95,9 @@ pub struct InstanceRecord {
     /// An `executionRewound` waits in the inbox: it makes a turn due and is not shown to the worker (R4.83).
     #[prost(bool, tag = "33")]
     pub rewinding: bool,
+    /// The critical section that this generation is in or wants to enter (R5.31).
+    #[prost(message, optional, tag = "60")]
+    pub section: Option<Section>,
     /// External events that wait in the inbox, as far as they are counted.
     #[prost(uint32, tag = "50")]
     pub raised_events: u32,

@@ -22,9 +22,13 @@
 //! | 0x1a | closed hub | hub | empty |
 //! | 0x1b | leftover | hub, id, generation | one byte: whether the instance is gone too |
 //! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
+//! | 0x1d | entity | hub, id | `EntityRecord` |
+//! | 0x1e 0 | entity state | hub, id | the text |
+//! | 0x1e 1 | request seen | period, hub, id of the entity, request id | empty |
+//! | 0x1f | entity queue | hub, id, line (0 front, 1 main), place | `WaitingRecord` |
+//! | 0x1f | lock request | hub, id, 2, instance, generation, section | sequence and sub of its place |
 //!
-//! The functions of 0x18 and 0x19 stand in `listing`. Kinds 0x1d to 0x1f are kept for entities and their
-//! index.
+//! The functions of 0x18 and 0x19 stand in `listing`, those of 0x1d to 0x1f in `entity_keys`.
 
 use super::{Leftover, Place};
 
@@ -157,6 +161,11 @@ pub(crate) fn due(time: i64, item: &Item) -> Vec<u8> {
     Key::of(DUE).time(time).item(item).0
 }
 
+/// What the keys of the timers of a hub begin with.
+pub(super) fn timers_of_hub(hub: u32) -> Vec<u8> {
+    Key::of(TIMER).u32(hub).0
+}
+
 pub(crate) fn all_due() -> Vec<u8> {
     vec![DUE]
 }
@@ -265,12 +274,17 @@ impl Key {
         Key(bytes)
     }
 
+    pub(super) fn byte(mut self, byte: u8) -> Key {
+        self.0.push(byte);
+        self
+    }
+
     pub(super) fn u32(mut self, number: u32) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
 
-    fn u64(mut self, number: u64) -> Key {
+    pub(super) fn u64(mut self, number: u64) -> Key {
         self.0.extend(number.to_be_bytes());
         self
     }
@@ -290,7 +304,7 @@ impl Key {
         self
     }
 
-    fn address(self, at: &Address) -> Key {
+    pub(super) fn address(self, at: &Address) -> Key {
         self.u32(at.hub).text(&at.instance)
     }
 
@@ -302,7 +316,7 @@ impl Key {
 const SIGN: u64 = 1 << 63;
 
 /// A key while it is read. Every reader yields `None` where the bytes are not of that form.
-pub(super) struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
     pub(super) fn of(kind: u8, key: &'a [u8]) -> Option<Fields<'a>> {
@@ -310,7 +324,7 @@ impl<'a> Fields<'a> {
         (*first == kind).then_some(Fields(rest))
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*head)
@@ -320,7 +334,7 @@ impl<'a> Fields<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
@@ -338,7 +352,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn address(&mut self) -> Option<Address> {
+    pub(super) fn address(&mut self) -> Option<Address> {
         Some(Address { hub: self.u32()?, instance: self.text()? })
     }
 

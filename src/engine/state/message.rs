@@ -7,7 +7,7 @@
 
 use durahub_proto::{Text, wire};
 
-use super::{Address, Item, Place};
+use super::{Address, Holder, Item, LockRequest, Operation, Place};
 
 /// A message on its way.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -22,7 +22,7 @@ pub struct MessageRecord {
     #[prost(string, tag = "3")]
     pub instance: String,
     /// What it says; `None` is of a kind that this version does not know, and is dropped.
-    #[prost(oneof = "Body", tags = "4, 5, 6, 7, 8")]
+    #[prost(oneof = "Body", tags = "4, 5, 6, 7, 8, 10, 11, 12, 13, 14")]
     pub body: Option<Body>,
 }
 
@@ -33,7 +33,7 @@ impl MessageRecord {
     }
 }
 
-/// What a message says. Tags 10 to 29 are kept for entities.
+/// What a message says. Tags up to 29 are kept for entities.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Body {
     /// Start an orchestration, usually a child.
@@ -51,6 +51,21 @@ pub enum Body {
     /// The parent was rewound: see to it that this child answers it (R4.77).
     #[prost(message, tag = "8")]
     Rewind(RewindMessage),
+    /// An operation for an entity.
+    #[prost(message, tag = "10")]
+    Operation(OperationMessage),
+    /// An operation was carried out, or failed: the answer to its caller.
+    #[prost(message, tag = "11")]
+    OperationEnded(OperationEnded),
+    /// A request for the lock of an entity.
+    #[prost(message, tag = "12")]
+    Lock(LockRequest),
+    /// All locks of a set are held.
+    #[prost(message, tag = "13")]
+    LockGranted(Holder),
+    /// A lock is given back, or a request for it is withdrawn.
+    #[prost(message, tag = "14")]
+    Release(ReleaseMessage),
 }
 
 /// The start of an orchestration.
@@ -151,6 +166,52 @@ pub struct RewindMessage {
     /// The reason of the rewind.
     #[prost(message, optional, tag = "3")]
     pub reason: Option<Text>,
+}
+
+/// An operation for an entity.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperationMessage {
+    /// The operation.
+    #[prost(message, required, tag = "1")]
+    pub operation: Operation,
+    /// When it may be carried out, in nanoseconds since the Unix epoch; unset means at once (R5.16).
+    #[prost(int64, optional, tag = "2")]
+    pub due: Option<i64>,
+}
+
+/// The one answer to a call (R5.18).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperationEnded {
+    /// Generation of the caller.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// The id that the caller gave the call.
+    #[prost(string, tag = "2")]
+    pub request_id: String,
+    /// The output; unset and empty kept apart.
+    #[prost(message, optional, tag = "3")]
+    pub output: Option<Text>,
+    /// Why it failed; present exactly when it did.
+    #[prost(message, optional, tag = "4")]
+    pub failure: Option<wire::TaskFailureDetails>,
+}
+
+/// The end of a critical section, for one entity or for a whole set.
+///
+/// While a request may still be under way, nobody but the entities that it passed know how far it has come.
+/// Then its end follows it on the same way, from entity to entity, and cannot overtake it: messages between
+/// two partitions stay in order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReleaseMessage {
+    /// Whose locks and requests these are.
+    #[prost(message, required, tag = "1")]
+    pub holder: Holder,
+    /// The way of the request, for one that may be under way; empty if the message means its receiver only.
+    #[prost(string, repeated, tag = "2")]
+    pub set: Vec<String>,
+    /// Which entity of the set the receiver is.
+    #[prost(uint32, tag = "3")]
+    pub position: u32,
 }
 
 /// How far a partition has taken in what another one sent: messages up to this place came before.

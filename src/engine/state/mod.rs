@@ -6,6 +6,8 @@
 
 mod child;
 mod chunk;
+mod entity;
+pub(crate) mod entity_keys;
 mod hub;
 mod instance;
 pub(crate) mod keys;
@@ -18,6 +20,10 @@ mod timer;
 pub use child::ChildRecord;
 pub(crate) use chunk::Chunk;
 pub use chunk::Events;
+pub use entity::{
+    EntityRecord, Holder, Line, Lock, LockRequest, Operation, Section, Sender, Spot, Waiting,
+    WaitingRecord, entity_id, entity_name,
+};
 pub use hub::{DeletedHubRecord, HubRecord};
 pub use instance::{InstanceRecord, Recursion, Suspension, is_terminal};
 pub use keys::{Address, Item, is_entity};

@@ -1,5 +1,7 @@
 //! Armed timers: a row under the instance, and one under its time.
 
+use super::Operation;
+
 /// A timer that has not fired.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TimerRecord {
@@ -18,6 +20,9 @@ pub struct TimerRecord {
     /// The time as the worker wrote it, repeated in the history (R4.6).
     #[prost(message, optional, tag = "5")]
     pub fire_at: Option<prost_types::Timestamp>,
+    /// The operation that waits for its time; only with [`TimerKind::Signal`].
+    #[prost(message, optional, tag = "20")]
+    pub operation: Option<Operation>,
 }
 
 /// What a due timer does.
@@ -28,4 +33,6 @@ pub enum TimerKind {
     Timer = 0,
     /// Makes an instance with a scheduled start ready (R2.6).
     Start = 1,
+    /// Puts an operation into the queue of an entity (R5.16).
+    Signal = 10,
 }

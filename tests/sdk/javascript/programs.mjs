@@ -17,6 +17,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
+import { entities } from "./entities.mjs";
 import { families } from "./families.mjs";
 import {
   Hub, PATIENCE, Status, checkHistory, codes, equal, finish, hasStatus, only, output, pb, refused, sdk, shape, until,
@@ -35,7 +36,7 @@ async function runEcho(client) {
 }
 
 const range = (count, from = 0) => Array.from({ length: count }, (_, at) => from + at);
-const programs = { ...families };
+const programs = { ...families, ...entities };
 // program -> what the worker of that program is made of, in a process of its own
 const workers = {};
 

@@ -51,10 +51,11 @@ export class Hub {
   }
 
   /** Runs `body` while a worker runs; stops the worker afterwards, whatever happened. */
-  async withWorker({ orchestrators = [], activities = [] }, body) {
+  async withWorker({ orchestrators = [], activities = [], entities = [] }, body) {
     const worker = new sdk.TaskHubGrpcWorker({ ...this.#options(), shutdownTimeoutMs: 2000 });
     orchestrators.forEach((each) => worker.addOrchestrator(each));
     activities.forEach((each) => worker.addActivity(each));
+    entities.forEach(([name, factory]) => worker.addNamedEntity(name, factory));
     await worker.start();
     try {
       return await body(worker);

@@ -31,12 +31,13 @@ from durabletask import task
 from durabletask.client import OrchestrationQuery, OrchestrationStatus, TaskHubGrpcClient
 from durabletask.worker import TaskHubGrpcWorker
 
+from entities import ENTITIES
 from families import FAMILIES
 from support import (
     PATIENCE, Hub, check_history, equal, finish, has_status, only, refused, register, report, shape, until, utc,
 )
 
-PROGRAMS = dict(FAMILIES)
+PROGRAMS = {**FAMILIES, **ENTITIES}
 # program -> a function of (hub, role) that is the worker of that program in a process of its own
 WORKERS = {}
 

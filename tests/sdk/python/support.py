@@ -47,7 +47,7 @@ class Hub:
             secure_channel=False, logger=LOG)
 
     @contextlib.contextmanager
-    def worker(self, orchestrators=(), activities=(), orchestrations_at_once=None, activities_at_once=None):
+    def worker(self, orchestrators=(), activities=(), orchestrations_at_once=None, activities_at_once=None, entities=(), configure=None):
         """A running worker; stopped at the end of the block."""
         worker = DurableTaskSchedulerWorker(
             host_address=self.endpoint, taskhub=self.name, token_credential=None,
@@ -57,6 +57,10 @@ class Hub:
                 maximum_concurrent_activity_work_items=activities_at_once,
                 maximum_thread_pool_workers=16))
         register(worker, orchestrators, activities)
+        for entity in entities:
+            worker.add_entity(entity)
+        if configure:
+            configure(worker)
         with worker:
             worker.start()
             yield worker

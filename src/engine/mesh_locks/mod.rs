@@ -1,0 +1,737 @@
+//! The lock protocol over several partitions, with messages that are delayed, repeated and lost on the way.
+//!
+//! A seed decides everything. *Tellers* lock accounts, move money between them, and end in every way there is:
+//! well, badly, terminated, begun anew, replaced by another of the same id, before the lock is theirs, in the
+//! middle, with and without giving anything back. Clients send signals, some twice, some for later. Workers
+//! commit batches in part, late, twice, or fail. Couriers lose answers, repeat themselves, and start again.
+//!
+//! All the time: a teller that was granted a set holds every entity of it until it leaves (S10); only the
+//! holder's operations run meanwhile; operations run once, in the order of their sender (S7); a call has one
+//! answer. In the end nothing is locked, nothing waits, the sum is what was paid in, and every log gives the
+//! same rows again.
+//!
+//! `DURAHUB_LOCKS_SEED` runs one seed alone, `DURAHUB_LOCKS_CASES` another number of them.
+
+mod till;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use durahub_proto::wire::history_event::EventType;
+use durahub_proto::wire::operation_result::ResultType;
+use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
+use durahub_proto::wire::send_entity_message_action::EntityMessageType as Message;
+use durahub_proto::wire::{self, OrchestrationStatus};
+use prost::Message as _;
+
+use self::till::{Random, Till};
+use super::command::{self, BatchId, CompleteBatch, Deliver, Delivery, TruncateOutbox};
+use super::read::{self, BatchRoom};
+use super::state::{Address, Operation, Place, Sender};
+use super::{Answer, Command, Reject, Stamp, apply, decode_answer, time};
+
+const ROOM: read::Room = read::Room { bytes: u64::MAX, past: None };
+const HUB: u32 = 1;
+const PARTITIONS: u32 = 4;
+const ACCOUNTS: u64 = 5;
+const TELLERS: u64 = 6;
+const STEPS: u64 = 500;
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "what to run is told from outside; it is no replica")]
+fn locks_exclude_and_no_lock_outlives_its_holder() {
+    let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap());
+    if let Some(seed) = setting("DURAHUB_LOCKS_SEED") {
+        return Bank::new(seed).run();
+    }
+    let mut seen = BTreeMap::new();
+    for seed in 0..setting("DURAHUB_LOCKS_CASES").unwrap_or(300) {
+        let outcome = std::panic::catch_unwind(|| {
+            let mut bank = Bank::new(seed);
+            bank.run();
+            bank.seen
+        });
+        match outcome {
+            Ok(case) => case.into_iter().for_each(|(what, n)| *seen.entry(what).or_insert(0) += n),
+            Err(_) => panic!("to repeat: DURAHUB_LOCKS_SEED={seed} cargo test --lib mesh_locks"),
+        }
+    }
+    // A run in which nothing went wrong on the way would show nothing.
+    for what in [
+        "grant",
+        "transfer",
+        "ended holding",
+        "ended waiting",
+        "left waiting",
+        "begun anew holding",
+        "terminated",
+        "replaced",
+        "repeat",
+        "lost",
+        "crash",
+        "stale batch",
+        "partial batch",
+        "broken batch",
+        "same request",
+        "delayed",
+        "ran while locked",
+    ] {
+        assert!(seen.get(what).is_some_and(|n| *n >= 50), "{what}: {seen:?}");
+    }
+}
+
+#[derive(Default)]
+struct Partition {
+    rows: BTreeMap<Vec<u8>, Bytes>,
+    log: Vec<(Stamp, Bytes)>,
+    delivered: BTreeSet<Place>,
+    past: Vec<(u32, Command)>,
+}
+
+struct Bank {
+    random: Random,
+    partitions: Vec<Partition>,
+    now: i64,
+    next: i32,
+    /// Batches that were handed out, to be committed at some time, or twice.
+    batches: Vec<BatchId>,
+    /// Per sender and entity: the number of the last operation that was sent, and of the last that ran.
+    sent: BTreeMap<(String, String), u64>,
+    ran: BTreeMap<(String, String), u64>,
+    /// What delayed operations are to add; they have no order.
+    delayed: BTreeSet<String>,
+    paid_in: i64,
+    requests: Vec<wire::SignalEntityRequest>,
+    draining: bool,
+    seen: BTreeMap<&'static str, u64>,
+}
+
+impl Bank {
+    fn new(seed: u64) -> Bank {
+        Bank {
+            random: Random(seed),
+            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
+            now: 0,
+            next: 1,
+            batches: Vec::new(),
+            sent: BTreeMap::new(),
+            ran: BTreeMap::new(),
+            delayed: BTreeSet::new(),
+            paid_in: 0,
+            requests: Vec::new(),
+            draining: false,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            match self.random.below(16) {
+                0..4 => {
+                    let teller = self.some_teller();
+                    self.turn(&teller);
+                }
+                4..6 => {
+                    let account = self.some_account();
+                    self.hand_out(&account);
+                    self.commit_some();
+                }
+                6..10 => (0..4).for_each(|_| self.some_errand()),
+                10 => self.client(),
+                _ => self.disturb(),
+            }
+        }
+        self.drain();
+        self.check();
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_insert(0) += 1;
+    }
+
+    fn some_teller(&mut self) -> String {
+        format!("teller{}", self.random.below(TELLERS))
+    }
+
+    fn some_account(&mut self) -> String {
+        format!("@account@{}", self.random.below(ACCOUNTS))
+    }
+
+    fn apply(&mut self, partition: u32, command: Command) -> Answer {
+        self.now += 1_000_000;
+        let this = &mut self.partitions[partition as usize];
+        let sequence = (this.log.len() as u64 + 1) << 16;
+        let stamp = Stamp { now: self.now, seed: self.random.next(), sequence };
+        let bytes = command.into_bytes();
+        let applied = apply(&this.rows, stamp, &bytes);
+        this.log.push((stamp, bytes));
+        absorb(&mut this.rows, applied.changes);
+        decode_answer(applied.reply).expect("an answer")
+    }
+
+    fn rows(&self, of: &str) -> &BTreeMap<Vec<u8>, Bytes> {
+        &self.partitions[home(of) as usize].rows
+    }
+
+    // --- clients ---
+
+    fn start(&mut self, teller: &str, replace: bool) {
+        use OrchestrationStatus::{Completed, Failed, Pending, Running, Terminated};
+        let statuses = [Pending, Running, Completed, Failed, Terminated];
+        let policy = wire::OrchestrationIdReusePolicy {
+            replaceable_status: statuses.iter().map(|status| *status as i32).collect(),
+            ..Default::default()
+        };
+        let request = wire::CreateInstanceRequest {
+            instance_id: teller.into(),
+            name: "Teller".into(),
+            orchestration_id_reuse_policy: replace.then_some(policy),
+            ..Default::default()
+        };
+        let start = Command::Start(command::Start { hub: HUB, request });
+        match self.apply(home(teller), start) {
+            Ok(_) if replace => self.saw("replaced"),
+            Ok(_) | Err(Reject::AlreadyExists { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A payment, sometimes for later, sometimes sent twice.
+    fn client(&mut self) {
+        if self.random.below(3) == 0 && !self.requests.is_empty() {
+            let request = self.random.pick(&self.requests).clone();
+            self.saw("same request");
+            return self.signal(request);
+        }
+        let account = self.some_account();
+        let is_delayed = self.random.below(3) == 0;
+        let amount = self.random.below(100) as i64;
+        self.paid_in += amount;
+        let input = match is_delayed {
+            true => {
+                let id = format!("later{}", self.next);
+                self.delayed.insert(id.clone());
+                self.saw("delayed");
+                format!("{id} 0 {amount}")
+            }
+            false => self.numbered("client", &account, amount),
+        };
+        self.next += 1;
+        let due = self.now + self.random.below(100) as i64 * 1_000_000;
+        let request = wire::SignalEntityRequest {
+            instance_id: account,
+            name: "add".into(),
+            input: Some(input.into()),
+            request_id: format!("request{}", self.next),
+            scheduled_time: is_delayed.then(|| time::timestamp(due)),
+            ..Default::default()
+        };
+        self.requests.push(request.clone());
+        self.signal(request);
+    }
+
+    fn signal(&mut self, request: wire::SignalEntityRequest) {
+        let partition = home(&request.instance_id);
+        let signal = command::SignalEntity { hub: HUB, request };
+        self.apply(partition, Command::SignalEntity(signal)).expect("is accepted");
+    }
+
+    /// The input of an operation: who sent it, the how-many-th to that entity, what it adds.
+    fn numbered(&mut self, sender: &str, account: &str, amount: i64) -> String {
+        let sent = self.sent.entry((sender.into(), account.into())).or_default();
+        *sent += 1;
+        format!("{sender} {sent} {amount}")
+    }
+
+    fn disturb(&mut self) {
+        let teller = self.some_teller();
+        match self.random.below(12) {
+            0 if self.random.below(2) == 0 => {
+                let request =
+                    wire::TerminateRequest { instance_id: teller.clone(), ..Default::default() };
+                let terminate = Command::Terminate(command::Terminate { hub: HUB, request });
+                self.apply(home(&teller), terminate).expect("is accepted");
+            }
+            1 if self.random.below(2) == 0 => self.start(&teller, true),
+            2 => {
+                let request =
+                    wire::RewindInstanceRequest { instance_id: teller.clone(), reason: None };
+                let rewind = Command::Rewind(command::Rewind { hub: HUB, request });
+                // Most are not in a state for it.
+                let _ = self.apply(home(&teller), rewind);
+            }
+            3 => self.fire(),
+            _ => {
+                self.start(&teller, false);
+                self.nudge(&teller);
+            }
+        }
+    }
+
+    fn nudge(&mut self, teller: &str) {
+        let request = wire::RaiseEventRequest {
+            instance_id: teller.into(),
+            name: "nudge".into(),
+            input: None,
+        };
+        let raise = Command::RaiseEvent(command::RaiseEvent { hub: HUB, request });
+        let _ = self.apply(home(teller), raise);
+    }
+
+    fn fire(&mut self) {
+        for partition in 0..PARTITIONS {
+            let fire = command::FireTimers { up_to: i64::MAX };
+            self.apply(partition, Command::FireTimers(fire)).expect("is accepted");
+        }
+    }
+
+    // --- tellers ---
+
+    fn turn(&mut self, teller: &str) -> bool {
+        let at = Address::new(HUB, teller);
+        let Some(turn) = read::turn(self.rows(teller), &at, self.now, ROOM, None) else {
+            return false;
+        };
+        let turn = turn.expect("fits");
+        let all: Vec<EventType> = turn.past.iter().chain(&turn.new).map(event).collect();
+        let view = Till::read(&all);
+        let sender = format!("{teller}/{}", turn.id.generation);
+        if view.granted {
+            self.saw("grant");
+            self.must_hold(&at, turn.id.generation, &view);
+        }
+        let actions = match view.terminated {
+            true => {
+                self.saw("terminated");
+                vec![self.action(complete(OrchestrationStatus::Terminated))]
+            }
+            false => self.act(&sender, &view),
+        };
+        let complete = command::CompleteTurn { turn: turn.id, actions, ..Default::default() };
+        self.apply(home(teller), Command::CompleteTurn(complete)).expect("the turn is current");
+        true
+    }
+
+    /// S10: who was granted a set holds all of it.
+    fn must_hold(&self, at: &Address, generation: u64, till: &Till) {
+        for account in &till.set {
+            let entity = read::entity(self.rows(account), &Address::new(HUB, account.clone()));
+            let lock = entity.and_then(|entity| entity.lock).expect("is locked");
+            let owner = Sender { instance: at.instance.clone(), generation };
+            assert_eq!(
+                (lock.holder.owner, &lock.holder.section),
+                (owner, &till.section),
+                "{account}"
+            );
+        }
+    }
+
+    fn act(&mut self, sender: &str, till: &Till) -> Vec<wire::OrchestratorAction> {
+        let ends = || -> [OrchestrationStatus; 3] {
+            use OrchestrationStatus::{Completed, ContinuedAsNew, Failed};
+            [Completed, Failed, ContinuedAsNew]
+        };
+        let chance = if self.draining { 0 } else { self.random.below(100) };
+        let end = match self.draining {
+            true => OrchestrationStatus::Completed,
+            false => *self.random.pick(&ends()),
+        };
+        let mut actions = Vec::new();
+        if !till.is_inside() {
+            if self.draining || chance < 15 {
+                actions.push(self.action(complete(end)));
+            } else if chance < 30 {
+                let account = self.some_account();
+                actions.push(self.signal_action(sender, &account));
+            } else {
+                if chance < 40 {
+                    let account = self.some_account();
+                    actions.push(self.signal_action(sender, &account));
+                }
+                actions.push(self.lock_action());
+                if chance > 95 {
+                    self.saw("ended waiting");
+                    actions.push(self.action(complete(end)));
+                }
+            }
+            return actions;
+        }
+        if !till.granted {
+            if chance > 85 {
+                self.saw("left waiting");
+                actions.extend(self.unlock_actions(till));
+                actions.push(self.action(complete(end)));
+            } else if chance > 75 {
+                self.saw("ended waiting");
+                actions.push(self.action(complete(end)));
+            }
+            return actions;
+        }
+        if till.called == 0 && till.set.len() > 1 {
+            self.saw("transfer");
+            let amount = 1 + self.random.below(50) as i64;
+            for (account, amount) in [(&till.set[0], -amount), (&till.set[1], amount)] {
+                actions.push(self.call_action(sender, account, amount));
+            }
+        }
+        if till.called > till.answered || !actions.is_empty() {
+            if chance > 90 {
+                self.saw("ended holding");
+                actions.push(self.action(complete(end)));
+            }
+            return actions;
+        }
+        if chance < 70 {
+            actions.extend(self.unlock_actions(till));
+            if chance < 30 {
+                return actions;
+            }
+        } else if end == OrchestrationStatus::ContinuedAsNew {
+            self.saw("begun anew holding");
+        } else {
+            self.saw("ended holding");
+        }
+        actions.push(self.action(complete(end)));
+        actions
+    }
+
+    fn lock_action(&mut self) -> wire::OrchestratorAction {
+        let count = 1 + self.random.below(3);
+        let lock_set = (0..count).map(|_| self.some_account()).collect();
+        let request = wire::EntityLockRequestedEvent {
+            critical_section_id: format!("section{}", self.next),
+            lock_set,
+            ..Default::default()
+        };
+        self.entity_action(Message::EntityLockRequested(request))
+    }
+
+    fn unlock_actions(&mut self, till: &Till) -> Vec<wire::OrchestratorAction> {
+        let unlock = |account: &String| wire::EntityUnlockSentEvent {
+            critical_section_id: till.section.clone(),
+            parent_instance_id: None,
+            target_instance_id: Some(account.as_str().into()),
+        };
+        let unlocks: Vec<_> = till.set.iter().map(unlock).collect();
+        unlocks.into_iter().map(|it| self.entity_action(Message::EntityUnlockSent(it))).collect()
+    }
+
+    fn call_action(
+        &mut self,
+        sender: &str,
+        account: &str,
+        amount: i64,
+    ) -> wire::OrchestratorAction {
+        let input = Some(self.numbered(sender, account, amount).into());
+        let call = wire::EntityOperationCalledEvent {
+            request_id: format!("call{}", self.next),
+            operation: "add".into(),
+            input,
+            target_instance_id: Some(account.into()),
+            ..Default::default()
+        };
+        self.entity_action(Message::EntityOperationCalled(call))
+    }
+
+    fn signal_action(&mut self, sender: &str, account: &str) -> wire::OrchestratorAction {
+        let signal = wire::EntityOperationSignaledEvent {
+            request_id: format!("signal{}", self.next),
+            operation: "add".into(),
+            input: Some(self.numbered(sender, account, 0).into()),
+            target_instance_id: Some(account.into()),
+            ..Default::default()
+        };
+        self.entity_action(Message::EntityOperationSignaled(signal))
+    }
+
+    fn entity_action(&mut self, message: Message) -> wire::OrchestratorAction {
+        let entity_message_type = Some(message);
+        self.action(Action::SendEntityMessage(wire::SendEntityMessageAction {
+            entity_message_type,
+        }))
+    }
+
+    fn action(&mut self, of: Action) -> wire::OrchestratorAction {
+        let id = self.next;
+        self.next += 1;
+        wire::OrchestratorAction { id, orchestrator_action_type: Some(of) }
+    }
+
+    // --- entity workers ---
+
+    fn hand_out(&mut self, account: &str) -> bool {
+        let at = Address::new(HUB, account);
+        let operations = 1 + self.random.below(4) as usize;
+        let room = BatchRoom { operations, operation_bytes: 1 << 20, bytes: 1 << 20 };
+        let Some(batch) = read::batch(self.rows(account), &at, room) else { return false };
+        self.batches.push(batch.expect("fits").id);
+        true
+    }
+
+    /// Commits a batch that was handed out some time ago, in whole, in part, or not at all.
+    fn commit_some(&mut self) {
+        if self.batches.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.batches.len() as u64) as usize;
+        let id = match self.random.below(4) {
+            0 => self.batches[index].clone(),
+            _ => self.batches.swap_remove(index),
+        };
+        let count = match self.random.below(8) {
+            _ if self.draining => id.count,
+            0 => 0,
+            1 => 1 + self.random.below(id.count.into()) as u32,
+            _ => id.count,
+        };
+        self.commit(id, count);
+    }
+
+    fn commit(&mut self, id: BatchId, count: u32) {
+        let at = id.at();
+        let rows = self.rows(&at.instance);
+        let record = read::entity(rows, &at);
+        let current = record.as_ref().and_then(|record| read::operations_of(rows, record, &id));
+        // What a worker that was handed the batch has computed; a stale one may compute anything.
+        let mut balance: i64 = match read::entity_state(rows, &at) {
+            Some(state) => state.as_str().parse().unwrap(),
+            None => 0,
+        };
+        let operations: Vec<Operation> = match &current {
+            Some(operations) => operations.iter().map(|(_, operation)| operation.clone()).collect(),
+            None => vec![Operation::default(); count as usize],
+        };
+        let mut results = Vec::new();
+        for operation in operations.iter().take(count as usize) {
+            balance += amount_of(operation).unwrap_or(77);
+            results.push(wire::OperationResult {
+                result_type: Some(ResultType::Success(wire::OperationResultSuccess {
+                    result: Some(balance.to_string().into()),
+                    ..Default::default()
+                })),
+            });
+        }
+        let state = Some(balance.to_string().into());
+        let complete = CompleteBatch { batch: id.clone(), results, state, ..Default::default() };
+        let answer = self.apply(home(&at.instance), Command::CompleteBatch(complete));
+        let Some(record) = record.filter(|_| current.is_some()) else {
+            assert_eq!(answer, Err(Reject::StaleBatch));
+            return self.saw("stale batch");
+        };
+        answer.expect("is current");
+        if count == 0 {
+            self.saw("broken batch");
+            // It may have been one too often.
+            let rows = self.rows(&at.instance);
+            let left = read::entity(rows, &at).filter(|it| it.failures > 0);
+            assert!(left.is_some(), "no batch here fails ten times");
+            return;
+        }
+        if count < id.count {
+            self.saw("partial batch");
+        }
+        for operation in operations.iter().take(count as usize) {
+            if let Some(lock) = &record.lock {
+                self.saw("ran while locked");
+                let sender = operation.sender.as_ref();
+                assert_eq!(
+                    sender,
+                    Some(&lock.holder.owner),
+                    "only the holder's operations run (R5.30)"
+                );
+            }
+            self.note(&at.instance, operation);
+        }
+    }
+
+    /// S7: once, and in the order of the sender.
+    fn note(&mut self, account: &str, operation: &Operation) {
+        let input = input_of(operation);
+        let mut parts = input.split(' ');
+        let (sender, number) = (parts.next().unwrap(), parts.next().unwrap());
+        if number == "0" {
+            assert!(self.delayed.remove(sender), "{sender} ran twice");
+            return;
+        }
+        let ran = self.ran.entry((sender.into(), account.into())).or_default();
+        assert_eq!(
+            number.parse(),
+            Ok(*ran + 1),
+            "{sender} to {account}: twice or out of order (S7)"
+        );
+        *ran += 1;
+    }
+
+    // --- couriers ---
+
+    fn some_errand(&mut self) {
+        let from = self.random.below(PARTITIONS.into()) as u32;
+        match self.random.below(12) {
+            0..7 => {
+                let to = self.random.below(PARTITIONS.into()) as u32;
+                let count = 1 + self.random.below(4) as usize;
+                let is_answered = self.random.below(3) > 0;
+                self.deliver(from, to, count, is_answered);
+            }
+            // An old command comes late, or again.
+            7..9 => {
+                let past = &self.partitions[from as usize].past;
+                if !past.is_empty() {
+                    let (to, command) = self.random.pick(past).clone();
+                    self.saw("repeat");
+                    self.apply(to, command).expect("is accepted");
+                }
+            }
+            9..11 => self.truncate(from),
+            _ => {
+                self.saw("crash");
+                self.partitions[from as usize].delivered.clear();
+            }
+        }
+    }
+
+    fn deliver(&mut self, from: u32, to: u32, count: usize, is_answered: bool) -> bool {
+        let this = &self.partitions[from as usize];
+        let waiting = read::outbox_after(&this.rows, None, usize::MAX);
+        let lane = waiting.into_iter().filter(|(place, receiver)| {
+            home(&receiver.instance) == to && !this.delivered.contains(place)
+        });
+        let places: Vec<Place> = lane.map(|(place, _)| place).take(count).collect();
+        if places.is_empty() {
+            return false;
+        }
+        let message = |place| read::message(&this.rows, place).expect("it waits");
+        let messages = places.iter().map(|place| Delivery::new(*place, message(*place))).collect();
+        let command = Command::Deliver(Deliver { from, messages });
+        self.apply(to, command.clone()).expect("is accepted");
+        self.partitions[from as usize].past.push((to, command));
+        match is_answered {
+            true => self.partitions[from as usize].delivered.extend(places),
+            false => self.saw("lost"),
+        }
+        true
+    }
+
+    fn truncate(&mut self, from: u32) {
+        let this = &mut self.partitions[from as usize];
+        let places = std::mem::take(&mut this.delivered);
+        let command = Command::TruncateOutbox(TruncateOutbox::new(places));
+        this.past.push((from, command.clone()));
+        self.apply(from, command).expect("is accepted");
+    }
+
+    // --- the end ---
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.now += 1_000_000_000;
+        self.fire();
+        for round in 0.. {
+            assert!(round < 1000, "it never ends (L1)");
+            let mut busy = false;
+            for from in 0..PARTITIONS {
+                for to in 0..PARTITIONS {
+                    while self.deliver(from, to, 7, true) {
+                        busy = true;
+                    }
+                }
+                self.truncate(from);
+            }
+            for account in (0..ACCOUNTS).map(|n| format!("@account@{n}")) {
+                self.batches.clear();
+                while self.hand_out(&account) {
+                    busy = true;
+                    let batch = self.batches.pop().expect("was handed out");
+                    let count = batch.count;
+                    self.commit(batch, count);
+                }
+            }
+            for teller in (0..TELLERS).map(|n| format!("teller{n}")) {
+                while self.turn(&teller) {
+                    busy = true;
+                }
+                // One that waits for nothing is told to go on; one that waits for a lock gets it by itself.
+                let head = read::head(self.rows(&teller), &Address::new(HUB, teller.clone()));
+                if !busy && head.is_some_and(|it| !it.is_terminal() && it.section.is_none()) {
+                    self.nudge(&teller);
+                    busy = true;
+                }
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn check(&self) {
+        let mut sum = 0;
+        for account in (0..ACCOUNTS).map(|n| format!("@account@{n}")) {
+            let (rows, at) = (self.rows(&account), Address::new(HUB, account.clone()));
+            let Some(record) = read::entity(rows, &at) else { continue };
+            assert_eq!(record.lock, None, "{account} is locked by nobody that lives (S10)");
+            let waits = (record.front, record.main, record.lock_requests);
+            assert_eq!(waits, (0, 0, 0), "nothing waits for {account}");
+            let balance =
+                read::entity_state(rows, &at).map_or(0, |it| it.as_str().parse().unwrap());
+            sum += balance;
+        }
+        assert_eq!(sum, self.paid_in, "the sum stays");
+        assert_eq!(self.sent, self.ran, "operations that were sent, and that ran (S7)");
+        assert!(self.delayed.is_empty(), "delayed operations that never ran: {:?}", self.delayed);
+        for (number, partition) in self.partitions.iter().enumerate() {
+            assert!(read::open_work(&partition.rows).is_empty(), "work of partition {number}");
+            assert_eq!(read::outbox_after(&partition.rows, None, 1), [], "outbox {number}");
+            assert!(!partition.rows.keys().any(|key| key[0] == 0x1f), "queue rows {number}");
+            let mut replayed = BTreeMap::new();
+            for (stamp, command) in &partition.log {
+                let applied = apply(&replayed, *stamp, command);
+                absorb(&mut replayed, applied.changes);
+            }
+            assert!(replayed == partition.rows, "partition {number}: replay equals live (S13)");
+        }
+        for teller in (0..TELLERS).map(|n| format!("teller{n}")) {
+            let head = read::head(self.rows(&teller), &Address::new(HUB, teller.clone()));
+            assert!(head.is_none_or(|it| it.is_terminal()), "{teller} has ended (L1)");
+        }
+    }
+}
+
+fn input_of(operation: &Operation) -> String {
+    match event(&operation.event) {
+        EventType::EntityOperationSignaled(it) => it.input.unwrap().as_str().to_owned(),
+        EventType::EntityOperationCalled(it) => it.input.unwrap().as_str().to_owned(),
+        other => panic!("workers are sent operations only (R3.38), not {other:?}"),
+    }
+}
+
+fn amount_of(operation: &Operation) -> Option<i64> {
+    if operation.event.is_empty() {
+        return None;
+    }
+    input_of(operation).rsplit(' ').next()?.parse().ok()
+}
+
+fn complete(status: OrchestrationStatus) -> Action {
+    Action::CompleteOrchestration(wire::CompleteOrchestrationAction {
+        orchestration_status: status.into(),
+        ..Default::default()
+    })
+}
+
+fn event(encoded: &Bytes) -> EventType {
+    wire::HistoryEvent::decode(encoded.clone()).unwrap().event_type.unwrap()
+}
+
+/// The partition of an instance: any fixed rule will do.
+fn home(instance: &str) -> u32 {
+    instance.bytes().map(u32::from).sum::<u32>() % PARTITIONS
+}
+
+fn absorb(rows: &mut BTreeMap<Vec<u8>, Bytes>, changes: super::Changes) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+}

@@ -1,0 +1,266 @@
+//! What clients ask of entities (section 2.14): signals, single entities, pages over all partitions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use durahub_proto::{Text, wire};
+use prost::Message as _;
+use tonic::Status;
+
+use super::list::{closing, look};
+use super::{Gateway, SEND_LIMIT};
+use crate::engine::command::{PurgeEntities, SignalEntity};
+use crate::engine::read::{self, EntityList, EntitySlice};
+use crate::engine::state::entity_id;
+use crate::engine::time::nanos;
+use crate::engine::{Address, Command, Reply, View};
+use crate::machine::Partition;
+
+/// Entities on a page when the client does not say, and at most (R2.102).
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
+/// Rows after which a page ends early; only a rare filter meets it.
+const ROWS_MAX: usize = 20_000;
+/// Room that a page needs besides its entities.
+const PAGE_OVERHEAD: usize = 4 * 1024;
+
+impl Gateway {
+    pub(super) async fn signal_entity(
+        &self,
+        hub: u32,
+        mut request: wire::SignalEntityRequest,
+    ) -> Result<wire::SignalEntityResponse, Status> {
+        request.instance_id = self.check_entity(&request.instance_id)?;
+        if request.name.is_empty() {
+            return Err(Status::invalid_argument("name: must name the operation"));
+        }
+        let limits = &self.0.settings.limits;
+        limits.check_name("name", &request.name).map_err(Status::invalid_argument)?;
+        limits.check_name("requestId", &request.request_id).map_err(Status::invalid_argument)?;
+        self.check_payload("input", request.input.as_ref())?;
+        let entity = request.instance_id.clone();
+        let command = Command::SignalEntity(SignalEntity { hub, request });
+        self.propose(hub, &entity, command).await?;
+        Ok(wire::SignalEntityResponse {})
+    }
+
+    /// An entity; one without a state does not exist (R2.101).
+    pub(super) async fn get_entity(
+        &self,
+        hub: u32,
+        request: &wire::GetEntityRequest,
+    ) -> Result<wire::GetEntityResponse, Status> {
+        let instance = self.check_entity(&request.instance_id)?;
+        let (at, state) = (Address::new(hub, instance), request.include_state);
+        let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
+        let with_worker = self.0.dispatcher.operations_handed_out(hub, &at.instance);
+        let entity = look(&partition, move |view: &dyn View| {
+            let record = read::entity(view, &at).filter(|record| record.has_state)?;
+            Some(read::metadata(view, &at, &record, state))
+        });
+        let Some(mut entity) = entity.await? else { return Ok(Default::default()) };
+        // What is with a worker does not wait any more (R5.9).
+        let with_worker = i32::try_from(with_worker).unwrap_or(i32::MAX);
+        entity.backlog_queue_size = entity.backlog_queue_size.saturating_sub(with_worker).max(0);
+        let bytes = entity.encoded_len();
+        if bytes > SEND_LIMIT {
+            return Err(Status::resource_exhausted(format!(
+                "the state of this entity takes {bytes} bytes, the limit of a message is {SEND_LIMIT}; ask \
+                 without it"
+            )));
+        }
+        Ok(wire::GetEntityResponse { exists: true, entity: Some(entity) })
+    }
+
+    /// A page of entities, in the order of their ids.
+    pub(super) async fn query_entities(
+        &self,
+        hub: u32,
+        request: wire::QueryEntitiesRequest,
+    ) -> Result<wire::QueryEntitiesResponse, Status> {
+        let query = request.query.unwrap_or_default();
+        let count = match query.page_size.map(usize::try_from) {
+            None | Some(Ok(0)) => PAGE,
+            Some(Ok(asked)) => asked.min(PAGE_MAX),
+            Some(Err(_)) => {
+                return Err(Status::invalid_argument(format!(
+                    "query.pageSize: is negative; ask for 1 to {PAGE_MAX}, or leave it unset for {PAGE}"
+                )));
+            }
+        };
+        let list = EntityList {
+            hub,
+            prefix: query.instance_id_starts_with.as_ref().map_or("", Text::as_str).to_owned(),
+            from: query.last_modified_from.as_ref().map(nanos),
+            to: query.last_modified_to.as_ref().map(nanos),
+            transient: query.include_transient,
+            states: query.include_state,
+        };
+        let after = read_token(query.continuation_token.as_ref())?;
+        let _turn = self.0.pages.acquire().await.map_err(|_| closing())?;
+        let mut merge = Merge::new(self.0.dispatcher.partitions(), list, after.clone(), count);
+        let (mut page, mut bytes) = (wire::QueryEntitiesResponse::default(), PAGE_OVERHEAD);
+        let mut last = after;
+        let reached = loop {
+            match merge.next().await? {
+                Next::End => break None,
+                Next::Enough(reached) => break Some(reached),
+                Next::Entity(entity) => {
+                    let entity = shown(entity);
+                    bytes += entity.encoded_len() + 8;
+                    if page.entities.len() == count || bytes > SEND_LIMIT {
+                        break last;
+                    }
+                    last = Some(entity.instance_id.clone());
+                    page.entities.push(entity);
+                }
+            }
+        };
+        page.continuation_token = reached.map(|id| URL_SAFE_NO_PAD.encode(id).into());
+        Ok(page)
+    }
+
+    /// Deletes the states of entities, and counts them (R2.90).
+    pub(super) async fn purge_entities(
+        &self,
+        hub: u32,
+        ids: impl Iterator<Item = String>,
+    ) -> Result<usize, Status> {
+        let mut count = 0;
+        let ids = ids.filter_map(|id| entity_id(&id));
+        for (partition, instances) in self.by_partition(hub, ids, String::as_str) {
+            let command = Command::PurgeEntities(PurgeEntities { hub, instances });
+            match super::propose(&partition, command.into_bytes()).await? {
+                Reply::Purged { count: purged } => count += purged as usize,
+                other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
+            }
+        }
+        Ok(count)
+    }
+
+    /// The id of an entity as it is stored, if it is one and not too long.
+    fn check_entity(&self, id: &str) -> Result<String, Status> {
+        self.check_id(id)?;
+        entity_id(id).ok_or_else(|| {
+            Status::invalid_argument("instanceId: does not name an entity; the form is @name@key")
+        })
+    }
+}
+
+/// What a list shows of an entity: not its state, where no page can hold that.
+fn shown(entity: wire::EntityMetadata) -> wire::EntityMetadata {
+    if entity.encoded_len() + 8 + PAGE_OVERHEAD <= SEND_LIMIT {
+        return entity;
+    }
+    tracing::warn!(
+        entity = entity.instance_id,
+        "listed without its state, which no message can hold"
+    );
+    wire::EntityMetadata { serialized_state: None, ..entity }
+}
+
+fn read_token(text: Option<&Text>) -> Result<Option<String>, Status> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bytes = URL_SAFE_NO_PAD.decode(text.as_str()).ok();
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(Some).ok_or_else(|| {
+        Status::invalid_argument(
+            "query.continuationToken: not a token of this list; leave it unset for the first page, then send \
+             back what the last page answered",
+        )
+    })
+}
+
+/// One partition's part of a list.
+struct Source {
+    partition: Partition,
+    ahead: VecDeque<wire::EntityMetadata>,
+    /// Everything up to here was looked at.
+    reached: Option<String>,
+    ended: bool,
+}
+
+/// The parts of all partitions as one list.
+struct Merge {
+    list: Arc<EntityList>,
+    sources: Vec<Source>,
+    /// Entities that one look asks for.
+    slice: usize,
+    rows: usize,
+}
+
+enum Next {
+    Entity(wire::EntityMetadata),
+    /// Enough rows were read; everything up to here was looked at.
+    Enough(String),
+    End,
+}
+
+impl Merge {
+    fn new(
+        partitions: &[Partition],
+        list: EntityList,
+        after: Option<String>,
+        count: usize,
+    ) -> Merge {
+        let source = |partition: &Partition| Source {
+            partition: partition.clone(),
+            ahead: VecDeque::new(),
+            reached: after.clone(),
+            ended: false,
+        };
+        let sources: Vec<_> = partitions.iter().map(source).collect();
+        // Ids are spread evenly: a fair share and some more is what a page takes from each.
+        let share = count.div_ceil(sources.len().max(1));
+        Merge { list: Arc::new(list), sources, slice: share + share / 4 + 2, rows: 0 }
+    }
+
+    async fn next(&mut self) -> Result<Next, Status> {
+        loop {
+            let fronts = self.sources.iter().enumerate();
+            let first = fronts
+                .filter_map(|(at, source)| Some((&source.ahead.front()?.instance_id, at)))
+                .min()
+                .map(|(id, at)| (id.clone(), at));
+            // A partition that was not looked at so far may still have an earlier one.
+            let behind = self.sources.iter().position(|source| {
+                let is_unknown = source.ahead.is_empty() && !source.ended;
+                is_unknown
+                    && first.as_ref().is_none_or(|(id, _)| source.reached.as_ref() < Some(id))
+            });
+            match (behind, first) {
+                (None, None) => return Ok(Next::End),
+                (None, Some((_, at))) => {
+                    if let Some(entity) = self.sources[at].ahead.pop_front() {
+                        return Ok(Next::Entity(entity));
+                    }
+                }
+                (Some(_), _) if self.rows > ROWS_MAX => {
+                    let open = self.sources.iter().filter(|source| !source.ended);
+                    let unknown = open.filter(|source| source.ahead.is_empty());
+                    if let Some(reached) = unknown.filter_map(|it| it.reached.clone()).min() {
+                        return Ok(Next::Enough(reached));
+                    }
+                    self.rows = 0;
+                }
+                (Some(at), _) => self.look(at).await?,
+            }
+        }
+    }
+
+    async fn look(&mut self, at: usize) -> Result<(), Status> {
+        let source = &self.sources[at];
+        let (list, after, limit) = (Arc::clone(&self.list), source.reached.clone(), self.slice);
+        let slice = look(&source.partition, move |view: &dyn View| {
+            read::entities(view, &list, after.as_deref(), limit)
+        });
+        let EntitySlice { entities, reached, rows } = slice.await?;
+        let source = &mut self.sources[at];
+        self.rows += rows;
+        source.ended = reached.is_none();
+        source.reached = reached.or_else(|| source.reached.take());
+        source.ahead.extend(entities);
+        Ok(())
+    }
+}
