@@ -11,6 +11,7 @@ pub mod dispatch;
 
 pub mod gateway;
 
+pub mod access;
 pub mod config;
 
 pub mod clock;

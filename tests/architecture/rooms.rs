@@ -193,7 +193,17 @@ pub(crate) const ROOMS: &[Room] = &[
         ..FREE
     },
     Room { name: "telemetry", paths: &["src/telemetry/"], ours: Some(&[]), never: LEAF, ..FREE },
-    Room { name: "config", paths: &["src/config/"], ours: Some(&[]), never: LEAF, ..FREE },
+    // A configuration knows what a grant looks like.
+    Room { name: "config", paths: &["src/config/"], ours: Some(&["access"]), never: LEAF, ..FREE },
+    Room {
+        name: "access",
+        paths: &["src/access/"],
+        ours: Some(&["clock", "tls"]),
+        never: HIDDEN,
+        services: false,
+        ..FREE
+    },
+    Room { name: "tls", paths: &["src/tls/"], ours: Some(&[]), never: HIDDEN, ..FREE },
     Room {
         name: "clock",
         paths: &["src/clock.rs"],
