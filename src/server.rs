@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use durahub_cluster::config::PARTITIONS_LIMIT;
-use durahub_cluster::transport::{GrpcTransport, PeerServer, Plain};
+use durahub_cluster::transport::{GrpcTransport, PeerServer, Secure};
 use durahub_cluster::{GroupId, NodeConfig, Storage};
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tonic::Code;
-use tonic::transport::server::{Server, TcpIncoming};
+use tonic::transport::server::Server;
 
+use crate::access::{Access, AccessLayer};
 use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -30,7 +30,10 @@ use crate::http;
 use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
+use crate::reload::{self, Cause};
+use crate::security::Security;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -55,18 +58,28 @@ pub async fn run(
     let addresses = (grpc.local_addr()?, http.local_addr()?, peer.local_addr()?);
 
     let clock = Clock::system();
+    let security = Security::start(&config, &clock).await?;
+    let grpc = tls::accept(grpc, security.grpc.clone())?;
+    let http = tls::accept(http, security.http.clone())?;
     let metrics = Metrics::install()?;
     durahub_cluster::metrics::describe();
     let health = Health::new(&["storage", "partitions"]);
-    let pages = http::Node { health: health.clone(), metrics: metrics.clone(), grpc: addresses.0 };
+    let pages = http::Node {
+        health: health.clone(),
+        metrics: metrics.clone(),
+        grpc: addresses.0,
+        access: security.access.clone(),
+    };
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let http_stopped = async { http_stopped.await.unwrap_or(()) };
     let serving_http =
         tokio::spawn(http::serve(http, http::router(pages), metrics.clone(), http_stopped));
 
     let (listener, leaders) = Leaders::new(PARTITIONS_LIMIT);
-    let node = start_node(&config, &clock, addresses.2, Orchestrations::new(listener)).await?;
-    let peers = PeerServer::start(peer, Arc::new(Plain), node.service(), node.admin());
+    let secure = security.peers();
+    let machine = Orchestrations::new(listener);
+    let node = start_node(&config, &clock, addresses.2, machine, &secure).await?;
+    let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
     health.pass("storage");
     let dispatcher = Dispatcher::new(
         dispatch_settings(&config),
@@ -80,6 +93,9 @@ pub async fn run(
     metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
+
+    let keys = tokio::spawn(security.access.clone().keep_keys());
+    let reloading = tokio::spawn(watch_files(security.clone())?);
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
@@ -97,11 +113,12 @@ pub async fn run(
     }
     health.pass("partitions");
     let (stop_grpc, grpc_stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(serve_grpc(grpc, gateway, config.limits.max_message_bytes, async {
+    let (limit, access) = (config.limits.max_message_bytes, security.access.clone());
+    let serving = tokio::spawn(serve_grpc(grpc, gateway, access, limit, async {
         grpc_stopped.await.unwrap_or(());
     }));
 
-    announce(&config, addresses);
+    announce(&config, addresses, &security);
     panics::abort_from_now_on();
 
     shutdown.await;
@@ -123,12 +140,27 @@ pub async fn run(
     let _ = stop_grpc.send(());
     serving.await?.context("serve gRPC")?;
     drop(leading);
+    keys.abort();
+    reloading.abort();
     peers.stop().await;
     node.stop().await;
     let _ = stop_http.send(());
     serving_http.await?.context("serve HTTP")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads files of [`Security`] again when they change, or at SIGHUP.
+fn watch_files(security: Security) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let files = security.files.clone();
+    let reload = move |cause: Cause| {
+        tracing::info!(?cause, "reading files again");
+        security.reload();
+        if cause == Cause::Signal {
+            security.reopen_audit();
+        }
+    };
+    reload::run(files, reload).context("listen for SIGHUP")
 }
 
 /// Creates the hubs that shall exist, as soon as the cluster has a leader that can.
@@ -155,6 +187,7 @@ async fn start_node(
     clock: &Clock,
     peer: SocketAddr,
     machine: Orchestrations,
+    secure: &Arc<dyn Secure>,
 ) -> anyhow::Result<Node> {
     let storage = match config.ephemeral {
         true => Storage::Memory,
@@ -175,7 +208,9 @@ async fn start_node(
     options.replication_factor = config.replication_factor;
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
-    options.transport = Arc::new(GrpcTransport::new(Arc::new(Plain), move |text| expelled(text)));
+    options.secure = Arc::clone(secure);
+    let transport = GrpcTransport::new(Arc::clone(secure), move |text| expelled(text));
+    options.transport = Arc::new(transport);
     Ok(Node::start(settings, Arc::new(machine)).await?)
 }
 
@@ -229,8 +264,9 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
 }
 
 async fn serve_grpc(
-    listener: TcpListener,
+    incoming: Incoming,
     gateway: Gateway,
+    access: Access,
     limit: usize,
     stopped: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
@@ -247,19 +283,24 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(CallsLayer::new())
+        .layer(AccessLayer(access))
         .layer(DeadlineLayer)
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())
         .add_service(health)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)
+        .serve_with_incoming_shutdown(incoming, stopped)
         .await?;
     Ok(())
 }
 
 /// Tells a person where to connect, and a program which addresses were bound.
-fn announce(config: &Config, (grpc, http, peer): (SocketAddr, SocketAddr, SocketAddr)) {
+fn announce(
+    config: &Config,
+    (grpc, http, peer): (SocketAddr, SocketAddr, SocketAddr),
+    security: &Security,
+) {
     let data = config.data_dir.display().to_string();
     let banner = Banner {
         grpc,
@@ -267,6 +308,7 @@ fn announce(config: &Config, (grpc, http, peer): (SocketAddr, SocketAddr, Socket
         peer,
         hubs: &config.task_hubs,
         data: (!config.ephemeral).then_some(&data),
+        closed: security.closed(),
     };
     if let Some(warning) = banner.warning() {
         tracing::warn!("{warning}");

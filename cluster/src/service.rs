@@ -111,6 +111,16 @@ impl<M: Machine> PeerService for Inner<M> {
         }
     }
 
+    fn addresses(&self, node: Option<u64>) -> Vec<String> {
+        let wanted = |id: u64| node.is_none_or(|node| node == id);
+        let metadata = self.metadata();
+        let known = metadata.nodes.iter().map(|(id, node)| (*id, &node.address));
+        // The first members are known before the metadata is.
+        let listed = self.initial_members.iter().map(|(id, address)| (*id, address));
+        let all = known.chain(listed).filter(|(id, address)| wanted(*id) && !address.is_empty());
+        all.map(|(_, address)| address.clone()).collect()
+    }
+
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {
         Box::pin(async move {
             if self.metadata().settings.is_none() {

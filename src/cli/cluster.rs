@@ -8,6 +8,9 @@ use durahub_cluster::admin::AdminClient;
 use durahub_cluster::admin::messages::{NodeState, NodeStatus, StatusResponse};
 use serde_json::json;
 
+use super::connect;
+use crate::dial::DialArgs;
+
 /// Looks at a cluster and changes it while it runs.
 #[derive(Debug, Args)]
 pub(super) struct ClusterArgs {
@@ -16,6 +19,8 @@ pub(super) struct ClusterArgs {
     /// Peer address of any node of the cluster
     #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8083")]
     endpoint: String,
+    #[command(flatten)]
+    dial: DialArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,7 +82,8 @@ enum Output {
 /// # Errors
 /// When no node answers, or the cluster refuses.
 pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<String> {
-    let mut client = AdminClient::connect(&args.endpoint).await?;
+    let channel = connect::channel(&args.endpoint, &args.dial).await?;
+    let mut client = AdminClient::new(channel, args.dial.authorization()?);
     Ok(match args.command {
         ClusterCommand::Status { output } => {
             let status = client.status().await?;

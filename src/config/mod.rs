@@ -13,6 +13,8 @@
 //!
 //! Left out on purpose: reloading. A setting changes with a restart, which is short and safe.
 
+mod access;
+mod access_settings;
 mod flags;
 mod problems;
 mod settings;
@@ -23,9 +25,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use access::{Audit, Auth, AuthMode, Jwt, PeerTls, Plaintext, Tls};
 pub use flags::Flags;
 pub use problems::{ConfigErrors, Problem};
-use settings::{SETTINGS, Setting};
+use settings::Setting;
 use values::Value;
 
 /// Variable that names the configuration file when the flag does not.
@@ -72,6 +75,14 @@ pub struct Config {
     pub cache_mb: u64,
     /// Sizes and times that bound what clients and workers can ask for.
     pub limits: Limits,
+    /// TLS towards clients.
+    pub tls: Tls,
+    /// TLS between nodes.
+    pub peer_tls: PeerTls,
+    /// Who callers are and what they may do.
+    pub auth: Auth,
+    /// The audit log.
+    pub audit: Audit,
 }
 
 /// Sizes and times that bound what clients and workers can ask for.
@@ -147,6 +158,10 @@ impl Default for Config {
             log_format: LogFormat::Auto,
             cache_mb: 128,
             limits: Limits::default(),
+            tls: Tls::default(),
+            peer_tls: PeerTls::default(),
+            auth: Auth::default(),
+            audit: Audit::default(),
         }
     }
 }
@@ -192,7 +207,7 @@ impl Config {
         let file = path.map(|path| read_file(&path, &mut problems));
 
         let mut config = Config::default();
-        for setting in SETTINGS {
+        for setting in settings::all() {
             let Some((value, origin)) = winner(setting, flags, &variable, file.as_ref()) else {
                 continue;
             };
@@ -212,10 +227,9 @@ impl Config {
         let mut text =
             String::from("# Durahub configuration. Every key is also a flag and a variable.\n");
         let mut table = "";
-        for setting in SETTINGS {
-            let parent = setting.key.rsplit_once('.').map_or("", |(parent, _)| parent);
-            if parent != table {
-                table = parent;
+        for setting in settings::all() {
+            if setting.table() != table {
+                table = setting.table();
                 text += &format!("\n[{table}]\n");
             }
             text += &format!("\n# {}\n# Allowed: {}.\n", setting.help, setting.allowed);
@@ -231,6 +245,7 @@ impl Config {
             let (key, origin) = (key.to_owned(), "taken together".to_owned());
             problems.push(Problem { key, value, origin, remedy: remedy.to_owned() });
         };
+        access::check(&self.tls, &self.peer_tls, &self.auth, &mut problem);
         let nowhere = self.peer_addr.ip().is_unspecified() && self.advertise_peer.is_none();
         if !self.join.is_empty() && nowhere {
             let remedy = "set to the HOST:PORT under which the other nodes reach this one";
@@ -289,10 +304,9 @@ struct File {
 
 impl File {
     fn get(&self, key: &str) -> Option<&toml::Value> {
-        match key.split_once('.') {
-            Some((table, name)) => self.table.get(table)?.as_table()?.get(name),
-            None => self.table.get(key),
-        }
+        let (tables, name) = key.rsplit_once('.').map_or((None, key), |(t, name)| (Some(t), name));
+        let mut tables = tables.into_iter().flat_map(|tables| tables.split('.'));
+        tables.try_fold(&self.table, |table, name| table.get(name)?.as_table())?.get(name)
     }
 }
 
@@ -341,38 +355,37 @@ fn read_file(path: &Path, problems: &mut Vec<Problem>) -> File {
             toml::Table::new()
         }),
     };
-    for (key, value) in &table {
-        match value
-            .as_table()
-            .filter(|_| SETTINGS.iter().any(|s| s.key.starts_with(&format!("{key}."))))
-        {
-            Some(inner) => {
-                for (name, value) in
-                    inner.iter().filter(|(name, _)| !is_known(&format!("{key}.{name}")))
-                {
-                    problem(
-                        format!("{key}.{name}"),
-                        Value::from_toml(value).to_string(),
-                        unknown(key),
-                    );
-                }
-            }
-            None if is_known(key) => {}
-            None => problem(key.clone(), Value::from_toml(value).to_string(), unknown("")),
-        }
+    for (key, value) in unknown_keys("", &table) {
+        let remedy = unknown(key.rsplit_once('.').map_or("", |(table, _)| table));
+        problem(key, Value::from_toml(value).to_string(), remedy);
     }
     File { name, table }
 }
 
-fn is_known(key: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.key == key)
+/// Keys of a table, with the name of the table in front, that are neither settings nor tables of settings.
+fn unknown_keys<'t>(parent: &str, table: &'t toml::Table) -> Vec<(String, &'t toml::Value)> {
+    let mut found = Vec::new();
+    for (name, value) in table {
+        let key = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
+        let holds_settings = settings::all().any(|s| s.key.starts_with(&format!("{key}.")));
+        match value.as_table().filter(|_| holds_settings) {
+            Some(inner) => found.extend(unknown_keys(&key, inner)),
+            None if settings::all().any(|setting| setting.key == key) => {}
+            None => found.push((key, value)),
+        }
+    }
+    found
 }
 
 /// The remedy for a key that does not exist: those that do, in the same table.
 fn unknown(table: &str) -> String {
-    let parent = |setting: &Setting| setting.key.rsplit_once('.').map_or("", |(parent, _)| parent);
-    let names: Vec<_> = SETTINGS.iter().filter(|s| parent(s) == table).map(Setting::name).collect();
-    let tables = if table.is_empty() { ", and the table limits" } else { "" };
+    let here = settings::all().filter(|setting| setting.table() == table);
+    let names: Vec<_> = here.map(Setting::name).collect();
+    let tables = match table {
+        "" => ", and the tables limits, tls, peer_tls, auth and audit",
+        "auth" => ", and the table jwt",
+        _ => "",
+    };
     format!("unknown key; allowed are {}{tables}", names.join(", "))
 }
 

@@ -10,7 +10,7 @@
 //! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
 //! - [`server`]: the answering side;
 //! - [`snapshot`]: both sides of a snapshot;
-//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS.
+//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS, and for who showed what.
 //!
 //! The name of a peer's host is looked up at every connect: addresses may change behind stable names.
 //!
@@ -36,7 +36,7 @@ use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
 pub use server::PeerServer;
-pub use stream::{PeerStream, Plain, Secure};
+pub use stream::{PeerInfo, PeerStream, Plain, Secure, Shown};
 
 use crate::peers::{Call, Judge, Peer, PeerError, SnapshotCall, Transport};
 use link::Link;
