@@ -69,7 +69,7 @@ EVERY_SECRET = from_file("secured") | {
         "jwks": {"secret": "jwks"},
         "jwksCA": {"secret": "jwks-ca"},
     },
-    "config": {"auth": {"mode": ["token", "jwt", "certificate"], "jwt": {"issuer": "i", "audience": ["a"]}}},
+    "config": {"auth": {"mode": "token,jwt,certificate", "jwt": {"issuer": "i", "audience": ["a"]}}},
 }
 SETS = {
     "default": {},
