@@ -1,4 +1,4 @@
-"""Reads the board, the alert rules and the runbook against the program's metrics: `promql.py DEPLOY METRICS`.
+"""Reads the board, the alert rules, the runbook and the scaler against the program's metrics: `promql.py DEPLOY METRICS`.
 
 METRICS is a JSON object of labels by metric. Every expression must parse; what it names must exist, with the labels
 by which it selects and groups.
@@ -94,6 +94,12 @@ def board():
     return count
 
 
+def scaler():
+    scaled = yaml.safe_load((deploy / "keda/workers.yaml").read_text())
+    for trigger in scaled["spec"]["triggers"]:
+        check(trigger["metadata"]["query"], "keda/workers.yaml")
+
+
 def samples():
     """A check that cannot fail checks nothing."""
     for bad in ["sum(durahub_ready", "durahub_raedy", 'durahub_ready{hub="x"}', "sum by (hub) (durahub_ready)", "1"]:
@@ -105,5 +111,6 @@ def samples():
 
 
 samples()
+scaler()
 counts = rules(), board()
 print(f"{counts[0]} rules, {counts[1]} expressions of the board: ok")
