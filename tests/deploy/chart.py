@@ -218,7 +218,11 @@ def promises(objects, notes, values):
     assert test["metadata"]["annotations"]["helm.sh/hook"] == "test"
     endpoint = next(a for a in test["spec"]["containers"][0]["args"] if a.startswith("--endpoint="))
     address = endpoint.removeprefix("--endpoint=")
-    assert f"Endpoint={address};TaskHub={values['config']['task_hubs'][0]};" in notes
+    lines = [line.strip() for line in notes.splitlines()]
+    closed = values["config"].get("auth", {}).get("mode", "none") != "none"
+    connection = f"Endpoint={address};TaskHub={values['config']['task_hubs'][0]}"
+    assert connection + ("" if closed else ";Authentication=None") in lines, notes
+    assert ("WARNING: connections are not encrypted" in notes) == (not values["tls"]["existingSecret"]), notes
     assert address.endswith(f"://{name}.work.svc.cluster.local:{values['service']['grpcPort']}")
     assert address.startswith("https:" if values["tls"]["existingSecret"] else "http:")
 
