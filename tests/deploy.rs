@@ -47,11 +47,20 @@ fn metrics() -> BTreeMap<String, Vec<String>> {
     for line in source.lines() {
         let Some((_, rest)) = line.split_once("!(\"durahub_") else { continue };
         let (name, rest) = rest.split_once('"').unwrap();
-        let labels = if rest.contains("\"partition\" =>") { texts(&["partition"]) } else { texts(&[]) };
+        let labels =
+            if rest.contains("\"partition\" =>") { texts(&["partition"]) } else { texts(&[]) };
         all.entry(format!("durahub_{name}")).or_insert(labels);
     }
     assert!(all.contains_key("durahub_store_size_bytes"), "cluster/src/metrics.rs reads as before");
     all
+}
+
+#[test]
+fn image_is_built_with_the_toolchain_of_the_project() {
+    let read = |path: &str| std::fs::read_to_string(project(path)).unwrap();
+    let toolchain: toml::Table = read("rust-toolchain.toml").parse().unwrap();
+    let channel = toolchain["toolchain"]["channel"].as_str().unwrap();
+    assert!(read("deploy/Dockerfile").contains(&format!("FROM rust:{channel}-")), "not {channel}");
 }
 
 #[test]

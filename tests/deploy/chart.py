@@ -406,7 +406,14 @@ def names():
     assert longest <= 55, longest
 
 
+def version():
+    """The chart names the program that it was checked with."""
+    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
+    assert chart.metadata["appVersion"] == told, (chart.metadata["appVersion"], told)
+
+
 def main():
+    version()
     for label, values in SETS.items():
         try:
             report = helm_python.lint(folder, copy.deepcopy(values), strict=True)

@@ -134,6 +134,7 @@ fn put(root: &mut Value, key: &str, setting: Value) {
     for (depth, part) in parts.iter().enumerate() {
         let properties: &mut Map<String, Value> = at["properties"].as_object_mut().unwrap();
         let last = depth + 1 == parts.len();
-        at = properties.entry(*part).or_insert_with(|| if last { setting.clone() } else { table() });
+        at =
+            properties.entry(*part).or_insert_with(|| if last { setting.clone() } else { table() });
     }
 }

@@ -39,8 +39,10 @@ fn install() -> PathBuf {
     let home = target.join("deploy");
     let lock = File::create(target.join("deploy.lock")).unwrap();
     lock.lock().unwrap();
-    let remedy = "install Python 3.10 or newer with venv (Debian: apt-get install python3 python3-venv)";
-    let check = "import sys, venv, ensurepip; assert sys.version_info >= (3, 10); print(sys.version)";
+    let remedy =
+        "install Python 3.10 or newer with venv (Debian: apt-get install python3 python3-venv)";
+    let check =
+        "import sys, venv, ensurepip; assert sys.version_info >= (3, 10); print(sys.version)";
     let version = step(Command::new("python3").args(["-c", check]), remedy);
     let pins = sources().join("requirements.txt");
     let wanted = version + &fs::read_to_string(&pins).unwrap();
