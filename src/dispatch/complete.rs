@@ -58,7 +58,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the partition cannot be reached, or the node holds as many unfinished completions as it may.
-    pub async fn complete_turn(
+    pub(super) async fn complete_turn_here(
         &self,
         hub: u32,
         response: wire::OrchestratorResponse,
@@ -103,14 +103,14 @@ impl Dispatcher {
             }),
             Err(reason) => Command::FailTurn(FailTurn { turn, reason }),
         };
-        self.commit(hub, &named.key, command, ending).await
+        self.commit(hub, &named, command, ending).await
     }
 
     /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
     ///
     /// # Errors
     /// When the partition cannot be reached.
-    pub async fn complete_activity(
+    pub(super) async fn complete_activity_here(
         &self,
         hub: u32,
         response: wire::ActivityResponse,
@@ -124,14 +124,14 @@ impl Dispatcher {
         let limits = &self.0.settings.limits;
         let (result, failure) = limits.admit_result(response.result, response.failure_details);
         let command = Command::CompleteActivity(CompleteActivity { task, result, failure });
-        self.commit(hub, &named.key, command, ending).await
+        self.commit(hub, &named, command, ending).await
     }
 
     /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
     ///
     /// # Errors
     /// When the partition cannot be reached.
-    pub async fn complete_batch(
+    pub(super) async fn complete_batch_here(
         &self,
         hub: u32,
         result: wire::EntityBatchResult,
@@ -163,17 +163,12 @@ impl Dispatcher {
                 Command::FailBatch(FailBatch { batch, reason })
             }
         };
-        self.commit(hub, &named.key, command, ending).await
+        self.commit(hub, &named, command, ending).await
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
-    pub fn abandon(&self, hub: u32, kind: Abandoned, token: &str) {
+    pub(super) fn abandon_here(&self, hub: u32, kind: Kind, token: &str) {
         let named = Token::from_text(token).and_then(|token| self.named(hub, token));
-        let kind = match kind {
-            Abandoned::Turn => Kind::Turn,
-            Abandoned::Activity => Kind::Activity,
-            Abandoned::Batch => Kind::Entity,
-        };
         if let Some(named) = named.filter(|named| named.key.kind() == kind) {
             self.give_back(hub, &named, "abandoned");
         }
@@ -227,7 +222,7 @@ impl Dispatcher {
                      (limits.max_message_bytes); do less in one turn"
                 );
                 let command = Command::FailTurn(FailTurn { turn, reason });
-                self.commit(hub, &named.key, command, ending).await
+                self.commit(hub, &named, command, ending).await
             }
         }
     }
@@ -253,11 +248,15 @@ impl Dispatcher {
     }
 
     /// Takes hold of a lease, so that its work can be committed. The inner `None` means that the token was
-    /// given out before a restart or by an earlier leader: good while the item is open (R3.48).
+    /// given out before a restart or by an earlier leader: good while the item is open, whoever has it now
+    /// (R3.48). Whichever completion comes first wins (R3.50).
     fn claim(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
         let Named { key, lease, of_this_run, .. } = named;
+        if !*of_this_run {
+            return Some(None);
+        }
         match self.with_hub(hub, |hub| hub.claim(key, *lease)) {
-            Claim::Current if *of_this_run => Some(Some(Ending {
+            Claim::Current => Some(Some(Ending {
                 dispatcher: self,
                 hub,
                 key: key.clone(),
@@ -265,7 +264,7 @@ impl Dispatcher {
                 end: End::Again,
             })),
             // Leases end with the lead; the items that they were for may be finished all the same.
-            Claim::Unleased if !of_this_run || !self.leads(hub, key.instance()) => Some(None),
+            Claim::Unleased if !self.leads(hub, key.instance()) => Some(None),
             _ => {
                 tracing::debug!(hub, instance = %key.instance(), "completion is stale");
                 self.0.meters.of(hub).answered(key.kind(), false);
@@ -282,18 +281,27 @@ impl Dispatcher {
     async fn commit(
         &self,
         hub: u32,
-        key: &Key,
+        named: &Named,
         command: Command,
         ending: Option<Ending<'_>>,
     ) -> Result<(), CompleteError> {
+        let Named { key, work, .. } = named;
         let command = command.within(&self.0.settings.limits.engine);
         let reply = self.partition_of(hub, key.instance()).propose(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
-        if let (Some(mut ending), Ok(reply)) = (ending, &answer) {
-            ending.end = match reply {
-                Reply::TriedInVain => End::Abandoned,
-                _ => End::Done,
-            };
+        match (ending, &answer) {
+            (Some(mut ending), Ok(reply)) => {
+                ending.end = match reply {
+                    Reply::TriedInVain => End::Abandoned,
+                    _ => End::Done,
+                };
+            }
+            (None, Ok(_)) => {
+                let now = self.0.clock.now();
+                self.with_hub(hub, |hub| hub.overtaken(key, work, now));
+                self.pump(hub);
+            }
+            (_, Err(_)) => {}
         }
         self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
         if let Err(reject) = answer {
@@ -302,15 +310,4 @@ impl Dispatcher {
         }
         Ok(())
     }
-}
-
-/// What a worker gives back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Abandoned {
-    /// An orchestrator turn.
-    Turn,
-    /// An activity.
-    Activity,
-    /// A batch of an entity.
-    Batch,
 }

@@ -33,7 +33,7 @@ fn class() -> Class {
 }
 
 fn stream(hub: &mut Hub, id: u64, capacity: usize) {
-    hub.open_stream(id, Offer { capacity: [capacity; Kind::COUNT], ..Default::default() });
+    hub.open_stream(id, Offer { room: [capacity; Kind::COUNT], ..Default::default() });
 }
 
 fn assign(hub: &mut Hub, now: i64, lease: u64) -> Option<(Key, u64)> {
