@@ -59,6 +59,18 @@ impl Stream {
         let (lent, held) = (self.room[kind].lent, self.leases[kind].len());
         (!self.is_full() && lent > held).then(|| lent - held)
     }
+
+    /// Gives up room that no item takes: what is owed to others, and of what they would like so much.
+    fn give_up(&mut self, kind: usize, idle: usize) -> usize {
+        let held = self.leases[kind].len();
+        let room = &mut self.room[kind];
+        let spare = room.lent.saturating_sub(held);
+        let owed = room.owed.min(spare);
+        let idle = room.idle.min(spare - owed).min(idle);
+        room.lent -= owed + idle;
+        (room.owed, room.idle) = (room.owed - owed, room.idle - idle);
+        owed + idle
+    }
 }
 
 /// Room for one kind of work.
@@ -163,26 +175,26 @@ impl Streams {
         .unwrap_or_default()
     }
 
-    /// A stream no longer holds an item.
+    /// A stream no longer holds an item. The room that it took goes back at once, if it is owed.
     pub(super) fn release(&mut self, id: StreamId, key: &Key) {
-        self.change(id, |stream| stream.leases[key.kind() as usize].remove(key));
+        let kind = key.kind() as usize;
+        let given_up = self.change(id, |stream| {
+            stream.leases[kind].remove(key);
+            stream.give_up(kind, 0)
+        });
+        self.note_back(id, kind, given_up);
     }
 
     fn change<T>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> T) -> Option<T> {
         let stream = self.all.get_mut(&id)?;
         let result = change(stream);
         for (kind, listing) in self.room.iter_mut().enumerate() {
-            let (room, held) = (&mut stream.room[kind], stream.leases[kind].len());
-            let given_up = room.owed.min(room.lent.saturating_sub(held));
-            if given_up > 0 {
-                (room.lent, room.owed) = (room.lent - given_up, room.owed - given_up);
-                self.back.push((id, kind, given_up));
-            }
-            let room = *room;
+            let (room, held) = (stream.room[kind], stream.leases[kind].len());
             put(&mut self.exhausted[kind], id, room.lent <= held && room.wanted == 0);
             put(&mut self.asked[kind], id, room.wanted > 0);
+            let is_recalled = room.lent > held && room.idle + room.owed > 0;
+            put(&mut self.recalled[kind], id, is_recalled);
             let free = stream.free(kind);
-            put(&mut self.recalled[kind], id, free.is_some() && room.idle > 0);
             let listed = std::mem::replace(&mut stream.listed[kind], free);
             if listed != free {
                 listed.map(|free| listing.remove(&(free, id)));
@@ -218,23 +230,21 @@ impl Streams {
         self.exhausted[kind].iter().filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 
-    /// Takes what goes back to gateways: what others have a right to, and what nothing here needs.
+    /// Takes what goes back to gateways, once nothing more can be handed out: what others have a right to, and
+    /// what nothing here needs.
     pub(super) fn take_back(&mut self) -> Vec<(StreamId, usize, usize)> {
         for kind in 0..Kind::COUNT {
+            // Each change takes its stream out of the set.
             while let Some(id) = self.recalled[kind].first().copied() {
-                let given_up = self.change(id, |stream| {
-                    let free = stream.free(kind).unwrap_or(0);
-                    let room = &mut stream.room[kind];
-                    let given_up = free.min(room.idle);
-                    (room.lent, room.idle) = (room.lent - given_up, room.idle - given_up);
-                    given_up
-                });
-                // A change takes it out of the set; a stream that is not there must not stay in it either.
-                self.recalled[kind].remove(&id);
-                self.back.extend(given_up.map(|count| (id, kind, count)));
+                let given_up = self.change(id, |stream| stream.give_up(kind, usize::MAX));
+                self.note_back(id, kind, given_up);
             }
         }
         std::mem::take(&mut self.back)
+    }
+
+    fn note_back(&mut self, id: StreamId, kind: usize, given_up: Option<usize>) {
+        self.back.extend(given_up.filter(|count| *count > 0).map(|count| (id, kind, count)));
     }
 }
 
