@@ -31,8 +31,9 @@ struct Named {
     work: Work,
     key: Key,
     lease: LeaseId,
-    /// Given out by this run of the node; leases of earlier ones are forgotten.
-    of_this_run: bool,
+    /// Given out in this term of this node; leases of earlier leaders are forgotten, and so are its own from
+    /// before somebody else led.
+    of_this_term: bool,
 }
 
 /// Ends a lease when the answer to a completion is known, or when its caller has gone away before that.
@@ -201,8 +202,8 @@ impl Dispatcher {
         turn: TurnId,
         part: wire::OrchestratorResponse,
     ) -> Result<(), CompleteError> {
-        // Parts that an earlier run has seen are gone: the turn is handed out again (R3.68).
-        if !named.of_this_run {
+        // Parts that an earlier leader has seen are gone: the turn is handed out again (R3.68).
+        if !named.of_this_term {
             return Ok(());
         }
         let limit = self.0.settings.limits.completion_bytes;
@@ -243,16 +244,17 @@ impl Dispatcher {
     /// A token is looked up inside one hub (R1.12).
     fn named(&self, hub: u32, token: Token) -> Option<Named> {
         let work = token.work.filter(|work| work.hub() == hub)?;
-        let of_this_run = token.run == self.0.run;
-        Some(Named { key: work.key(), work, lease: token.lease, of_this_run })
+        let (key, lease) = (work.key(), token.lease);
+        let of_this_term = self.knows_lease(token.run, lease, hub, key.instance());
+        Some(Named { key, work, lease, of_this_term })
     }
 
     /// Takes hold of a lease, so that its work can be committed. The inner `None` means that the token was
     /// given out before a restart or by an earlier leader: good while the item is open, whoever has it now
     /// (R3.48). Whichever completion comes first wins (R3.50).
     fn claim(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
-        let Named { key, lease, of_this_run, .. } = named;
-        if !*of_this_run {
+        let Named { key, lease, of_this_term, .. } = named;
+        if !*of_this_term {
             return Some(None);
         }
         match self.with_hub(hub, |hub| hub.claim(key, *lease)) {

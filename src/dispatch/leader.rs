@@ -164,6 +164,7 @@ impl Leader {
             self.resign();
         }
         if term.is_some() {
+            self.dispatcher.begin_leases(&self.partition);
             let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);

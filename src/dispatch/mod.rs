@@ -106,6 +106,8 @@ struct Shared {
     /// Wakes the task that clears deleted hubs.
     hub_deleted: Notify,
     next_id: AtomicU64,
+    /// The first lease that each partition may have given out since this node leads it.
+    first_lease: Vec<AtomicU64>,
     /// Nothing is handed out any more.
     paused: AtomicBool,
     /// Wakes the task that ends leases and delays.
@@ -116,6 +118,7 @@ impl Dispatcher {
     /// A dispatcher for the partitions of this node, in the order of their numbers.
     pub fn new(settings: Settings, clock: Clock, partitions: Vec<Partition>) -> Dispatcher {
         let run = clock.entropy();
+        let first_lease = partitions.iter().map(|_| AtomicU64::new(0)).collect();
         Dispatcher(Arc::new(Shared {
             settings,
             clock,
@@ -130,6 +133,7 @@ impl Dispatcher {
             closed_hubs: watch::Sender::default(),
             hub_deleted: Notify::new(),
             next_id: AtomicU64::new(1),
+            first_lease,
             paused: AtomicBool::new(false),
             deadline: Notify::new(),
         }))
@@ -197,6 +201,18 @@ impl Dispatcher {
         let mut closed = self.0.closed_hubs.subscribe();
         // The sender lives as long as this dispatcher.
         let _ = closed.wait_for(|closed| closed.contains(&hub)).await;
+    }
+
+    /// Leases that the partition gave out before are forgotten.
+    fn begin_leases(&self, partition: &Partition) {
+        let first = &self.0.first_lease[partition.id().0 as usize - 1];
+        first.store(self.next_id(), Ordering::Release);
+    }
+
+    /// Whether a lease was given out since this node leads the partition of its instance.
+    fn knows_lease(&self, run: u64, lease: u64, hub: u32, instance: &str) -> bool {
+        let partition = self.partition_of(hub, instance).id().0 as usize;
+        run == self.0.run && lease >= self.0.first_lease[partition - 1].load(Ordering::Acquire)
     }
 
     fn next_id(&self) -> u64 {

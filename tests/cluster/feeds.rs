@@ -264,3 +264,65 @@ async fn waits_and_tokens_outlive_the_leader() {
     }
     assert_eq!(waiting.await.expect("the wait ends well"), "it lives");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_gateway_waits_for_work_that_others_lead() {
+    let mut cluster = Cluster::start().await;
+    let activities = || WorkerOptions::default().serving(&[], &["Slow"]);
+    let turns = Program::new().orchestrator("Slow", |history| match history.result(1) {
+        None => vec![schedule_task(1, "Slow", history.input())],
+        Some(result) => vec![complete(2, &result.expect("it never fails"))],
+    });
+    let _turns = turns.run(&cluster.client(1), WorkerOptions::default().serving(&["Slow"], &[]));
+    // Led by nodes that stay.
+    let led = spread("drain-", 1).into_iter().map(|id| {
+        let leader = cluster.leader(1, partition_of(&id));
+        (id, leader)
+    });
+    let led: BTreeMap<String, Option<u64>> =
+        led.filter(|(_, leader)| *leader != Some(3)).collect();
+    let ids: Vec<String> = led.keys().cloned().collect();
+    let mut leaving = Worker::connect(&cluster.client(3), activities()).await;
+    for id in &ids {
+        cluster.client(2).start(id, "Slow", id).await;
+    }
+    let mut held = Vec::new();
+    for _ in &ids {
+        held.push(leaving.next_activity().await);
+    }
+    cluster.signal(3, "TERM");
+    let until = Instant::now() + PATIENCE;
+    let leads = |status: serde_json::Value| {
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().any(|node| node["node"] == 3 && node["leads"] != 0)
+    };
+    while leads(cluster.status(1)) {
+        assert!(Instant::now() < until, "node 3 keeps leading");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Nobody else is handed what the worker still has, and nothing new comes to it.
+    let mut other = Worker::connect(&cluster.client(2), activities()).await;
+    let id = spread("late-", 1).remove(0);
+    cluster.client(2).start(&id, "Slow", &id).await;
+    let late = loop {
+        let activity = other.next_activity().await;
+        match led.get(activity.instance()) {
+            None => break activity,
+            // Only a leader that moved for balance hands out again what its predecessor did.
+            Some(leader) => {
+                let now = cluster.leader(1, partition_of(activity.instance()));
+                assert_ne!(now, *leader, "{} is handed out twice", activity.instance());
+            }
+        }
+    };
+    assert_eq!(late.instance(), id);
+    other.complete_activity(&late, "late").await;
+    for activity in &held {
+        leaving.complete_activity(activity, "in time").await;
+    }
+    cluster.ended(3).await;
+    for id in &ids {
+        assert_eq!(cluster.client(1).output(id).await, "in time", "{id}");
+    }
+    assert_eq!(cluster.client(1).output(&id).await, "late");
+}

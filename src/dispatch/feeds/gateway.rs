@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durahub_cluster::{Feed, Peers};
-use durahub_proto::peer::{LeaderItem, Taken, gateway_item, leader_item};
+use durahub_proto::peer::{CloseStream, LeaderItem, Taken, gateway_item, leader_item};
 use durahub_proto::wire;
 use prost::Message as _;
 use tokio::sync::mpsc::UnboundedSender;
@@ -107,11 +107,17 @@ impl Dispatcher {
                     tracing::error!(node, bytes, "a leader sends a work item that cannot be read");
                     return;
                 };
+                let token = item.completion_token.clone();
                 let origin = Origin::Link(link.clone());
                 let parcel = Parcel { origin, item: Box::new(item), bytes };
-                // A worker that has gone was reported: what it does not take comes back after the grace.
-                if let Some(Way::Here(parcels)) = self.0.outlets.lock().way(stream) {
-                    let _ = parcels.send(parcel);
+                let is_sent = match self.0.outlets.lock().way(stream) {
+                    Some(Way::Here(parcels)) => parcels.send(parcel).is_ok(),
+                    _ => false,
+                };
+                if !is_sent {
+                    // The worker went while the item was on its way: somebody else may have it at once.
+                    let close = CloseStream { unsent: vec![token] };
+                    link.send(stream, gateway_item::Item::Close(close));
                 }
             }
             leader_item::Item::Want(room) => {

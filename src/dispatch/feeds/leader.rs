@@ -1,6 +1,6 @@
 //! The leader's side: another node's gateway names its streams, and they become streams of our hubs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use durahub_cluster::Feed;
@@ -85,10 +85,12 @@ impl Session {
             });
             return dispatcher.pump(open.hub);
         }
+        if let Item::Close(close) = item {
+            return self.close(number, close.unsent);
+        }
         let Some((hub, id)) = self.streams.get(&number).copied() else { return };
         match item {
-            Item::Open(_) => {}
-            Item::Close(close) => self.close(number, close.unsent),
+            Item::Open(_) | Item::Close(_) => {}
             Item::Lend(room) => {
                 let Some(kind) = Kind::numbered(room.kind) else { return };
                 dispatcher.with_hub(hub, |hub| hub.lend(id, kind, room.count as usize));
@@ -116,21 +118,26 @@ impl Session {
         }
     }
 
-    /// A stream has gone. Items that did not reach the worker are ready again at once.
+    /// A stream has gone. Items that did not reach the worker are ready again at once, also those that were on
+    /// their way when it was closed.
     fn close(&mut self, number: StreamId, unsent: Vec<String>) {
-        let Some((hub, id)) = self.streams.remove(&number) else { return };
         let dispatcher = &self.dispatcher;
         let now = dispatcher.0.clock.now();
+        let mut hubs = BTreeSet::new();
+        if let Some((hub, id)) = self.streams.remove(&number) {
+            dispatcher.with_hub(hub, |hub| {
+                dispatcher.0.outlets.lock().remove(id);
+                hub.close_stream(id, now);
+            });
+            hubs.insert(hub);
+        }
         let unsent = unsent.iter().filter_map(|token| Token::from_text(token));
-        let own = unsent.filter(|token| token.run == dispatcher.0.run);
-        let unsent: Vec<_> =
-            own.filter_map(|token| Some((token.work?.key(), token.lease))).collect();
-        dispatcher.with_hub(hub, |hub| {
-            dispatcher.0.outlets.lock().remove(id);
-            hub.close_stream(id, now);
-            unsent.iter().for_each(|(key, lease)| hub.unsent(key, *lease, now));
-        });
-        dispatcher.pump(hub);
+        for token in unsent.filter(|token| token.run == dispatcher.0.run) {
+            let Some(work) = token.work else { continue };
+            dispatcher.with_hub(work.hub(), |hub| hub.unsent(&work.key(), token.lease, now));
+            hubs.insert(work.hub());
+        }
+        hubs.into_iter().for_each(|hub| dispatcher.pump(hub));
     }
 }
 
