@@ -5,7 +5,7 @@
 //! Stopping goes the other way: groups first, then the queue runs dry, then the files close, then the
 //! folder's lock goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use durahub_proto::peer::Hello;
 use futures::future::{join_all, try_join_all};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminService;
@@ -28,6 +29,7 @@ use crate::metrics;
 use crate::operate;
 use crate::partition::Partition;
 use crate::peers::{Judge, PeerService, Transport};
+use crate::program::{Peers, Program};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
 use crate::routing::Route;
@@ -60,6 +62,9 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) replication_factor: u32,
     pub(crate) initial_members: BTreeMap<u64, String>,
     pub(crate) expelled: Expelled,
+    /// Ids of the other members.
+    pub(crate) others: watch::Sender<BTreeSet<u64>>,
+    program: RwLock<Option<Arc<dyn Program>>>,
     draining: AtomicBool,
     directory: Directory,
     engine: Arc<dyn Engine>,
@@ -77,6 +82,10 @@ impl<M: Machine> Inner<M> {
 
     pub(crate) fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn program(&self) -> Option<Arc<dyn Program>> {
+        self.program.read().clone()
     }
 
     /// Bytes on disk, as last measured.
@@ -197,6 +206,8 @@ impl<M: Machine> Node<M> {
             replication_factor: options.replication_factor,
             initial_members: options.initial_members,
             expelled: options.expelled,
+            others: watch::Sender::default(),
+            program: RwLock::default(),
             draining: AtomicBool::new(false),
             directory,
             engine,
@@ -242,6 +253,17 @@ impl<M: Machine> Node<M> {
         &self.inner.directory
     }
 
+    /// The other nodes, for what the program has to say to them.
+    pub fn peers(&self) -> Peers {
+        let inner = &self.inner;
+        Peers::new(inner.node_id, Arc::clone(&inner.transport), inner.others.subscribe())
+    }
+
+    /// From now on `program` answers what the programs of other nodes say, until the node stops.
+    pub fn serve(&self, program: Arc<dyn Program>) {
+        *self.inner.program.write() = Some(program);
+    }
+
     /// What answers the calls of peers; a transport's server side forwards to it.
     pub fn service(&self) -> Arc<dyn PeerService> {
         Arc::clone(&self.service)
@@ -267,6 +289,7 @@ impl<M: Machine> Node<M> {
         for task in inner.tasks.lock().drain(..) {
             task.abort();
         }
+        inner.program.write().take();
         join_all(inner.groups.iter().map(Partition::stop)).await;
         let (engine, flusher) = (Arc::clone(&inner.engine), Arc::clone(&inner.flusher));
         let close = tokio::task::spawn_blocking(move || {

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod feeds;
 mod load;
 mod nodes;
 #[path = "../support/mod.rs"]
