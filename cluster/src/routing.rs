@@ -120,6 +120,11 @@ impl Search {
     }
 }
 
+/// What a caller hears in the end. That nothing was committed may only be said if no attempt was left open.
+fn given_up(unknown: Option<String>, last: Error) -> Error {
+    unknown.map_or(last, Error::Unavailable)
+}
+
 impl<M: Machine> Partition<M> {
     /// Proposes wherever the leader is.
     pub(crate) async fn propose_routed(
@@ -148,13 +153,10 @@ impl<M: Machine> Partition<M> {
                     unknown = Some(reason);
                     search.until = patience;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(given_up(unknown, error)),
             }
             if Instant::now() >= search.until {
-                return Err(match unknown {
-                    Some(reason) => Error::Unavailable(reason),
-                    None => Error::NotLeader { leader: None },
-                });
+                return Err(given_up(unknown, Error::NotLeader { leader: None }));
             }
             self.pause(&search).await;
         }
@@ -300,5 +302,19 @@ impl<M: Machine> Partition<M> {
             Err(error) => Point::Unavailable(error.to_string()),
         };
         Bytes::from(ReadPoint { point: Some(point) }.encode_to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_of_unknown_outcome_is_not_denied_by_a_later_one() {
+        assert_eq!(given_up(None, Error::Stopping), Error::Stopping);
+        let lost = || Some("the link was lost".to_owned());
+        for last in [Error::Stopping, Error::NotLeader { leader: None }] {
+            assert!(matches!(given_up(lost(), last), Error::Unavailable(_)));
+        }
     }
 }
