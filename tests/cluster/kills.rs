@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use durahub_proto::wire;
 use tonic::Code;
 
-use crate::load::Load;
+use crate::load::{Load, one_per_partition};
 use crate::nodes::{Cluster, PATIENCE};
 use crate::{measures, setting};
 
@@ -87,12 +87,14 @@ async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     };
     // Until the leaders here have noticed, the outcome of a write may be unknown.
     let begun = Instant::now();
-    for n in 0.. {
-        let answer = cluster.client(1).rpc().start_instance(start(&format!("early-{n}"))).await;
-        match answer.map_err(|status| status.code()) {
-            Err(Code::Unavailable) => break,
-            Err(Code::Unknown) => assert!(begun.elapsed() < PATIENCE, "it never notices"),
-            other => panic!("a node without a majority answers {other:?}"),
+    for id in one_per_partition(&cluster, "early") {
+        loop {
+            let answer = cluster.client(1).rpc().start_instance(start(&id)).await;
+            match answer.map_err(|status| status.code()) {
+                Err(Code::Unavailable) => break,
+                Err(Code::Unknown) => assert!(begun.elapsed() < PATIENCE, "it never notices"),
+                other => panic!("a node without a majority answers {other:?}"),
+            }
         }
     }
     for n in 0..3 {

@@ -21,7 +21,7 @@ const DEFAULT_HUB: u32 = 1;
 /// Fewer calls than a busy machine can take: what is shown is not how much the cluster bears.
 const PACE: Pace = Pace { customers: 6, open: 40, pause: 60 };
 /// Readers of each register.
-const READERS: usize = 2;
+const READERS: usize = 3;
 /// An orchestration of the load that takes longer was delayed.
 const DELAYED: Duration = Duration::from_secs(5);
 
@@ -43,7 +43,7 @@ impl Load {
             gateways.add(id, channel(&cluster.node(id).grpc));
         }
         let ledger = Arc::new(Ledger::of_a_cluster());
-        let registers = Registers::begin(&gateways, &one_per_partition(cluster), READERS);
+        let registers = Registers::begin(&gateways, &one_per_partition(cluster, REGISTER), READERS);
         let random = fastrand::Rng::new();
         let load = customers::run(Arc::clone(&gateways), Arc::clone(&ledger), PACE, random);
         let mut load = Load {
@@ -157,12 +157,12 @@ pub(crate) struct Figures {
     pub(crate) failed: Vec<String>,
 }
 
-/// Ids of registers, one in each partition, in the order of partitions.
-fn one_per_partition(cluster: &Cluster) -> Vec<String> {
+/// Ids that begin with `name`, one in each partition, in the order of partitions.
+pub(crate) fn one_per_partition(cluster: &Cluster, name: &str) -> Vec<String> {
     let count = cluster.shape.partitions;
     let ids = (1..=count).map(|partition| {
-        let mut names = (0..).map(|n| format!("{REGISTER}-{n}"));
-        names.find(|name| partition_of(DEFAULT_HUB, name, count).0 == partition).expect("one")
+        let mut ids = (0..).map(|n| format!("{name}-{n}"));
+        ids.find(|id| partition_of(DEFAULT_HUB, id, count).0 == partition).expect("one")
     });
     ids.collect()
 }

@@ -48,6 +48,13 @@ impl Gateways {
         (servers[turn].0, Client::new(servers[turn].1.clone()))
     }
 
+    /// Always the same server for the same place, as long as none is added or removed.
+    pub(crate) fn at(&self, place: usize) -> (u64, Client) {
+        let servers = self.servers.read();
+        let (id, channel) = &servers[place % servers.len()];
+        (*id, Client::new(channel.clone()))
+    }
+
     /// A client of each server.
     pub(crate) fn all(&self) -> Vec<(u64, Client)> {
         let servers = self.servers.read();
@@ -64,6 +71,9 @@ impl Gateways {
             match send(self.next().1).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) if status.code() == Code::Unavailable && attempt < ATTEMPTS => {}
+                // It never left this side: the connection was closed in the meantime. Other clients than this
+                // one send such a call again without a word.
+                Err(status) if never_sent(&status) => {}
                 Err(status) => return Err(status),
             }
             tokio::time::sleep(pause).await;
@@ -71,6 +81,11 @@ impl Gateways {
         }
         unreachable!("the last attempt returns")
     }
+}
+
+fn never_sent(status: &Status) -> bool {
+    let cause = std::error::Error::source(status).map(|cause| format!("{cause:?}"));
+    status.code() == Code::Cancelled && cause.is_some_and(|text| text.contains("connection closed"))
 }
 
 /// A request with a deadline: a call that hangs is a call that failed.

@@ -1,8 +1,8 @@
 //! Single values on the servers, written and read by clients: what shows a lost write, a stale read, a split brain.
 //!
 //! A register is an instance that is started again and again under a policy that replaces whatever it finds
-//! (R2.16); the input is its value. One writer per register, several readers, every call through another
-//! server. A call that was refused as `UNAVAILABLE` changed nothing (R1.32) and its value must never be seen.
+//! (R2.16); the input is its value. Each register has some writers, one per server, so that a server which is cut
+//! off holds up its own only, and readers that go through all servers in turn. A call that was refused as `UNAVAILABLE` changed nothing (R1.32) and its value must never be seen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,8 +19,10 @@ use super::calls::{Gateways, within};
 use super::ledger::REGISTER;
 use super::linear::{self, Did, Operation};
 
+/// Writers of each register.
+const WRITERS: usize = 3;
 /// Pause of a writer, and of a reader, after each call.
-const PAUSE: Duration = Duration::from_millis(25);
+const PAUSE: Duration = Duration::from_millis(60);
 /// Longest time for one call; one that takes longer has an unknown outcome.
 const PATIENCE: u64 = 10;
 
@@ -56,7 +58,7 @@ pub(crate) struct Registers {
 }
 
 impl Registers {
-    /// Begins to write and read registers of these ids, one writer and `readers` readers each.
+    /// Begins to write and read registers of these ids, with so many readers each.
     pub(crate) fn begin(gateways: &Arc<Gateways>, ids: &[String], readers: usize) -> Self {
         let (stop, clock) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut clients = JoinSet::new();
@@ -69,7 +71,9 @@ impl Registers {
                 clock: Arc::clone(&clock),
                 stop: Arc::clone(&stop),
             };
-            clients.spawn(client(&register).write_on());
+            for writer in 0..WRITERS {
+                clients.spawn(client(&register).write_on(writer));
+            }
             for _ in 0..readers {
                 clients.spawn(client(&register).read_on());
             }
@@ -120,8 +124,9 @@ impl At {
         self.register.operations.lock().push(Operation { begin, end, did, through });
     }
 
-    async fn write_on(self) {
-        let mut value = 1;
+    async fn write_on(self, writer: usize) {
+        // No value is written twice.
+        let mut value = writer as u64 + 1;
         while !self.stop.load(Ordering::SeqCst) {
             let request = CreateInstanceRequest {
                 instance_id: self.register.id.clone(),
@@ -130,21 +135,18 @@ impl At {
                 orchestration_id_reuse_policy: Some(replace_anything()),
                 ..Default::default()
             };
-            let (through, mut client) = self.gateways.next();
+            let (through, mut client) = self.gateways.at(writer);
             let begin = self.now();
             match client.start_instance(within(PATIENCE, request)).await {
                 Ok(_) => {
                     self.note(begin, Some(self.now()), Did::Write(value), through);
                     self.register.acknowledged.lock().push(Instant::now());
-                    value += 1;
                 }
                 // Nothing was done, says the contract: whoever reads this value proves it wrong.
-                Err(status) if status.code() == Code::Unavailable && !broke(&status) => value += 1,
-                Err(_) => {
-                    self.note(begin, None, Did::Write(value), through);
-                    value += 1;
-                }
+                Err(status) if status.code() == Code::Unavailable && !broke(&status) => {}
+                Err(_) => self.note(begin, None, Did::Write(value), through),
             }
+            value += WRITERS as u64;
             tokio::time::sleep(PAUSE).await;
         }
     }
