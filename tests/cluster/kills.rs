@@ -87,16 +87,17 @@ async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     };
     // Until the leaders here have noticed, the outcome of a write may be unknown.
     let begun = Instant::now();
-    for id in one_per_partition(&cluster, "early") {
+    let noticed = one_per_partition(&cluster, "early").into_iter().map(async |id| {
+        let client = cluster.client(1);
         loop {
-            let answer = cluster.client(1).rpc().start_instance(start(&id)).await;
-            match answer.map_err(|status| status.code()) {
+            match client.rpc().start_instance(start(&id)).await.map_err(|status| status.code()) {
                 Err(Code::Unavailable) => break,
                 Err(Code::Unknown) => assert!(begun.elapsed() < PATIENCE, "it never notices"),
                 other => panic!("a node without a majority answers {other:?}"),
             }
         }
-    }
+    });
+    futures::future::join_all(noticed).await;
     for n in 0..3 {
         let refused = cluster.client(1).rpc().start_instance(start(&format!("never-{n}"))).await;
         assert_eq!(refused.unwrap_err().code(), Code::Unavailable);

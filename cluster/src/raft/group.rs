@@ -326,7 +326,8 @@ fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
         install_snapshot_timeout: 600_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
         max_in_snapshot_log_to_keep: keep_entries,
-        purge_batch_size: 1024,
+        // Many at a time, but never more than a whole compaction.
+        purge_batch_size: snapshot_every.min(1024),
         replication_lag_threshold: 20_000.max(keep_entries * 2),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),

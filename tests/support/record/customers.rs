@@ -170,8 +170,10 @@ async fn await_end(gateways: &Gateways, ledger: &Ledger, instance: &str) {
 /// other refusal is a violation, `NOT_FOUND` for an instance whose start was acknowledged first of all (S1).
 async fn again(ledger: &Ledger, what: &str, status: &Status) -> bool {
     if is_broken(status) {
-        // A wait that is over is asked again by every SDK (R1.35, R1.36).
-        if !(what.starts_with("wait") && status.code() == Code::DeadlineExceeded) {
+        // A wait that is over, by the clock of either side, is asked again by every SDK (R1.35, R1.36).
+        let over = matches!(status.code(), Code::DeadlineExceeded)
+            || (status.code() == Code::Cancelled && status.message() == "Timeout expired");
+        if !(over && what.starts_with("wait")) {
             ledger.call_failed(format!("{what}: {status}"));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
