@@ -351,6 +351,8 @@ impl Drop for Cluster {
             }
         }
         if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!("data folders and logs are kept in {}", self.folder.path().display());
             for node in &self.nodes {
                 let text = std::fs::read_to_string(self.log(node.id)).unwrap_or_default();
                 let lines: Vec<_> = text.lines().collect();

@@ -169,6 +169,13 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Whether this node leads and a quorum has answered it lately; a lone voter needs no answer. Waits for
+    /// nobody.
+    pub(crate) async fn has_quorum(&self) -> bool {
+        self.raft.voter_ids().count() <= 1
+            || self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await.is_ok()
+    }
+
     async fn confirm_leadership(&self) -> Result<(), Error> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
