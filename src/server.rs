@@ -92,6 +92,8 @@ pub async fn run(
     let measured = dispatcher.clone();
     metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
+    dispatcher.join(node.peers(), &mut leading);
+    node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
 
     let keys = tokio::spawn(security.access.clone().keep_keys());
@@ -206,6 +208,8 @@ async fn start_node(
     options.join = config.join.clone();
     options.zone = config.zone.clone();
     options.replication_factor = config.replication_factor;
+    options.snapshot_every = config.snapshot_every;
+    options.keep_entries = config.snapshot_every / 5;
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
     options.secure = Arc::clone(secure);

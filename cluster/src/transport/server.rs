@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use durahub_proto::peer::peer_server::{self, Peer};
 use durahub_proto::peer::{
     Frame, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Method, SnapshotAnswer,
@@ -23,10 +24,13 @@ use tonic::{Request, Response, Status, Streaming};
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
 use super::stream::{PeerInfo, PeerStream, Secure};
-use super::{CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, STREAM_WINDOW, snapshot};
+use super::{
+    CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, KEEPALIVE_ANSWER, STREAM_WINDOW, snapshot,
+};
 use crate::admin::{AdminApi, AdminService, Guard};
 use crate::machine::GroupId;
 use crate::peers::{Call, PeerService, Rejection};
+use crate::program::Feed;
 
 /// Connections that are being accepted at the same time.
 const ACCEPTING: usize = 64;
@@ -57,7 +61,7 @@ impl PeerServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             .add_service(peer_server::PeerServer::new(peer))
             .add_service(AdminApi::server(admin, guard))
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), until(stopping));
@@ -171,6 +175,7 @@ impl Peer for PeerApi {
             service: Arc::clone(&self.service),
             outbox: outbox.clone(),
             running: Arc::default(),
+            feeds: Arc::default(),
         };
         let stopping = self.stopping.clone();
         tokio::spawn(async move {
@@ -180,6 +185,7 @@ impl Peer for PeerApi {
             };
             tracing::debug!(peer, reason = %ended, "an incoming link has ended");
             link.outbox.close();
+            link.feeds.lock().clear();
             for (_, task) in link.running.lock().drain() {
                 task.abort();
             }
@@ -218,6 +224,8 @@ struct Answering {
     service: Arc<dyn PeerService>,
     outbox: Outbox,
     running: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+    /// Where the items of open feeds go.
+    feeds: Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Bytes>>>>,
 }
 
 impl Answering {
@@ -229,10 +237,18 @@ impl Answering {
                 Err(status) => return status.message().to_owned(),
             };
             match inbox.accept(frame) {
+                Ok(Some(Message::Request { call, method: Method::Feed, .. })) => self.feed(call),
+                Ok(Some(Message::Item { call, payload })) => {
+                    if let Some(items) = self.feeds.lock().get(&call) {
+                        // Whoever no longer reads has let go of the feed.
+                        let _ = items.send(payload);
+                    }
+                }
                 Ok(Some(Message::Request { call, method, group, payload })) => {
                     self.answer(call, Call { group: GroupId(group), method, payload });
                 }
                 Ok(Some(Message::Cancel { call })) => {
+                    self.feeds.lock().remove(&call);
                     if let Some(task) = self.running.lock().remove(&call) {
                         task.abort();
                     }
@@ -244,6 +260,25 @@ impl Answering {
                 }
             }
         }
+    }
+
+    fn feed(&self, id: u64) {
+        let (mine, theirs) = Feed::pair();
+        self.feeds.lock().insert(id, mine.sender);
+        self.service.feed(self.peer, theirs);
+        let (outbox, running) = (self.outbox.clone(), Arc::clone(&self.running));
+        let feeds = Arc::clone(&self.feeds);
+        let mut to_send = mine.receiver;
+        let mut noted = self.running.lock();
+        let task = tokio::spawn(async move {
+            while let Some(item) = to_send.recv().await {
+                outbox.send_item(id, item).await;
+            }
+            feeds.lock().remove(&id);
+            outbox.send(id, Begin::Response, Bytes::new()).await;
+            running.lock().remove(&id);
+        });
+        noted.insert(id, task.abort_handle());
     }
 
     fn answer(&self, id: u64, call: Call) {
