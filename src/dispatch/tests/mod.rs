@@ -154,7 +154,9 @@ fn a_leader_that_resigns_forgets_what_it_led() {
 /// What the gateway of stream 1 is told.
 fn told(hub: &mut Hub) -> Vec<RoomNote> {
     let notes = hub.settle(true).into_iter();
-    notes.map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1")).collect()
+    notes
+        .map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1"))
+        .collect()
 }
 
 #[test]
