@@ -190,6 +190,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
     dispatch::Settings {
         leases: LeaseTimes {
             turn: limits.orchestrator_lease,
+            entity: limits.entity_lease,
             activity: limits.activity_lease,
             grace: limits.redelivery_grace,
         },

@@ -15,6 +15,7 @@ const SECOND: i64 = 1_000_000_000;
 fn hub() -> Hub {
     Hub::new(LeaseTimes {
         turn: Duration::from_secs(300),
+        entity: Duration::from_secs(60),
         activity: None,
         grace: Duration::from_secs(5),
     })

@@ -27,7 +27,7 @@ use prost::Message as _;
 use self::till::{Random, Till};
 use super::command::{self, BatchId, CompleteBatch, Deliver, Delivery, TruncateOutbox};
 use super::read::{self, BatchRoom};
-use super::state::{Address, Operation, Place, Sender};
+use super::state::{Address, Line, Operation, Place, Sender, Waiting};
 use super::{Answer, Command, Reject, Stamp, apply, decode_answer, time};
 
 const ROOM: read::Room = read::Room { bytes: u64::MAX, past: None };
@@ -63,6 +63,7 @@ fn locks_exclude_and_no_lock_outlives_its_holder() {
         "ended holding",
         "ended waiting",
         "left waiting",
+        "asked again",
         "begun anew holding",
         "terminated",
         "replaced",
@@ -166,6 +167,7 @@ impl Bank {
         let applied = apply(&this.rows, stamp, &bytes);
         this.log.push((stamp, bytes));
         absorb(&mut this.rows, applied.changes);
+        self.must_be_settled(partition);
         decode_answer(applied.reply).expect("an answer")
     }
 
@@ -314,15 +316,43 @@ impl Bank {
 
     /// S10: who was granted a set holds all of it.
     fn must_hold(&self, at: &Address, generation: u64, till: &Till) {
+        let owner = Sender { instance: at.instance.clone(), generation };
+        let head = read::head(self.rows(&at.instance), at).expect("is there");
+        let section = head.section.expect("is inside");
+        assert_eq!(section.id, till.section);
         for account in &till.set {
             let entity = read::entity(self.rows(account), &Address::new(HUB, account.clone()));
             let lock = entity.and_then(|entity| entity.lock).expect("is locked");
-            let owner = Sender { instance: at.instance.clone(), generation };
-            assert_eq!(
-                (lock.holder.owner, &lock.holder.section),
-                (owner, &till.section),
-                "{account}"
-            );
+            assert_eq!(lock.holder, section.holder(owner.clone()), "{account}");
+        }
+    }
+
+    /// No wake-up is lost: whatever a command did, no lock is free for a request that stands first, and the head
+    /// of an entity, which says what may run, counts what is in its queue (R5.42).
+    fn must_be_settled(&self, partition: u32) {
+        let rows = &self.partitions[partition as usize].rows;
+        for account in (0..ACCOUNTS).map(|n| format!("@account@{n}")) {
+            if home(&account) != partition {
+                continue;
+            }
+            let at = Address::new(HUB, account);
+            let record = read::entity(rows, &at).unwrap_or_default();
+            let (mut front, mut main, mut requests) = (0, 0, 0);
+            let mut first = true;
+            for (line, waiting) in read::queue(rows, &at) {
+                match (line, waiting) {
+                    (Line::Front, _) => front += 1,
+                    (Line::Main, Waiting::Operation(_)) => main += 1,
+                    (Line::Main, Waiting::Lock(_)) => {
+                        let is_free = record.lock.is_none() && record.front == 0;
+                        assert!(!(first && is_free), "{at:?}: a request waits for nobody");
+                        requests += 1;
+                    }
+                }
+                first &= line == Line::Front;
+            }
+            let counted = (record.front, record.main, record.lock_requests);
+            assert_eq!(counted, (front, main, requests), "{at:?}");
         }
     }
 
@@ -357,7 +387,11 @@ impl Bank {
             return actions;
         }
         if !till.granted {
-            if chance > 85 {
+            if chance > 92 {
+                self.saw("asked again");
+                actions.extend(self.unlock_actions(till));
+                actions.push(self.lock_action());
+            } else if chance > 85 {
                 self.saw("left waiting");
                 actions.extend(self.unlock_actions(till));
                 actions.push(self.action(complete(end)));
@@ -399,7 +433,8 @@ impl Bank {
         let count = 1 + self.random.below(3);
         let lock_set = (0..count).map(|_| self.some_account()).collect();
         let request = wire::EntityLockRequestedEvent {
-            critical_section_id: format!("section{}", self.next),
+            // Some workers use an id again and again.
+            critical_section_id: format!("section{}", self.random.below(2)),
             lock_set,
             ..Default::default()
         };

@@ -166,6 +166,20 @@ fn visit_runnable(
     }
 }
 
+/// All that waits for an entity, in order: for tests.
+#[cfg(test)]
+pub(crate) fn queue(view: &dyn View, at: &Address) -> Vec<(Line, Waiting)> {
+    let mut found = Vec::new();
+    for line in [Line::Front, Line::Main] {
+        let prefix = entity_keys::queue_line(at, line);
+        view.scan(&prefix, &after_prefix(&prefix), &mut |_, value| {
+            found.extend(waiting(value).map(|waiting| (line, waiting)));
+            ControlFlow::Continue(())
+        });
+    }
+    found
+}
+
 /// What stands first in the main line behind `after`.
 pub(crate) fn first_in_main(
     view: &dyn View,
@@ -195,17 +209,14 @@ pub(crate) fn request_seen(view: &dyn View, at: &Address, id: &str, periods: [u3
     periods.iter().any(|period| view.get(&entity_keys::request(*period, at, id)).is_some())
 }
 
-/// Keys of at most `limit` requests that were seen before a period.
-pub(crate) fn requests_before(view: &dyn View, period: u32, limit: usize) -> Vec<Vec<u8>> {
+/// Keys of at most `limit` requests of a hub that were seen in a period.
+pub(crate) fn requests_of(view: &dyn View, hub: u32, period: u32, limit: usize) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
-    view.scan(
-        &entity_keys::requests_from(0),
-        &entity_keys::requests_from(period),
-        &mut |key, _| {
-            found.push(key.to_vec());
-            if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        },
-    );
+    let prefix = entity_keys::requests_of(hub, period);
+    view.scan(&prefix, &after_prefix(&prefix), &mut |key, _| {
+        found.push(key.to_vec());
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
     found
 }
 
@@ -232,41 +243,19 @@ fn waiting(row: &[u8]) -> Option<Waiting> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::collections::BTreeMap;
 
     use super::*;
     use crate::engine::command::{CompleteBatch, SignalEntity};
+    use crate::engine::view::Counted;
     use crate::engine::{Command, Stamp, apply};
-
-    /// Rows that count how many of them were looked at.
-    struct Counted<'a>(&'a BTreeMap<Vec<u8>, Bytes>, Cell<usize>);
-
-    impl View for Counted<'_> {
-        fn get(&self, key: &[u8]) -> Option<Bytes> {
-            self.1.set(self.1.get() + 1);
-            View::get(self.0, key)
-        }
-
-        fn scan(
-            &self,
-            from: &[u8],
-            to: &[u8],
-            visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-        ) {
-            View::scan(self.0, from, to, &mut |key, value| {
-                self.1.set(self.1.get() + 1);
-                visit(key, value)
-            });
-        }
-    }
 
     /// Applies a command; returns how many rows it looked at.
     fn run(rows: &mut BTreeMap<Vec<u8>, Bytes>, command: Command, sequence: u64) -> usize {
         let stamp = Stamp { now: sequence as i64, seed: sequence, sequence: sequence << 16 };
-        let counted = Counted(rows, Cell::new(0));
+        let counted = Counted::new(rows);
         let changes = apply(&counted, stamp, &command.into_bytes()).changes;
-        let looked = counted.1.get();
+        let looked = counted.looked();
         for (key, value) in changes {
             match value {
                 Some(value) => rows.insert(key, value),
@@ -294,18 +283,18 @@ mod tests {
         }
 
         let room = BatchRoom { operations: 100, operation_bytes: 1 << 20, bytes: 1 << 20 };
-        let counted = Counted(&rows, Cell::new(0));
+        let counted = Counted::new(&rows);
         let batch = batch(&counted, &at, room).expect("runnable").expect("fits");
         assert_eq!(batch.operations.len(), 100);
-        assert!(counted.1.get() < 110, "{}", counted.1.get());
+        assert!(counted.looked() < 110, "{}", counted.looked());
         let results = vec![durahub_proto::wire::OperationResult::default(); 100];
         let complete = CompleteBatch { batch: batch.id, results, ..Default::default() };
         let looked = run(&mut rows, Command::CompleteBatch(complete), 4000);
         assert!(looked < 110, "{looked}");
         assert_eq!(entity(&rows, &at).expect("is there").main, 2900);
 
-        let counted = Counted(&rows, Cell::new(0));
+        let counted = Counted::new(&rows);
         assert_eq!(entities_with_queue(&counted), [at], "a new leader finds it");
-        assert!(counted.1.get() < 10, "{}", counted.1.get());
+        assert!(counted.looked() < 10, "{}", counted.looked());
     }
 }

@@ -20,8 +20,10 @@ pub(crate) use entities::entity_rows_of_hub;
 pub use entities::{EntityList, EntitySlice, entities, metadata};
 pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, entity, entity_state};
 pub(crate) use entity::{
-    first_in_main, lock_request, operations_of, request_seen, requests_before,
+    first_in_main, lock_request, operations_of, request_seen, requests_of,
 };
+#[cfg(test)]
+pub(crate) use entity::queue;
 pub(crate) use history::events;
 pub use history::{HistoryPart, history, history_part};
 pub(crate) use hubs::last_hub;

@@ -39,6 +39,9 @@ pub struct EntityRecord {
     /// Batches in a row that failed as a whole (R3.73).
     #[prost(uint32, tag = "9")]
     pub failures: u32,
+    /// The second of the last change under which the index has it; `evolve` keeps it.
+    #[prost(int64, optional, tag = "10")]
+    pub listed: Option<i64>,
 }
 
 impl EntityRecord {
@@ -94,6 +97,10 @@ pub struct Holder {
     /// The id that its worker gave the critical section.
     #[prost(string, tag = "2")]
     pub section: String,
+    /// Where the history of the generation asks for the locks: an id that a worker gives twice means two sections,
+    /// and what still travels for the first must not touch the second. 0 in rows of before.
+    #[prost(uint32, tag = "3")]
+    pub request: u32,
 }
 
 /// An operation on its way to a worker.
@@ -184,6 +191,16 @@ pub struct Section {
     /// Whether all of them are locked.
     #[prost(bool, tag = "3")]
     pub granted: bool,
+    /// Where the history asks for it, as in [`Holder`].
+    #[prost(uint32, tag = "4")]
+    pub request: u32,
+}
+
+impl Section {
+    /// What the locks of this section belong to.
+    pub fn holder(&self, owner: Sender) -> Holder {
+        Holder { owner, section: self.id.clone(), request: self.request }
+    }
 }
 
 /// The name part of an entity id, which worker filters compare; `None` if it is not one.
