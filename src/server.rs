@@ -252,6 +252,7 @@ async fn serve_grpc(
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())
+        .add_service(gateway.entity_service())
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)

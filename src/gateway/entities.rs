@@ -218,12 +218,7 @@ enum Next {
 }
 
 impl Merge {
-    fn new(
-        partitions: &[Partition],
-        list: EntityList,
-        after: Option<Mark>,
-        count: usize,
-    ) -> Merge {
+    fn new(partitions: &[Partition], list: EntityList, after: Option<Mark>, count: usize) -> Merge {
         let source = |partition: &Partition| Source {
             partition: partition.clone(),
             ahead: VecDeque::new(),

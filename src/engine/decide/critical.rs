@@ -230,7 +230,7 @@ impl Turn {
                 let section = section_of(&request, index);
                 let holder = section.holder(sender);
                 let first = section.set.first().map(|first| first.as_str().into());
-                let lock = LockRequest { holder, set: section.set.clone(), position: 0 };
+                let lock = LockRequest { holder, set: section.set.clone(), position: 0, since: 0 };
                 self.record.section = Some(section);
                 let body = first.map(|first| (first, Body::Lock(lock)));
                 (EventType::EntityLockRequested(request), body)

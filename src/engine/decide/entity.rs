@@ -60,8 +60,8 @@ pub(crate) fn take_release(plan: &mut Plan<'_>, at: &Address, release: ReleaseMe
     if has_waited {
         return;
     }
-    let request = LockRequest { holder, set, position };
-    if let Some((next, LockRequest { holder, set, position })) = request.next() {
+    let request = LockRequest { holder, set, position, since: 0 };
+    if let Some((next, LockRequest { holder, set, position, .. })) = request.next() {
         plan.send(at.hub, next, Body::Release(ReleaseMessage { holder, set, position }));
     }
 }
@@ -112,7 +112,8 @@ impl Entity {
         self.add(plan, line, Waiting::Operation(operation));
     }
 
-    fn request_lock(&mut self, plan: &mut Plan<'_>, request: LockRequest) {
+    fn request_lock(&mut self, plan: &mut Plan<'_>, mut request: LockRequest) {
+        request.since = plan.stamp.now;
         self.record.lock_requests += 1;
         self.add(plan, Line::Main, Waiting::Lock(request));
     }

@@ -1,4 +1,4 @@
-//! Heads of entities and the index row that follows each of them.
+//! Heads of entities and the index rows that follow each of them.
 
 use bytes::Bytes;
 
@@ -14,14 +14,21 @@ pub(super) fn write(at: &Address, record: &EntityRecord, changes: &mut Changes) 
         unlist(at, record, changes);
         changes.insert(entity_keys::changed(at, second), Some(Bytes::new()));
     }
-    let record = EntityRecord { listed: Some(second), ..record.clone() };
+    let contended = record.is_contended();
+    if record.contended != contended {
+        changes.insert(entity_keys::locked(at), contended.then(Bytes::new));
+    }
+    let record = EntityRecord { listed: Some(second), contended, ..record.clone() };
     changes.insert(entity_keys::entity(at), Some(encode(&record)));
 }
 
-/// Removes the head of an entity and its index row.
+/// Removes the head of an entity and its index rows.
 pub(super) fn remove(view: &dyn View, at: &Address, changes: &mut Changes) {
     if let Some(record) = read::entity(view, at) {
         unlist(at, &record, changes);
+        if record.contended {
+            changes.insert(entity_keys::locked(at), None);
+        }
     }
     changes.insert(entity_keys::entity(at), None);
 }

@@ -44,7 +44,7 @@ pub(super) fn sender() -> Sender {
 }
 
 pub(super) fn holder() -> Holder {
-    Holder { owner: sender(), section: "s1".into(), ..Default::default() }
+    Holder { owner: sender(), section: "s1".into(), request: 9, ..Default::default() }
 }
 
 fn operation() -> Operation {
@@ -76,6 +76,7 @@ pub(super) fn lock_request() -> LockRequest {
         holder: holder(),
         set: vec![entity(), "@b@1".into()],
         position: 1,
+        since: TIME,
         ..Default::default()
     }
 }
@@ -94,6 +95,7 @@ pub(super) fn section() -> Section {
         id: "s1".into(),
         set: vec![entity(), "@b@1".into()],
         granted: true,
+        request: 9,
         ..Default::default()
     }
 }
@@ -157,6 +159,8 @@ pub(super) fn records() -> Vec<Entry> {
             main: 300,
             lock_requests: 4,
             failures: 5,
+            listed: Some(-6),
+            contended: true,
             ..Default::default()
         }, &["0801 10808080808020 1801 20959a97ece39fe7cb17 2a1d0a110a0b0a026f31108080808080201202733110959a97ece39fe7cb17 3002 38ac02 4004 4805"]),
         record(TimerRecord {

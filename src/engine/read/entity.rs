@@ -199,6 +199,11 @@ pub(crate) fn first_in_main(
     first
 }
 
+/// What stands at a place of the queue.
+pub(super) fn place_of(view: &dyn View, at: &Address, spot: Spot) -> Option<Waiting> {
+    waiting(&view.get(&entity_keys::queue(at, spot))?)
+}
+
 /// Where the request of a holder waits for the lock of an entity.
 pub(crate) fn lock_request(view: &dyn View, at: &Address, holder: &Holder) -> Option<Place> {
     entity_keys::parse_place(&view.get(&entity_keys::lock_request(at, holder))?)

@@ -42,6 +42,9 @@ pub struct EntityRecord {
     /// The second of the last change under which the index has it; `evolve` keeps it.
     #[prost(int64, optional, tag = "10")]
     pub listed: Option<i64>,
+    /// Whether it stands in the list of entities that are locked or waited for; `evolve` keeps it.
+    #[prost(bool, tag = "11")]
+    pub contended: bool,
 }
 
 impl EntityRecord {
@@ -58,6 +61,11 @@ impl EntityRecord {
             && self.front == 0
             && self.main == 0
             && self.lock_requests == 0
+    }
+
+    /// Whether anybody holds it, or waits for its lock.
+    pub fn is_contended(&self) -> bool {
+        self.lock.is_some() || self.lock_requests > 0
     }
 
     /// Operations that wait, those of a batch that is with a worker included (R5.9).
@@ -133,6 +141,9 @@ pub struct LockRequest {
     /// Which of them it is at.
     #[prost(uint32, tag = "3")]
     pub position: u32,
+    /// Since when it waits there, in nanoseconds since the Unix epoch.
+    #[prost(int64, tag = "4")]
+    pub since: i64,
 }
 
 impl LockRequest {

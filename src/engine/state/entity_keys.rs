@@ -12,6 +12,7 @@ const ENTITY: u8 = 0x1d;
 const ENTITY_STATE: [u8; 2] = [0x1e, 0];
 const CHANGED: [u8; 2] = [0x1e, 2];
 const REQUEST: [u8; 2] = [0x1e, 3];
+const LOCKED: [u8; 2] = [0x1e, 4];
 const QUEUE: u8 = 0x1f;
 const LOCK_REQUESTS: u8 = 2;
 
@@ -58,6 +59,24 @@ pub(crate) fn parse_changed(key: &[u8]) -> Option<Mark> {
     Some(Mark { time, instance: fields.text()? })
 }
 
+/// The row of an entity that is locked or waited for.
+pub(crate) fn locked(at: &Address) -> Vec<u8> {
+    Key(LOCKED.to_vec()).address(at).0
+}
+
+/// What the rows of such entities with such ids begin with.
+pub(crate) fn locked_of(hub: u32, prefix: &str) -> Vec<u8> {
+    let mut key = Key(LOCKED.to_vec()).u32(hub).text(prefix).0;
+    // Without the two bytes that end a text.
+    key.truncate(key.len() - 2);
+    key
+}
+
+/// The entity of such a row.
+pub(crate) fn parse_locked(key: &[u8]) -> Option<Address> {
+    Fields(key.strip_prefix(LOCKED.as_slice())?).address()
+}
+
 pub(crate) fn request(period: u32, at: &Address, id: &str) -> Vec<u8> {
     Key(requests_of(at.hub, period)).text(&at.instance).text(id).0
 }
@@ -83,6 +102,11 @@ pub(crate) fn all_queues() -> Vec<u8> {
     vec![QUEUE]
 }
 
+/// What the rows of the requests for the lock of an entity begin with.
+pub(crate) fn lock_requests(at: &Address) -> Vec<u8> {
+    Key::of(QUEUE).address(at).byte(LOCK_REQUESTS).0
+}
+
 pub(crate) fn lock_request(at: &Address, holder: &Holder) -> Vec<u8> {
     let key = Key::of(QUEUE).address(at).byte(LOCK_REQUESTS);
     let key = key.text(&holder.owner.instance).u64(holder.owner.generation).text(&holder.section);
@@ -102,13 +126,14 @@ pub(crate) fn parse_place(value: &[u8]) -> Option<Place> {
 
 /// What the keys of the rows of the entities of a hub begin with. Its timers are theirs once its instances are
 /// gone: signals that wait for their time.
-pub(crate) fn of_hub(hub: u32) -> [Vec<u8>; 6] {
+pub(crate) fn of_hub(hub: u32) -> [Vec<u8>; 7] {
     let pair = |kind: [u8; 2]| Key(kind.to_vec()).u32(hub).0;
     [
         Key::of(ENTITY).u32(hub).0,
         pair(ENTITY_STATE),
         pair(CHANGED),
         pair(REQUEST),
+        pair(LOCKED),
         Key::of(QUEUE).u32(hub).0,
         timers_of_hub(hub),
     ]
@@ -148,6 +173,8 @@ mod tests {
                 assert!(changed(&at, time) < changed_from(7, time + 1));
             }
             assert_eq!(parse_changed(&request(1, &at, "r")), None);
+            assert_eq!(parse_locked(&locked(&at)), Some(at.clone()));
+            assert!(locked(&at).starts_with(&locked_of(7, "@a@")));
             for line in [Line::Front, Line::Main] {
                 let key = queue(&at, (line, place));
                 assert_eq!(parse_queue(&key), Some(place));

@@ -27,6 +27,7 @@
 //! | 0x1e 1 | | retired before the first release | |
 //! | 0x1e 2 | entity by its last change | hub, second of it, id | empty |
 //! | 0x1e 3 | request seen | hub, period, id of the entity, request id | empty |
+//! | 0x1e 4 | entity that is locked or waited for | hub, id | empty |
 //! | 0x1f | entity queue | hub, id, line (0 front, 1 main), place | `WaitingRecord` |
 //! | 0x1f | lock request | hub, id, 2, instance, generation, section, request unless 0 | sequence and sub of its place |
 //!
