@@ -28,7 +28,7 @@ use self::till::{Random, Till};
 use super::command::{self, BatchId, CompleteBatch, Deliver, Delivery, TruncateOutbox};
 use super::read::{self, BatchRoom};
 use super::state::{Address, Line, Operation, Place, Sender, Waiting};
-use super::{Answer, Command, Reject, Stamp, apply, decode_answer, time};
+use super::{Answer, Command, Reject, Reply, Stamp, apply, decode_answer, time};
 
 const ROOM: read::Room = read::Room { bytes: u64::MAX, past: None };
 const HUB: u32 = 1;
@@ -67,6 +67,7 @@ fn locks_exclude_and_no_lock_outlives_its_holder() {
         "begun anew holding",
         "terminated",
         "replaced",
+        "deleted",
         "repeat",
         "lost",
         "crash",
@@ -104,6 +105,7 @@ struct Bank {
     paid_in: i64,
     requests: Vec<wire::SignalEntityRequest>,
     draining: bool,
+    deleting: bool,
     seen: BTreeMap<&'static str, u64>,
 }
 
@@ -121,6 +123,7 @@ impl Bank {
             paid_in: 0,
             requests: Vec::new(),
             draining: false,
+            deleting: false,
             seen: BTreeMap::new(),
         }
     }
@@ -142,8 +145,65 @@ impl Bank {
                 _ => self.disturb(),
             }
         }
-        self.drain();
-        self.check();
+        match self.random.below(4) {
+            0 => self.delete_hub(),
+            _ => {
+                self.drain();
+                self.check();
+            }
+        }
+    }
+
+    /// S11: a hub goes bit by bit while its instances and entities go on; in the end no row is left of it, in any
+    /// partition, but that it is closed.
+    fn delete_hub(&mut self) {
+        self.saw("deleted");
+        self.deleting = true;
+        let mut left: BTreeSet<u32> = (0..PARTITIONS).collect();
+        for round in 0.. {
+            assert!(round < 10_000, "it never ends");
+            let partition = self.random.below(PARTITIONS.into()) as u32;
+            let clear = Command::ClearHub(command::ClearHub { hub: HUB });
+            match self.apply(partition, clear).expect("is accepted") {
+                Reply::Step { done: true } => left.remove(&partition),
+                _ => left.insert(partition),
+            };
+            if left.is_empty() {
+                break;
+            }
+            // What was handed out before comes back now, and what was sent arrives.
+            let teller = self.some_teller();
+            match self.random.below(6) {
+                0 => drop(self.turn(&teller)),
+                1 => self.late_batch(),
+                2 => self.fire(),
+                _ => self.some_errand(),
+            }
+        }
+        // What was sent, and what its arrival sends on.
+        for _ in 0..4 {
+            for from in 0..PARTITIONS {
+                for to in 0..PARTITIONS {
+                    while self.deliver(from, to, 7, true) {}
+                }
+                self.truncate(from);
+            }
+        }
+        for (number, partition) in self.partitions.iter().enumerate() {
+            let rows: Vec<_> = partition.rows.keys().filter(|key| !is_kept(key)).collect();
+            assert!(rows.is_empty(), "partition {number} keeps {rows:?}");
+        }
+    }
+
+    /// A worker answers a batch of a hub that is going: refused, or the last that is heard of it.
+    fn late_batch(&mut self) {
+        if let Some(batch) = self.batches.pop() {
+            let results = vec![wire::OperationResult::default(); batch.count as usize];
+            let home = home(&batch.instance);
+            let complete =
+                CompleteBatch { batch, results, state: Some("1".into()), ..Default::default() };
+            let _ = self.apply(home, Command::CompleteBatch(complete));
+        }
     }
 
     fn saw(&mut self, what: &'static str) {
@@ -298,7 +358,8 @@ impl Bank {
         let all: Vec<EventType> = turn.past.iter().chain(&turn.new).map(event).collect();
         let view = Till::read(&all);
         let sender = format!("{teller}/{}", turn.id.generation);
-        if view.granted {
+        // The entities of a hub that is going may be gone before their holder.
+        if view.granted && !self.deleting {
             self.saw("grant");
             self.must_hold(&at, turn.id.generation, &view);
         }
@@ -758,6 +819,11 @@ fn event(encoded: &Bytes) -> EventType {
 }
 
 /// The partition of an instance: any fixed rule will do.
+/// What stays of a deleted hub: that it is closed (0x1a), and what was delivered (0x17).
+fn is_kept(key: &[u8]) -> bool {
+    matches!(key[0], 0x17 | 0x1a)
+}
+
 fn home(instance: &str) -> u32 {
     instance.bytes().map(u32::from).sum::<u32>() % PARTITIONS
 }
