@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "how long a long queue took is worth a line")]
 
+#[path = "entities/lists.rs"]
+mod lists;
 #[path = "entities/locks.rs"]
 mod locks;
 #[path = "entities/queue.rs"]

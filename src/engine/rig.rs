@@ -9,7 +9,7 @@ use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::{self, OrchestrationStatus};
 
 use super::command::{CompleteTurn, RaiseEvent, Start};
-use super::state::{decode, keys, listing};
+use super::state::{EntityRecord, decode, entity_keys, keys, listing};
 use super::{Address, Answer, Command, Stamp, View, apply, decode_answer, read};
 
 /// A partition that counts the rows that are read from it.
@@ -110,4 +110,25 @@ pub(crate) fn check_index(rows: &BTreeMap<Vec<u8>, Bytes>) {
         heads.flat_map(|(at, record)| listing::rows(&at, &record)).collect();
     let stored = rows.range(vec![0x18]..vec![0x1a]).map(|(key, _)| key.clone());
     assert_eq!(stored.collect::<BTreeSet<_>>(), expected, "index rows");
+    check_index_of_entities(rows);
+}
+
+/// Each entity stands under the second of its last change, and among those with locks if it is one.
+pub(crate) fn check_index_of_entities(rows: &BTreeMap<Vec<u8>, Bytes>) {
+    let heads = rows.range(vec![0x1d]..vec![0x1e]).map(|(key, value)| {
+        let at = entity_keys::parse_entity(key).expect("an entity");
+        (at, decode::<EntityRecord>(value.clone()))
+    });
+    let expected: BTreeSet<_> = heads
+        .flat_map(|(at, record)| {
+            let changed = entity_keys::changed(&at, entity_keys::second(record.modified));
+            let is_locked = record.lock.is_some() || record.lock_requests > 0;
+            [Some(changed), is_locked.then(|| entity_keys::locked(&at))]
+        })
+        .flatten()
+        .collect();
+    let kinds = [[0x1e, 2], [0x1e, 4]];
+    let stored = kinds.iter().flat_map(|kind| rows.range(kind.to_vec()..vec![0x1e, kind[1] + 1]));
+    let stored: BTreeSet<_> = stored.map(|(key, _)| key.clone()).collect();
+    assert_eq!(stored, expected, "index rows of entities");
 }
