@@ -21,7 +21,11 @@ pub(crate) fn take_operation(plan: &mut Plan<'_>, at: &Address, message: Operati
         Some(due) if due > plan.stamp.now => delay(plan, at, message.operation, due),
         _ => {
             let mut entity = Entity::load(plan, at);
+            let sender = message.operation.sender.clone();
             entity.enqueue(plan, message.operation);
+            if let Some(sender) = sender {
+                entity.let_by(plan, &sender);
+            }
             entity.settle(plan);
         }
     }
@@ -116,6 +120,21 @@ impl Entity {
         request.since = plan.stamp.now;
         self.record.lock_requests += 1;
         self.add(plan, Line::Main, Waiting::Lock(request));
+    }
+
+    /// Lets the operation that was just queued go before its sender's own request for the lock.
+    ///
+    /// The request came over other entities and may have overtaken the operation. If it were granted first, the
+    /// operation would wait for the unlock, and later ones of the holder would go ahead of it (R5.12).
+    fn let_by(&mut self, plan: &mut Plan<'_>, sender: &Sender) {
+        if self.record.lock_requests == 0 {
+            return;
+        }
+        if let Some((place, request)) = read::lock_request_of(plan.view, &self.at, sender) {
+            self.take_request(plan, place, &request.holder);
+            self.record.lock_requests += 1;
+            self.add(plan, Line::Main, Waiting::Lock(request));
+        }
     }
 
     fn add(&mut self, plan: &mut Plan<'_>, line: Line, waiting: Waiting) {

@@ -8,8 +8,8 @@ use prost::Message as _;
 
 use crate::engine::command::BatchId;
 use crate::engine::state::{
-    Address, EntityRecord, Holder, Line, Operation, Place, Spot, Waiting, WaitingRecord, decode,
-    entity_keys,
+    Address, EntityRecord, Holder, Line, LockRequest, Operation, Place, Sender, Spot, Waiting,
+    WaitingRecord, decode, entity_keys,
 };
 use crate::engine::view::{View, after_prefix};
 
@@ -207,6 +207,25 @@ pub(super) fn place_of(view: &dyn View, at: &Address, spot: Spot) -> Option<Wait
 /// Where the request of a holder waits for the lock of an entity.
 pub(crate) fn lock_request(view: &dyn View, at: &Address, holder: &Holder) -> Option<Place> {
     entity_keys::parse_place(&view.get(&entity_keys::lock_request(at, holder))?)
+}
+
+/// What an orchestration has asked for and waits for at an entity: one request, or none.
+pub(crate) fn lock_request_of(
+    view: &dyn View,
+    at: &Address,
+    owner: &Sender,
+) -> Option<(Place, LockRequest)> {
+    let prefix = entity_keys::lock_requests_of(at, owner);
+    let mut found = None;
+    view.scan(&prefix, &after_prefix(&prefix), &mut |_, value| {
+        found = entity_keys::parse_place(value);
+        ControlFlow::Break(())
+    });
+    let place = found?;
+    match place_of(view, at, (Line::Main, place))? {
+        Waiting::Lock(request) => Some((place, request)),
+        Waiting::Operation(_) => None,
+    }
 }
 
 /// Whether a request was seen in one of these periods.

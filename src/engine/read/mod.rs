@@ -22,7 +22,9 @@ pub use entities::{EntityList, EntitySlice, entities, metadata};
 #[cfg(test)]
 pub(crate) use entity::queue;
 pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, entity, entity_state};
-pub(crate) use entity::{first_in_main, lock_request, operations_of, request_seen, requests_of};
+pub(crate) use entity::{
+    first_in_main, lock_request, lock_request_of, operations_of, request_seen, requests_of,
+};
 pub use entity_locks::{EntityLock, LockParty, entity_locks};
 pub(crate) use history::events;
 pub use history::{HistoryPart, history, history_part};

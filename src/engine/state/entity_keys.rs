@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::keys::{Fields, Key, timers_of_hub};
-use super::{Address, Holder, Line, Mark, Place, Spot};
+use super::{Address, Holder, Line, Mark, Place, Sender, Spot};
 
 const ENTITY: u8 = 0x1d;
 const ENTITY_STATE: [u8; 2] = [0x1e, 0];
@@ -107,9 +107,13 @@ pub(crate) fn lock_requests(at: &Address) -> Vec<u8> {
     Key::of(QUEUE).address(at).byte(LOCK_REQUESTS).0
 }
 
+/// What the rows of those of one orchestration begin with.
+pub(crate) fn lock_requests_of(at: &Address, owner: &Sender) -> Vec<u8> {
+    Key(lock_requests(at)).text(&owner.instance).u64(owner.generation).0
+}
+
 pub(crate) fn lock_request(at: &Address, holder: &Holder) -> Vec<u8> {
-    let key = Key::of(QUEUE).address(at).byte(LOCK_REQUESTS);
-    let key = key.text(&holder.owner.instance).u64(holder.owner.generation).text(&holder.section);
+    let key = Key(lock_requests_of(at, &holder.owner)).text(&holder.section);
     if holder.request == 0 { key.0 } else { key.u32(holder.request).0 }
 }
 
