@@ -7,9 +7,13 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::{self, OrchestrationStatus};
+use prost::Message as _;
 
-use super::command::{CompleteTurn, RaiseEvent, Start};
-use super::state::{EntityRecord, decode, entity_keys, keys, listing};
+use super::command::{CompleteTurn, Deliver, Delivery, RaiseEvent, Start};
+use super::state::message::Body;
+use super::state::{
+    EntityRecord, FORMAT, MessageRecord, Place, decode, entity_keys, keys, listing,
+};
 use super::{Address, Answer, Command, Stamp, View, apply, decode_answer, read};
 
 /// A partition that counts the rows that are read from it.
@@ -97,6 +101,24 @@ impl Partition {
     /// How many rows there are, besides those that tell what was delivered or closed.
     pub(crate) fn count(&self) -> usize {
         self.rows.keys().filter(|key| !matches!(key[0], 0x17 | 0x1a)).count()
+    }
+}
+
+pub(crate) const SECOND: i64 = 1_000_000_000;
+
+/// Brings a message to an instance of hub 1, in the second of its number. Numbers go up.
+pub(crate) fn bring(rows: &mut BTreeMap<Vec<u8>, Bytes>, number: u64, to: &str, body: Body) {
+    let (hub, instance) = (1, to.to_owned());
+    let message = MessageRecord { format: FORMAT, hub, instance, body: Some(body) };
+    let place = Place { sequence: number, sub: 0 };
+    let message = Delivery::new(place, message.encode_to_vec().into());
+    let deliver = Command::Deliver(Deliver { from: 9, messages: vec![message] });
+    let stamp = Stamp { now: number as i64 * SECOND, seed: number, sequence: number << 16 };
+    for (key, value) in apply(rows, stamp, &deliver.into_bytes()).changes {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
     }
 }
 

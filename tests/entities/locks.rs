@@ -103,9 +103,9 @@ async fn a_lock_goes_with_its_holder() {
     held_by(&client, None).await;
 
     let _turn = hold(&client, &mut worker, "is-replaced").await;
-    let running = wire::OrchestrationStatus::Running.into();
+    use wire::OrchestrationStatus::{Running, Terminated};
     let policy = wire::OrchestrationIdReusePolicy {
-        replaceable_status: vec![running],
+        replaceable_status: vec![Running.into(), Terminated.into()],
         ..Default::default()
     };
     let start = wire::CreateInstanceRequest {

@@ -227,3 +227,59 @@ impl Sender {
         Sender { instance: at.instance.clone(), generation }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::engine::rig::bring;
+
+    fn holder(instance: &str) -> Holder {
+        let owner = Sender { instance: instance.into(), generation: 1 };
+        Holder { owner, section: "s".into(), request: 1 }
+    }
+
+    fn lock(instance: &str) -> Body {
+        let set = vec!["@a@0".into(), "@a@1".into()];
+        Body::Lock(LockRequest { holder: holder(instance), set, position: 1, ..Default::default() })
+    }
+
+    fn operation(instance: &str, id: &str) -> Body {
+        let operation = Operation {
+            request_id: id.into(),
+            sender: Some(holder(instance).owner),
+            ..Default::default()
+        };
+        Body::Operation(OperationMessage { operation, due: None })
+    }
+
+    /// R5.12: a request for the lock comes over other entities and may overtake what its orchestration sent before
+    /// it. The operation still goes first, and so before the later ones of the holder.
+    #[test]
+    fn an_operation_that_was_overtaken_by_a_lock_request_goes_before_it() {
+        let at = Address::new(1, "@a@1");
+        let mut rows = BTreeMap::new();
+        bring(&mut rows, 1, "@a@1", lock("o1"));
+        bring(&mut rows, 2, "@a@1", lock("o2"));
+        bring(&mut rows, 3, "@a@1", lock("o3"));
+        bring(&mut rows, 4, "@a@1", operation("o2", "first"));
+        let shown = |rows: &BTreeMap<Vec<u8>, bytes::Bytes>| {
+            let show = |(_, waiting)| match waiting {
+                Waiting::Operation(operation) => operation.request_id,
+                Waiting::Lock(request) => request.holder.owner.instance,
+            };
+            read::queue(rows, &at).into_iter().map(show).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(shown(&rows), "o3 first o2");
+        let release = |instance: &str| {
+            let holder = holder(instance);
+            Body::Release(ReleaseMessage { holder, set: Vec::new(), position: 0 })
+        };
+        bring(&mut rows, 5, "@a@1", release("o1"));
+        bring(&mut rows, 6, "@a@1", release("o3"));
+        let record = read::entity(&rows, &at).expect("is there");
+        assert_eq!((record.lock, record.main, record.lock_requests), (None, 1, 1), "it may run");
+        assert_eq!(shown(&rows), "first o2");
+    }
+}

@@ -103,33 +103,11 @@ fn request(view: &dyn View, at: &Address, place: Place) -> Option<LockRequest> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use bytes::Bytes;
-
     use super::*;
-    use crate::engine::command::{Deliver, Delivery};
-    use crate::engine::state::message::Body;
-    use crate::engine::state::{FORMAT, Holder, MessageRecord, Sender};
+    use crate::engine::rig::{SECOND, bring};
+    use crate::engine::state::message::{Body, ReleaseMessage};
+    use crate::engine::state::{Holder, Sender};
     use crate::engine::view::Counted;
-    use crate::engine::{Command, Stamp, apply};
-    use prost::Message as _;
-
-    const SECOND: i64 = 1_000_000_000;
-
-    /// Brings messages, each in a second of its own.
-    fn bring(rows: &mut BTreeMap<Vec<u8>, Bytes>, number: u64, to: &str, body: Body) {
-        let (hub, instance) = (1, to.to_owned());
-        let message = MessageRecord { format: FORMAT, hub, instance, body: Some(body) };
-        let place = Place { sequence: number, sub: 0 };
-        let message = Delivery::new(place, message.encode_to_vec().into());
-        let deliver = Command::Deliver(Deliver { from: 9, messages: vec![message] });
-        let stamp = Stamp { now: number as i64 * SECOND, seed: number, sequence: number << 16 };
-        for (key, value) in apply(rows, stamp, &deliver.into_bytes()).changes {
-            match value {
-                Some(value) => rows.insert(key, value),
-                None => rows.remove(&key),
-            };
-        }
-    }
 
     fn request(instance: &str, entity: &str) -> LockRequest {
         let owner = Sender { instance: instance.into(), generation: 1 };
@@ -167,14 +145,14 @@ mod tests {
 
         for (number, instance) in (5..).zip(["o1", "z"]) {
             let LockRequest { holder, set, position, .. } = request(instance, "@a@1");
-            let release = crate::engine::state::message::ReleaseMessage { holder, set, position };
+            let release = ReleaseMessage { holder, set, position };
             bring(&mut rows, number, "@a@1", Body::Release(release));
         }
         let [lock, _] = entity_locks(&rows, 1, "", "", 9).try_into().expect("both are held");
         assert_eq!((lock.holder, lock.waiting, lock.first), (Some(party("y", 6)), 0, vec![]));
         for (number, (instance, entity)) in (7..).zip([("y", "@a@1"), ("o2", "@b@1")]) {
             let LockRequest { holder, set, position, .. } = request(instance, entity);
-            let release = crate::engine::state::message::ReleaseMessage { holder, set, position };
+            let release = ReleaseMessage { holder, set, position };
             bring(&mut rows, number, entity, Body::Release(release));
         }
         let counted = Counted::new(&rows);
