@@ -78,8 +78,8 @@ pub(crate) struct Entity {
     is_stored: bool,
     /// What of the main line this command took away: the rows still show it.
     taken: BTreeSet<Place>,
-    /// What this command put into the main line: the rows do not show it yet.
-    added: Option<(Place, Waiting)>,
+    /// What this command put into the main line first, if that was a request: the rows do not show it yet.
+    added: Option<(Place, Option<LockRequest>)>,
 }
 
 impl Entity {
@@ -140,7 +140,11 @@ impl Entity {
     fn add(&mut self, plan: &mut Plan<'_>, line: Line, waiting: Waiting) {
         let place = plan.next_place();
         if line == Line::Main && self.added.is_none() {
-            self.added = Some((place, waiting.clone()));
+            let request = match &waiting {
+                Waiting::Lock(request) => Some(request.clone()),
+                Waiting::Operation(_) => None,
+            };
+            self.added = Some((place, request));
         }
         let (at, spot) = (self.at.clone(), (line, place));
         plan.push(Event::WaitBegan { at, spot, waiting: Box::new(waiting) });
@@ -205,11 +209,12 @@ impl Entity {
         let first = loop {
             match read::first_in_main(plan.view, &self.at, after) {
                 Some((place, _)) if self.taken.contains(&place) => after = Some(place),
-                Some(first) => break Some(first),
+                Some((place, Waiting::Lock(request))) => break Some((place, Some(request))),
+                Some((_, Waiting::Operation(_))) => return,
                 None => break self.added.take(),
             }
         };
-        let Some((place, Waiting::Lock(request))) = first else { return };
+        let Some((place, Some(request))) = first else { return };
         self.take_request(plan, place, &request.holder);
         self.record.lock = Some(Lock { holder: request.holder.clone(), since: plan.stamp.now });
         let hub = self.at.hub;

@@ -31,9 +31,9 @@ pub(crate) fn signal_entity(plan: &mut Plan<'_>, command: SignalEntity) -> Answe
     if !is_first(plan, &at, &request_id) {
         return Ok(Reply::Done);
     }
-    let waiting = read::entity(plan.view, &at).map_or(0, |record| record.backlog());
+    let mut entity = Entity::load(plan, &at);
     let limit = plan.limits.waiting_events;
-    if Limits::exceeds(limit, u64::from(waiting) + 1) {
+    if Limits::exceeds(limit, u64::from(entity.record.backlog()) + 1) {
         return Err(Reject::QueueFull { instance: at.instance, limit });
     }
     let signal = wire::EntityOperationSignaledEvent {
@@ -50,7 +50,6 @@ pub(crate) fn signal_entity(plan: &mut Plan<'_>, command: SignalEntity) -> Answe
     match scheduled_time.as_ref().map(nanos).filter(|due| *due > plan.stamp.now) {
         Some(due) => delay(plan, &at, operation, due),
         None => {
-            let mut entity = Entity::load(plan, &at);
             entity.enqueue(plan, operation);
             entity.settle(plan);
         }
