@@ -194,6 +194,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
     dispatch::Settings {
         leases: LeaseTimes {
             turn: limits.orchestrator_lease,
+            entity: limits.entity_lease,
             activity: limits.activity_lease,
             grace: limits.redelivery_grace,
         },
@@ -255,6 +256,7 @@ async fn serve_grpc(
         .layer(OversizeLayer { limit })
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())
+        .add_service(gateway.entity_service())
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)

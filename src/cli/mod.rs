@@ -5,10 +5,11 @@
 //! the custom. What a node is told beyond the command stands in [`Config`].
 //!
 //! Commands that talk to a running server do so over its public gRPC port and know nothing else of it:
-//! [`hub`] and [`instance`], on what [`connect`], [`failure`] (more exit codes) and [`show`] give them.
+//! [`hub`], [`instance`] and [`entity`], on what [`connect`], [`failure`] (more exit codes) and [`show`] give them.
 
 mod cluster;
 mod connect;
+mod entity;
 mod failure;
 mod hub;
 mod instance;
@@ -61,6 +62,8 @@ enum Command {
     Hub(hub::HubArgs),
     /// Start, read and steer instances on a running server.
     Instance(instance::InstanceArgs),
+    /// Show the entities of a running server, and who holds their locks.
+    Entity(entity::EntityArgs),
     /// Print a script that completes command lines in a shell.
     #[command(
         after_help = "Bash: source <(durahub completions bash). Zsh: durahub completions zsh > a file _durahub in a \
@@ -116,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cluster(args) => print(&runtime()?.block_on(cluster::run(args))?),
         Command::Hub(args) => runtime()?.block_on(hub::run(args)),
         Command::Instance(args) => runtime()?.block_on(instance::run(args)),
+        Command::Entity(args) => runtime()?.block_on(entity::run(args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "durahub", &mut script);

@@ -48,7 +48,7 @@ programs! {
         concurrent_workers worker_killed
         queries purges task_hubs
         sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
-        entity_operations entity_failures entity_locks entity_delays entity_actions entity_queries schedules
+        entity_operations entity_failures entity_locks entity_delays entity_actions entity_queries schedules history_export
         unknown_hub base_sdk
     }
     javascript {
