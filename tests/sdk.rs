@@ -7,6 +7,8 @@
 //!
 //! A machine without python3 or node fails these tests, unless `DURAHUB_SKIP_SDK=1` says to skip them.
 //!
+//! Some programs run a second time, over TLS and with a token that a credential of the SDK hands out.
+//!
 //! One program alone: `cargo test --test sdk python::chain`.
 
 #![allow(clippy::print_stderr)] // that a test was skipped must be seen
@@ -18,6 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+#[path = "support/security.rs"]
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+mod security;
 
 /// How long the server may take to be ready; a debug build on a busy machine needs a second or two.
 const START: Duration = Duration::from_secs(60);
@@ -80,7 +86,12 @@ fn run(sdk: &Sdk, program: &str) {
     }
     sdk.install();
     let server = SERVER.as_ref().unwrap_or_else(|why| panic!("{why}"));
+    run_on(sdk, program, server, &[]);
+}
+
+fn run_on(sdk: &Sdk, program: &str, server: &Server, variables: &[(&str, String)]) {
     let mut command = sdk.command();
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.args([program, "--endpoint", &server.grpc, "--task-hub", &hub(sdk.name, program)]);
     // A proxy that the environment names is not for this server.
     command.env("no_proxy", "127.0.0.1,localhost").env("PYTHONDONTWRITEBYTECODE", "1");
@@ -244,7 +255,88 @@ fn step(command: &mut Command, remedy: &str) -> String {
 }
 
 /// The one server of this test process.
-static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(Server::start);
+static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start(&[]));
+
+/// A server that speaks TLS and knows callers by their tokens, and what a program needs to be one of them.
+static SECURED: LazyLock<Secured> = LazyLock::new(Secured::start);
+
+struct Secured {
+    server: Server,
+    variables: Vec<(&'static str, String)>,
+    _folder: tempfile::TempDir,
+}
+
+impl Secured {
+    fn start() -> Secured {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let ca = security::Ca::new("sdk");
+        let ca_file = ca.write(&folder.path().join("ca.pem")).display().to_string();
+        let pair = ca.issue(folder.path(), "server", &["localhost"], "server");
+        let signer = security::Signer::new("one");
+        let keys = folder.path().join("keys.json");
+        fs::write(&keys, security::key_set(&[&signer])).expect("a writable folder");
+        let mut server = Server::start(&[
+            format!("--tls-cert-file={}", pair.cert.display()),
+            format!("--tls-key-file={}", pair.key.display()),
+            "--tls-plaintext=never".to_owned(),
+            // The test itself asks for readiness in plain HTTP.
+            "--tls-http=false".to_owned(),
+            "--auth-mode=jwt".to_owned(),
+            format!("--auth-jwt-jwks-file={}", keys.display()),
+            format!("--auth-jwt-issuer={}", security::ISSUER),
+            format!("--auth-jwt-audience={}", security::AUDIENCE),
+            "--auth-grants=claim.role:app=contributor@*".to_owned(),
+        ])
+        .unwrap_or_else(|why| panic!("{why}"));
+        server.grpc = server.grpc.replace("127.0.0.1", "localhost");
+        let token =
+            signer.token(&serde_json::json!({ "role": "app", "exp": security::now() + 7200 }));
+        // Both gRPC libraries take the certificates that they trust from there.
+        let variables =
+            vec![("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", ca_file), ("DURAHUB_TEST_TOKEN", token)];
+        Secured { server, variables, _folder: folder }
+    }
+}
+
+mod over_tls_with_a_token {
+    use super::*;
+
+    fn run(sdk: &Sdk, programs: &[&str]) {
+        if skipped() {
+            return;
+        }
+        sdk.install();
+        for program in programs {
+            run_on(sdk, program, &SECURED.server, &SECURED.variables);
+        }
+    }
+
+    #[test]
+    fn python() {
+        run(&Sdk::python(), &["chain", "retry", "event_or_timer", "queries", "entity_operations"]);
+    }
+
+    #[test]
+    fn javascript() {
+        run(
+            &Sdk::javascript(),
+            &["chain", "retry", "event_or_timer", "queries", "entity_operations"],
+        );
+    }
+
+    /// The token is what lets them in.
+    #[test]
+    fn without_it_nobody_gets_in() {
+        let grpc = &SECURED.server.grpc;
+        let output = Command::new(env!("CARGO_BIN_EXE_durahub"))
+            .args(["instance", "list", "--task-hub", "default", "--endpoint"])
+            .arg(format!("https://{grpc}"))
+            .env("DURAHUB_CA_FILE", &SECURED.variables[0].1)
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
 
 struct Server {
     grpc: String,
@@ -268,7 +360,7 @@ if [ -e "$folder/over" ]; then rm -rf "$folder"; else kill $watcher; fi
 "#;
 
 impl Server {
-    fn start() -> Result<Server, String> {
+    fn start(args: &[String]) -> Result<Server, String> {
         let folder = tempfile::Builder::new().prefix("durahub-sdk-").tempdir();
         let folder = folder.map_err(|error| error.to_string())?.keep();
         let log = folder.join("log");
@@ -287,6 +379,7 @@ impl Server {
             .args(["--task-hubs", &hubs().join(",")])
             // Some programs pass more than the managed service takes (R1.26).
             .args(["--max-payload-bytes", "4MiB"])
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

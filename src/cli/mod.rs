@@ -127,7 +127,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(flags) => serve(load(&flags)?),
+        Command::Serve(flags) => serve(flags),
         Command::Config(ConfigArgs { command: ConfigCommand::Check(flags) }) => {
             print(&load(&flags)?.to_toml())
         }
@@ -149,7 +149,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(flags: Flags) -> anyhow::Result<()> {
+    let config = load(&flags)?;
     let style = match config.log_format {
         LogFormat::Json => Style::Json,
         LogFormat::Text => Style::Text,
@@ -159,7 +160,12 @@ fn serve(config: Config) -> anyhow::Result<()> {
     logs::start(&config.log_level, style)?;
     runtime()?.block_on(async {
         let signals = Signals::listen().context("listen for signals")?;
-        Box::pin(server::run(config, signals.first_then_exit_on_second())).await
+        let variable = |name: &str| std::env::var(name).ok();
+        let source = server::Source {
+            file: Config::file(&flags, variable),
+            load: Box::new(move || Config::load(&flags, variable)),
+        };
+        Box::pin(server::run(config, source, signals.first_then_exit_on_second())).await
     })
 }
 
