@@ -42,7 +42,7 @@ async fn a_rate_is_kept_told_and_changed_while_the_node_runs() {
         a.rpc().hello(()).await.unwrap();
         let none = wire::ActivityResponse { completion_token: "none".into(), ..Default::default() };
         let completed = a.rpc().complete_activity_task(none).await;
-        assert!(completed.is_ok_and(|_| true) || !server.log().contains("panic"));
+        assert!(completed.is_ok_and(|_| true), "a worker's call is not counted");
     }
     // The hint is right.
     while get(&a).await.is_ok() {}
@@ -51,7 +51,7 @@ async fn a_rate_is_kept_told_and_changed_while_the_node_runs() {
 
     // The file changes: no restart, no signal.
     let path = folder.path().join("durahub.toml");
-    let text = "task_hubs = ['a', 'b']\nlog_level = 'debug'\ncache_mb = 64\n";
+    let text = "task_hubs = ['a', 'b']\nlog_level = 'info,h2=debug'\ncache_mb = 64\n";
     std::fs::write(&path, text).unwrap();
     let change = async {
         // More calls at once than the old rate would let through.
@@ -84,7 +84,12 @@ async fn a_connection_has_a_share_of_calls_at_the_same_time() {
     let wait = || {
         let mut rpc = one.rpc();
         let request = wire::GetInstanceRequest { instance_id: "slow".into(), ..Default::default() };
-        tokio::spawn(async move { rpc.wait_for_instance_completion(request).await })
+        // The test's own calls may be in its way.
+        tokio::spawn(async move {
+            while rpc.wait_for_instance_completion(request.clone()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
     };
     let waits = [wait(), wait()];
     let refused = loop {
@@ -107,27 +112,63 @@ async fn a_connection_has_a_share_of_calls_at_the_same_time() {
     tokio::time::timeout(Duration::from_secs(30), free).await.expect("room again");
 }
 
-/// CVE-2023-44487: streams that are opened and reset at once end the connection, not the server.
-#[tokio::test]
-async fn a_flood_of_resets_ends_its_connection_and_nothing_else() {
-    let server = TestServer::start().await;
+/// A raw HTTP/2 connection, and the task that runs it.
+async fn raw(
+    server: &TestServer,
+) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
     let tcp = tokio::net::TcpStream::connect(server.addresses.grpc).await.unwrap();
-    let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
-    let ended = tokio::spawn(connection);
+    let (sender, connection) = h2::client::handshake(tcp).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn hello(server: &TestServer) -> tonic::codegen::http::request::Builder {
     let uri = format!("http://{}/TaskHubSidecarService/Hello", server.addresses.grpc);
-    let mut opened = 0_u32;
-    loop {
+    tonic::codegen::http::Request::post(uri).header("content-type", "application/grpc")
+}
+
+/// CVE-2023-44487: streams that are opened and reset at once cost nothing that stays, and keep nobody out.
+#[tokio::test]
+async fn a_flood_of_resets_leaves_nothing_behind() {
+    let server = TestServer::start_with_args(&["--cache-mb=16"]).await;
+    server.client().rpc().hello(()).await.unwrap();
+    let (mut sender, running) = raw(&server).await;
+    let before = resident_mib(server.pid());
+    for opened in 0..100_000 {
         sender = match sender.ready().await {
             Ok(sender) => sender,
+            // The server has had enough of it, which is fine.
             Err(_) => break,
         };
-        let request = tonic::codegen::http::Request::post(&uri).body(()).unwrap();
+        let request = hello(&server).body(()).unwrap();
         let Ok((_, mut stream)) = sender.send_request(request, false) else { break };
         stream.send_reset(h2::Reason::CANCEL);
-        opened += 1;
-        assert!(opened < 1_000_000, "nobody stops the flood");
+        if opened % 20_000 == 0 {
+            let others = async { server.client().rpc().hello(()).await };
+            tokio::time::timeout(Duration::from_secs(10), others).await.expect("in time").unwrap();
+        }
     }
-    let ended = ended.await.unwrap().unwrap_err();
+    let after = resident_mib(server.pid());
+    assert!(after < before + 20, "{before} MiB before, {after} MiB after");
+    running.abort();
+    server.client().rpc().hello(()).await.unwrap();
+}
+
+/// Streams that the server has to reset, because they break the protocol, end the connection.
+#[tokio::test]
+async fn a_flood_of_broken_streams_ends_its_connection_and_nothing_else() {
+    let server = TestServer::start().await;
+    let (mut sender, running) = raw(&server).await;
+    let mut opened = 0_u32;
+    while let Ok(ready) = sender.ready().await {
+        sender = ready;
+        // Five bytes are announced and none comes.
+        let request = hello(&server).header("content-length", "5").body(()).unwrap();
+        let Ok((answer, _)) = sender.send_request(request, true) else { break };
+        let _ = answer.await;
+        opened += 1;
+        assert!(opened < 10_000, "nobody stops the flood");
+    }
+    let ended = running.await.unwrap().unwrap_err();
     assert_eq!(ended.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{ended}");
     server.client().rpc().hello(()).await.unwrap();
 }
@@ -138,9 +179,7 @@ async fn memory_stays_flat_under_a_client_that_never_reads() {
     let server = TestServer::start_with_args(&["--cache-mb=16"]).await;
     let client = server.client();
     // A window that is never opened again, and room for thousands of items.
-    let tcp = tokio::net::TcpStream::connect(server.addresses.grpc).await.unwrap();
-    let (sender, connection) = h2::client::handshake(tcp).await.unwrap();
-    tokio::spawn(connection);
+    let (sender, _running) = raw(&server).await;
     let uri = format!("http://{}/TaskHubSidecarService/GetWorkItems", server.addresses.grpc);
     let request = tonic::codegen::http::Request::post(uri)
         .header("content-type", "application/grpc")

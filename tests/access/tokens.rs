@@ -40,7 +40,7 @@ async fn tokens_that_are_not_valid_are_refused_and_the_reason_is_told() {
         (format!("eyJhbGciOiJub25lIn0.{}.", parts[1]), "no signed"),
         (format!("{}.{}", parts[0], parts[1]), "no signed"),
         ("not-a-token".to_owned(), "no signed"),
-        (String::new(), "must be"),
+        (String::new(), "no signed"),
         ("x".repeat(20_000), "too long"),
     ] {
         let (code, text) = refusal(&guarded, &token).await;
