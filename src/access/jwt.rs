@@ -73,7 +73,9 @@ impl Keys {
             entries.iter().filter_map(|entry| serde_json::from_value::<Jwk>(entry.clone()).ok());
         let signs = |key: &Jwk| {
             let used = key.common.public_key_use.as_ref();
-            used.is_none_or(|used| *used == PublicKeyUse::Signature) && !is_secret(key)
+            used.is_none_or(|used| *used == PublicKeyUse::Signature)
+                && !is_secret(key)
+                && DecodingKey::from_jwk(key).is_ok()
         };
         let keys: Vec<Jwk> = keys.filter(signs).collect();
         if keys.is_empty() {

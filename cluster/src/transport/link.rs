@@ -14,7 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
-use super::{CONNECT_TIME, Shared, connect};
+use super::{CONNECT_TIME, Shared, causes, connect};
 use crate::peers::{Call, Peer, PeerError};
 
 /// Pause after the first failure to connect; doubled with every further one.
@@ -256,7 +256,8 @@ impl Drop for Unanswered<'_> {
 
 /// What a status of a peer means.
 pub(super) fn refusal(peer: u64, status: &Status) -> PeerError {
-    let reason = status.message().to_owned();
+    let cause = std::error::Error::source(status).map(|cause| format!(": {}", causes(cause)));
+    let reason = status.message().to_owned() + &cause.unwrap_or_default();
     match status.code() {
         Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument => {
             PeerError::Failed { peer, reason }
