@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tonic::transport::server::Server;
 use crate::access::{Access, AccessLayer};
 use crate::banner::Banner;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config, ConfigErrors};
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
 use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
@@ -32,11 +33,19 @@ use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::reload::{self, Cause};
 use crate::security::Security;
+use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
 use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Longest headers of a call, in bytes: a token and much besides.
+const HEADER_BYTES: u32 = 64 << 10;
+/// Streams of one connection that its client reset before anybody looked at them; one that has more is closed.
+const RESETS_WAITING: usize = 20;
+/// Streams of one connection that the server had to reset; one that has more is closed.
+const RESETS_ANSWERED: usize = 256;
 /// Room that a command needs besides the message it came in.
 const COMMAND_OVERHEAD: usize = 1 << 20;
 /// Longest time for leaders to move to other nodes before this one goes.
@@ -44,12 +53,21 @@ const HAND_OVER_TIME: Duration = Duration::from_secs(5);
 /// How often the drain looks whether workers are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
+/// Where the configuration comes from, to read it again while the node runs.
+pub struct Source {
+    /// Its file, if there is one.
+    pub file: Option<PathBuf>,
+    /// Gathers it anew.
+    pub load: Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>,
+}
+
 /// Runs a node until `shutdown` ends and the drain is over.
 ///
 /// # Errors
 /// When a port or the data folder cannot be taken, or serving fails.
 pub async fn run(
     config: Config,
+    source: Source,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let grpc = bind("grpc-addr", config.grpc_addr).await?;
@@ -97,7 +115,14 @@ pub async fn run(
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
 
     let keys = tokio::spawn(security.access.clone().keep_keys());
-    let reloading = tokio::spawn(watch_files(security.clone())?);
+    let throttle = Throttle::new(shares(&config.limits), clock.clone());
+    let reloading = Reloading {
+        started_with: config.clone(),
+        source,
+        security: security.clone(),
+        throttle: throttle.clone(),
+    };
+    let reloading = tokio::spawn(reloading.run()?);
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
@@ -115,8 +140,8 @@ pub async fn run(
     }
     health.pass("partitions");
     let (stop_grpc, grpc_stopped) = oneshot::channel::<()>();
-    let (limit, access) = (config.limits.max_message_bytes, security.access.clone());
-    let serving = tokio::spawn(serve_grpc(grpc, gateway, access, limit, async {
+    let door = Door { access: security.access.clone(), throttle, limits: config.limits };
+    let serving = tokio::spawn(serve_grpc(grpc, gateway, door, async {
         grpc_stopped.await.unwrap_or(());
     }));
 
@@ -152,17 +177,54 @@ pub async fn run(
     Ok(())
 }
 
-/// Reads files of [`Security`] again when they change, or at SIGHUP.
-fn watch_files(security: Security) -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let files = security.files.clone();
-    let reload = move |cause: Cause| {
-        tracing::info!(?cause, "reading files again");
-        security.reload();
-        if cause == Cause::Signal {
-            security.reopen_audit();
+/// What changes while the node runs.
+struct Reloading {
+    started_with: Config,
+    source: Source,
+    security: Security,
+    throttle: Throttle,
+}
+
+impl Reloading {
+    /// Reads files again when they change, or at SIGHUP.
+    fn run(self) -> anyhow::Result<impl Future<Output = ()> + Send> {
+        let files = self.security.files.iter().chain(&self.source.file).cloned().collect();
+        let reload = move |cause: Cause| {
+            tracing::info!(?cause, "reading files again");
+            self.security.reload();
+            self.reload_config();
+            if cause == Cause::Signal {
+                self.security.reopen_audit();
+            }
+        };
+        reload::run(files, reload).context("listen for SIGHUP")
+    }
+
+    fn reload_config(&self) {
+        let config = match (self.source.load)() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not read again, the old one stays");
+                return;
+            }
+        };
+        self.throttle.set(shares(&config.limits));
+        if let Err(error) = logs::set_filter(&config.log_level) {
+            tracing::error!(%error, "the log level stays");
         }
-    };
-    reload::run(files, reload).context("listen for SIGHUP")
+        let waiting = self.started_with.waiting(&config);
+        if !waiting.is_empty() {
+            tracing::warn!(?waiting, "changed settings that wait for a restart");
+        }
+    }
+}
+
+fn shares(limits: &config::Limits) -> Shares {
+    let share = |per_second, in_flight| Share { per_second, in_flight };
+    Shares {
+        hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
+        connection: share(limits.connection_calls_per_second, limits.connection_calls_in_flight),
+    }
 }
 
 /// Creates the hubs that shall exist, as soon as the cluster has a leader that can.
@@ -229,6 +291,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
     dispatch::Settings {
         leases: LeaseTimes {
             turn: limits.orchestrator_lease,
+            entity: limits.entity_lease,
             activity: limits.activity_lease,
             grace: limits.redelivery_grace,
         },
@@ -267,11 +330,17 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
     }
 }
 
+/// What every call of the gRPC port passes.
+struct Door {
+    access: Access,
+    throttle: Throttle,
+    limits: config::Limits,
+}
+
 async fn serve_grpc(
     incoming: Incoming,
     gateway: Gateway,
-    access: Access,
-    limit: usize,
+    door: Door,
     stopped: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -283,15 +352,23 @@ async fn serve_grpc(
         .register_encoded_file_descriptor_set(durahub_proto::OWN_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let Door { access, throttle, limits } = door;
     Server::builder()
+        .max_concurrent_streams(limits.connection_streams)
+        .http2_max_header_list_size(HEADER_BYTES)
+        // A client that opens streams and resets them at once, and one that makes the server reset them.
+        .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING))
+        .http2_max_local_error_reset_streams(Some(RESETS_ANSWERED))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(CallsLayer::new())
         .layer(AccessLayer(access))
+        .layer(ThrottleLayer(throttle))
         .layer(DeadlineLayer)
-        .layer(OversizeLayer { limit })
+        .layer(OversizeLayer { limit: limits.max_message_bytes })
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())
+        .add_service(gateway.entity_service())
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, stopped)

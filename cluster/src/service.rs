@@ -133,7 +133,10 @@ impl<M: Machine> PeerService for Inner<M> {
         // The first members are known before the metadata is.
         let listed = self.initial_members.iter().map(|(id, address)| (*id, address));
         let all = known.chain(listed).filter(|(id, address)| wanted(*id) && !address.is_empty());
-        all.map(|(_, address)| address.clone()).collect()
+        let mut all: Vec<String> = all.map(|(_, address)| address.clone()).collect();
+        // So are those that let this node join.
+        all.extend(self.transport.addresses().into_iter().flat_map(|book| book.addresses(node)));
+        all
     }
 
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {

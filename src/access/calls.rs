@@ -195,7 +195,8 @@ pub fn all() -> impl Iterator<Item = &'static Call> {
 }
 
 /// The call of the gRPC port with this path.
-pub(super) fn rpc(path: &str) -> Option<&'static Call> {
+#[must_use]
+pub fn rpc(path: &str) -> Option<&'static Call> {
     [SERVED, BACKEND, SANDBOX].into_iter().flatten().find(|call| call.path == path)
 }
 

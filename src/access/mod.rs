@@ -34,7 +34,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex as AsyncMutex;
 
 pub use audit::Audit;
-pub use calls::{Call, Needs, all as all_calls};
+pub use calls::{Call, Needs, all as all_calls, rpc};
 pub use identity::{Credentials, Identity, Kind, Unknown};
 pub use jwt::{JwtSettings, KeySource};
 pub use layer::{AccessLayer, Guarded, Subject};

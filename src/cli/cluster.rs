@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use durahub_cluster::admin::AdminClient;
 use durahub_cluster::admin::messages::{NodeState, NodeStatus, StatusResponse};
+use durahub_cluster::admin::{AdminClient, AdminError};
 use serde_json::json;
 
 use super::connect;
+use super::failure::{Failure, Reason};
 use crate::dial::DialArgs;
 
 /// Looks at a cluster and changes it while it runs.
@@ -82,6 +83,13 @@ enum Output {
 /// # Errors
 /// When no node answers, or the cluster refuses.
 pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<String> {
+    ask(args).await.map_err(|error| match error.downcast_ref::<AdminError>() {
+        Some(AdminError::Denied(text)) => Failure::new(Reason::Denied, text.clone()).into(),
+        _ => error,
+    })
+}
+
+async fn ask(args: ClusterArgs) -> anyhow::Result<String> {
     let channel = connect::channel(&args.endpoint, &args.dial).await?;
     let mut client = AdminClient::new(channel, args.dial.authorization()?);
     Ok(match args.command {

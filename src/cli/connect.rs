@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use durahub_proto::own::entity_service_client::EntityServiceClient;
 use durahub_proto::own::task_hub_service_client::TaskHubServiceClient;
 use durahub_proto::wire::task_hub_sidecar_service_client::TaskHubSidecarServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -16,8 +17,10 @@ use crate::dial::DialArgs;
 
 /// A client whose calls carry the task hub's name.
 pub(super) type Rpc = TaskHubSidecarServiceClient<InterceptedService<Channel, Headers>>;
-/// A client of Durahub's own calls.
+/// A client of Durahub's own calls about all task hubs.
 pub(super) type HubRpc = TaskHubServiceClient<InterceptedService<Channel, Headers>>;
+/// A client of Durahub's own calls about the entities of a task hub.
+pub(super) type EntityRpc = EntityServiceClient<InterceptedService<Channel, Headers>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server that vanished is noticed within this and the next time, also while a call waits for hours.
@@ -58,10 +61,7 @@ pub(super) enum Output {
 impl ServerArgs {
     /// A client of one task hub.
     pub(super) async fn hub(&self, task_hub: &str) -> Result<Rpc, Failure> {
-        let name = task_hub.parse().map_err(|_| {
-            Failure::new(Reason::Usage, format!("--task-hub: {task_hub:?} is not a name"))
-        })?;
-        let headers = Headers { task_hub: Some(name), authorization: self.authorization()? };
+        let headers = self.headers(task_hub)?;
         Ok(TaskHubSidecarServiceClient::with_interceptor(self.channel().await?, headers)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE))
@@ -71,6 +71,20 @@ impl ServerArgs {
     pub(super) async fn hubs(&self) -> Result<HubRpc, Failure> {
         let headers = Headers { task_hub: None, authorization: self.authorization()? };
         Ok(TaskHubServiceClient::with_interceptor(self.channel().await?, headers))
+    }
+
+    /// A client of our own calls about the entities of one task hub.
+    pub(super) async fn entities(&self, task_hub: &str) -> Result<EntityRpc, Failure> {
+        let headers = self.headers(task_hub)?;
+        Ok(EntityServiceClient::with_interceptor(self.channel().await?, headers)
+            .max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    fn headers(&self, task_hub: &str) -> Result<Headers, Failure> {
+        let name = task_hub.parse().map_err(|_| {
+            Failure::new(Reason::Usage, format!("--task-hub: {task_hub:?} is not a name"))
+        })?;
+        Ok(Headers { task_hub: Some(name), authorization: self.authorization()? })
     }
 
     fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {

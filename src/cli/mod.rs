@@ -5,10 +5,11 @@
 //! the custom. What a node is told beyond the command stands in [`Config`].
 //!
 //! Commands that talk to a running server do so over its public gRPC port and know nothing else of it:
-//! [`hub`] and [`instance`], on what [`connect`], [`failure`] (more exit codes) and [`show`] give them.
+//! [`hub`], [`instance`] and [`entity`], on what [`connect`], [`failure`] (more exit codes) and [`show`] give them.
 
 mod cluster;
 mod connect;
+mod entity;
 mod failure;
 mod health;
 mod hub;
@@ -64,6 +65,8 @@ enum Command {
     Hub(hub::HubArgs),
     /// Start, read and steer instances on a running server.
     Instance(instance::InstanceArgs),
+    /// Show the entities of a running server, and who holds their locks.
+    Entity(entity::EntityArgs),
     /// Print a script that completes command lines in a shell.
     #[command(
         after_help = "Bash: source <(durahub completions bash). Zsh: durahub completions zsh > a file _durahub in a \
@@ -130,7 +133,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(flags) => serve(load(&flags)?),
+        Command::Serve(flags) => serve(flags),
         Command::Config(ConfigArgs { command: ConfigCommand::Check(flags) }) => {
             print(&load(&flags)?.to_toml())
         }
@@ -141,6 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cluster(args) => print(&runtime()?.block_on(cluster::run(args))?),
         Command::Hub(args) => runtime()?.block_on(hub::run(args)),
         Command::Instance(args) => runtime()?.block_on(instance::run(args)),
+        Command::Entity(args) => runtime()?.block_on(entity::run(args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "durahub", &mut script);
@@ -153,7 +157,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(flags: Flags) -> anyhow::Result<()> {
+    let config = load(&flags)?;
     let style = match config.log_format {
         LogFormat::Json => Style::Json,
         LogFormat::Text => Style::Text,
@@ -163,7 +168,12 @@ fn serve(config: Config) -> anyhow::Result<()> {
     logs::start(&config.log_level, style)?;
     runtime()?.block_on(async {
         let signals = Signals::listen().context("listen for signals")?;
-        Box::pin(server::run(config, signals.first_then_exit_on_second())).await
+        let variable = |name: &str| std::env::var(name).ok();
+        let source = server::Source {
+            file: Config::file(&flags, variable),
+            load: Box::new(move || Config::load(&flags, variable)),
+        };
+        Box::pin(server::run(config, source, signals.first_then_exit_on_second())).await
     })
 }
 

@@ -11,7 +11,8 @@
 //! Only the value that wins is judged, and all that are wrong are told together: see [`ConfigErrors`].
 //! Nothing is opened, bound or created here. The rooms get their values handed over; none reads a global.
 //!
-//! Left out on purpose: reloading. A setting changes with a restart, which is short and safe.
+//! While a node runs, the file is read again when it changes and at SIGHUP. What can change then is listed in
+//! [`RELOADED`]; everything else waits for a restart, and [`Config::waiting`] says what that is.
 
 mod access;
 mod access_settings;
@@ -33,6 +34,16 @@ use values::Value;
 
 /// Variable that names the configuration file when the flag does not.
 pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
+
+/// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
+/// grants and keys hold is taken over, too; where they are is not.
+pub const RELOADED: [&str; 5] = [
+    "log_level",
+    "limits.hub_calls_per_second",
+    "limits.hub_calls_in_flight",
+    "limits.connection_calls_per_second",
+    "limits.connection_calls_in_flight",
+];
 
 /// Everything that a node can be told. The default is a persistent single node on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +135,16 @@ pub struct Limits {
     pub health_ping: Duration,
     /// Longest time a stop may take to finish running calls.
     pub drain_timeout: Duration,
+    /// Calls of clients to one task hub per second, at this node; 0: no limit.
+    pub hub_calls_per_second: u32,
+    /// Calls of clients to one task hub at the same time, at this node; 0: no limit.
+    pub hub_calls_in_flight: u32,
+    /// Calls of a client on one connection per second; 0: no limit.
+    pub connection_calls_per_second: u32,
+    /// Calls of a client on one connection at the same time; 0: no limit.
+    pub connection_calls_in_flight: u32,
+    /// HTTP/2 streams at the same time on one connection, 10 to 100,000.
+    pub connection_streams: u32,
 }
 
 /// How log lines look.
@@ -189,6 +210,11 @@ impl Default for Limits {
             redelivery_grace: Duration::from_secs(5),
             health_ping: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(20),
+            hub_calls_per_second: 0,
+            hub_calls_in_flight: 0,
+            connection_calls_per_second: 0,
+            connection_calls_in_flight: 0,
+            connection_streams: 1000,
         }
     }
 }
@@ -222,6 +248,20 @@ impl Config {
         }
         config.check_together(&mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigErrors { problems }) }
+    }
+
+    /// The file of a configuration, if there is one.
+    pub fn file(flags: &Flags, variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+        let variable = || variable(CONFIG_VARIABLE).filter(|value| !value.trim().is_empty());
+        flags.config.clone().or_else(|| variable().map(PathBuf::from))
+    }
+
+    /// Keys that differ in a newer configuration and wait for a restart.
+    #[must_use]
+    pub fn waiting(&self, newer: &Config) -> Vec<&'static str> {
+        let fixed = settings::all().filter(|setting| !RELOADED.contains(&setting.key));
+        let differs = fixed.filter(|setting| (setting.show)(self) != (setting.show)(newer));
+        differs.map(|setting| setting.key).collect()
     }
 
     /// The configuration as a commented TOML file that [`load`](Self::load) reads back to the same.

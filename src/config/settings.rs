@@ -444,6 +444,53 @@ const SETTINGS: &[Setting] = &[
         set: |c, v| put(&mut c.limits.drain_timeout, values::duration(v, Duration::ZERO..=HOUR)),
         show: |c| time(c.limits.drain_timeout),
     },
+    Setting {
+        key: "limits.hub_calls_per_second",
+        value_name: "N",
+        help: "Calls of clients to one task hub per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.hub_calls_per_second, values::count(v)),
+        show: |c| c.limits.hub_calls_per_second.to_string(),
+    },
+    Setting {
+        key: "limits.hub_calls_in_flight",
+        value_name: "N",
+        help: "Calls of clients to one task hub at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.hub_calls_in_flight, values::count(v)),
+        show: |c| c.limits.hub_calls_in_flight.to_string(),
+    },
+    Setting {
+        key: "limits.connection_calls_per_second",
+        value_name: "N",
+        help: "Calls of clients on one connection per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connection_calls_per_second, values::count(v)),
+        show: |c| c.limits.connection_calls_per_second.to_string(),
+    },
+    Setting {
+        key: "limits.connection_calls_in_flight",
+        value_name: "N",
+        help: "Calls of clients on one connection at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connection_calls_in_flight, values::count(v)),
+        show: |c| c.limits.connection_calls_in_flight.to_string(),
+    },
+    Setting {
+        key: "limits.connection_streams",
+        value_name: "N",
+        help: "HTTP/2 streams at the same time on one connection. A client that wants more waits, or opens another connection.",
+        allowed: "a whole number from 10 to 100000",
+        emulator: None,
+        set: |c, v| {
+            put(&mut c.limits.connection_streams, values::whole(v, 10..=100_000).map(|n| n as u32))
+        },
+        show: |c| c.limits.connection_streams.to_string(),
+    },
 ];
 
 /// Fills a field, when there is a value that is allowed.

@@ -241,3 +241,13 @@ fn access_is_read_from_nested_tables_and_judged_together() {
         ["auth.jwt.issuers", "auth.modes"]
     );
 }
+
+#[test]
+fn what_a_running_node_takes_over_is_told_apart() {
+    let known: Vec<_> = settings::all().map(|setting| setting.key).collect();
+    assert!(RELOADED.iter().all(|key| known.contains(key)));
+    let flags =
+        ["--log-level=debug", "--hub-calls-per-second=5", "--cache-mb=64", "--auth-mode=none"];
+    let newer = load(&Case { flags: &flags, ..Case::default() }).unwrap();
+    assert_eq!(Config::default().waiting(&newer), ["cache_mb"]);
+}

@@ -1,10 +1,11 @@
 //! From a listener to connections: handshakes side by side, each within its time, and a look at the first
 //! byte that tells TLS from plaintext on one port (R1.6, R1.22).
 
+use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -64,15 +65,21 @@ pub struct ConnectionInfo {
     pub remote: SocketAddr,
     /// The certificate that it showed.
     pub certificate: Option<Arc<Certificate>>,
+    /// What one layer remembers of the connection, for as long as it lives.
+    pub memory: Arc<OnceLock<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Connection {
     fn info(&self) -> ConnectionInfo {
         match self {
-            Connection::Plain(_, remote) => ConnectionInfo { remote: *remote, certificate: None },
-            Connection::Secured(_, remote, certificate) => {
-                ConnectionInfo { remote: *remote, certificate: certificate.clone() }
+            Connection::Plain(_, remote) => {
+                ConnectionInfo { remote: *remote, certificate: None, memory: Arc::default() }
             }
+            Connection::Secured(_, remote, certificate) => ConnectionInfo {
+                remote: *remote,
+                certificate: certificate.clone(),
+                memory: Arc::default(),
+            },
         }
     }
 }

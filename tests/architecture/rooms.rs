@@ -204,6 +204,14 @@ pub(crate) const ROOMS: &[Room] = &[
         services: false,
         ..FREE
     },
+    Room {
+        name: "throttle",
+        paths: &["src/throttle/"],
+        ours: Some(&["access", "clock", "tls"]),
+        never: HIDDEN,
+        services: false,
+        ..FREE
+    },
     Room { name: "tls", paths: &["src/tls/"], ours: Some(&[]), never: HIDDEN, ..FREE },
     Room {
         name: "clock",

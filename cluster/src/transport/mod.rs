@@ -92,6 +92,13 @@ impl AddressBook {
         nodes
     }
 
+    /// Where the book knows a node, or all of its nodes.
+    pub(crate) fn addresses(&self, node: Option<u64>) -> Vec<String> {
+        let book = self.0.read();
+        let known = book.known.iter().filter(|(id, _)| node.is_none_or(|node| node == **id));
+        known.map(|(_, address)| address.clone()).collect()
+    }
+
     fn find(&self, peer: &Peer) -> String {
         let book = self.0.read();
         let known = book.pinned.get(&peer.id).or_else(|| book.known.get(&peer.id));
