@@ -15,9 +15,7 @@ use wire::OrchestrationStatus;
 use wire::history_event::EventType;
 
 use crate::nodes::{Cluster, PATIENCE};
-use crate::support::actions::{
-    complete, create_timer_at, schedule_task, send_event, start_child,
-};
+use crate::support::actions::{complete, create_timer_at, schedule_task, send_event, start_child};
 use crate::support::{Client, Program, Worker, WorkerOptions};
 
 /// Number of the hub `default`, and of partitions.
@@ -279,8 +277,7 @@ async fn draining_gateway_waits_for_work_that_others_lead() {
         let leader = cluster.leader(1, partition_of(&id));
         (id, leader)
     });
-    let led: BTreeMap<String, Option<u64>> =
-        led.filter(|(_, leader)| *leader != Some(3)).collect();
+    let led: BTreeMap<String, Option<u64>> = led.filter(|(_, leader)| *leader != Some(3)).collect();
     let ids: Vec<String> = led.keys().cloned().collect();
     let mut leaving = Worker::connect(&cluster.client(3), activities()).await;
     for id in &ids {

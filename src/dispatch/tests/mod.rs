@@ -1,8 +1,10 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
-//! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory.
+//! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory, [`feeds`] two of
+//! them with a link between.
 
 mod background;
 mod caller;
+mod feeds;
 mod workers;
 
 use std::time::Duration;
@@ -154,7 +156,9 @@ fn a_leader_that_resigns_forgets_what_it_led() {
 /// What the gateway of stream 1 is told.
 fn told(hub: &mut Hub) -> Vec<RoomNote> {
     let notes = hub.settle(true).into_iter();
-    notes.map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1")).collect()
+    notes
+        .map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1"))
+        .collect()
 }
 
 #[test]
