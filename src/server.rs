@@ -175,6 +175,8 @@ async fn start_node(
     options.join = config.join.clone();
     options.zone = config.zone.clone();
     options.replication_factor = config.replication_factor;
+    options.snapshot_every = config.snapshot_every;
+    options.keep_entries = config.snapshot_every / 5;
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
     options.transport = Arc::new(GrpcTransport::new(Arc::new(Plain), move |text| expelled(text)));

@@ -33,6 +33,7 @@ use crate::program::{Peers, Program};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
 use crate::routing::Route;
+use crate::store::FaultHook;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::rows::StateRows;
@@ -188,6 +189,7 @@ impl<M: Machine> Node<M> {
         let store_bytes = Arc::<AtomicU64>::default();
         let meter =
             tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
+        let tidier = tokio::spawn(tidy(Arc::clone(&engine), config.options.fault.clone()));
         let (joined, options) = (identity.joined, config.options);
         let compare_every = options.compare_every;
         let alone = options.initial_members.len() <= 1 && !joined;
@@ -212,7 +214,7 @@ impl<M: Machine> Node<M> {
             flusher,
             folder: Mutex::new(folder),
             store_bytes,
-            tasks: Mutex::new(vec![meter]),
+            tasks: Mutex::new(vec![meter, tidier]),
             stopped: AtomicBool::new(false),
         });
         let node = Self { service: Arc::clone(&inner) as Arc<dyn PeerService>, inner };
@@ -368,6 +370,29 @@ async fn open_engine(
     let (path, groups, cache) = (folder.database(), partitions + 1, config.cache_bytes);
     let open = tokio::task::spawn_blocking(move || SledEngine::open(&path, groups, cache));
     Ok(Arc::new(open.await.map_err(io::Error::other)??))
+}
+
+/// How often somebody looks whether the database can give space back.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// Lets the store give space back from time to time.
+async fn tidy(engine: Arc<dyn Engine>, fault: FaultHook) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let engine = Arc::clone(&engine);
+        match tokio::task::spawn_blocking(move || engine.tidy()).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(done))) => tracing::info!(
+                before_bytes = done.before,
+                after_bytes = done.after,
+                row_bytes = done.alive,
+                took = ?done.took,
+                "the database was copied and gave space back"
+            ),
+            Ok(Err(error)) => fault.report(&format!("copying the database: {error}")),
+            Err(error) => fault.report(&format!("copying the database: {error}")),
+        }
+    }
 }
 
 /// Keeps the slow gauges fresh.

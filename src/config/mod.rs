@@ -70,6 +70,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Storage cache in MiB, 16 to 65,536.
     pub cache_mb: u64,
+    /// Log entries of a partition between two compactions, 100 to 10,000,000.
+    pub snapshot_every: u64,
     /// Sizes and times that bound what clients and workers can ask for.
     pub limits: Limits,
 }
@@ -146,6 +148,7 @@ impl Default for Config {
             log_level: "info".to_owned(),
             log_format: LogFormat::Auto,
             cache_mb: 128,
+            snapshot_every: 50_000,
             limits: Limits::default(),
         }
     }

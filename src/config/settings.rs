@@ -260,6 +260,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         show: |c| c.cache_mb.to_string(),
     },
     Setting {
+        key: "snapshot_every",
+        value_name: "N",
+        help: "Entries after which the log of a partition is compacted. A fifth of them is kept for replicas that are a little behind; one that lacks more is sent a snapshot.",
+        allowed: "a whole number from 100 to 10000000",
+        emulator: None,
+        set: |c, v| put(&mut c.snapshot_every, values::whole(v, 100..=10_000_000)),
+        show: |c| c.snapshot_every.to_string(),
+    },
+    Setting {
         key: "limits.max_message_bytes",
         value_name: "BYTES",
         help: "Largest gRPC message that is taken, payloads included. Plain bytes or with KiB, MiB, GiB.",

@@ -169,6 +169,13 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Whether this node leads and a quorum has answered it lately; a lone voter needs no answer. Waits for
+    /// nobody.
+    pub(crate) async fn has_quorum(&self) -> bool {
+        self.raft.voter_ids().count() <= 1
+            || self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await.is_ok()
+    }
+
     async fn confirm_leadership(&self) -> Result<(), Error> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
@@ -326,7 +333,8 @@ fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
         install_snapshot_timeout: 600_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
         max_in_snapshot_log_to_keep: keep_entries,
-        purge_batch_size: 1024,
+        // Many at a time, but never more than a whole compaction.
+        purge_batch_size: snapshot_every.min(1024),
         replication_lag_threshold: 20_000.max(keep_entries * 2),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),

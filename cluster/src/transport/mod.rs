@@ -51,8 +51,11 @@ const FRAME_BYTES: usize = 256 << 10;
 const MESSAGE_BYTES: usize = 256 << 20;
 /// Time to reach a host and be greeted.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// Silence after which a connection is probed, and then how long the probe may take.
-const KEEPALIVE: Duration = Duration::from_secs(3);
+/// Silence after which a connection is probed. A leader whose followers hear it, but which hears nobody, keeps
+/// them from voting until its links end: so it is short.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// How long a probe may take.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(2);
 /// Window of one stream, in bytes: what may be on its way without the receiver having read it.
 const STREAM_WINDOW: u32 = 2 << 20;
 /// Window of a connection, in bytes.
@@ -213,7 +216,7 @@ async fn connect(secure: &Arc<dyn Secure>, peer: u64, address: &str) -> Result<C
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_ANSWER)
         .keep_alive_while_idle(true);
     let dial = stream::Dial { secure: Arc::clone(secure), address: address.to_owned() };
     let connecting = endpoint.connect_with_connector(dial);

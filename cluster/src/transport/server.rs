@@ -24,7 +24,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
 use super::stream::{PeerStream, Secure};
-use super::{CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, STREAM_WINDOW, snapshot};
+use super::{
+    CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, KEEPALIVE_ANSWER, STREAM_WINDOW, snapshot,
+};
 use crate::admin::{AdminApi, AdminService};
 use crate::machine::GroupId;
 use crate::peers::{Call, PeerService, Rejection};
@@ -58,7 +60,7 @@ impl PeerServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             .add_service(peer_server::PeerServer::new(peer))
             .add_service(AdminApi::server(admin))
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), until(stopping));
