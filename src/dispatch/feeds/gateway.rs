@@ -74,13 +74,13 @@ impl Dispatcher {
         loop {
             if let Ok(feed) = peers.feed(node).await {
                 self.follow(node, feed).await;
-                self.leave(node);
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn follow(&self, node: Leader, feed: Feed) {
+    /// Takes in what the leaders on a node say, until the feed ends.
+    pub(in crate::dispatch) async fn follow(&self, node: Leader, feed: Feed) {
         let Feed { sender, mut receiver } = feed;
         let link = Arc::new(Link { node, sender, ended: AtomicBool::new(false) });
         let _ended = EndsWith(link.clone());
@@ -92,10 +92,11 @@ impl Dispatcher {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::error!(node, %error, "a leader sends what cannot be read");
-                    return;
+                    break;
                 }
             }
         }
+        self.leave(node);
     }
 
     fn hear(&self, link: &Arc<Link>, stream: StreamId, item: leader_item::Item) {

@@ -1,8 +1,10 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
-//! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory.
+//! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory, [`feeds`] two of
+//! them with a link between.
 
 mod background;
 mod caller;
+mod feeds;
 mod workers;
 
 use std::time::Duration;
