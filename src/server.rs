@@ -79,6 +79,8 @@ pub async fn run(
     let measured = dispatcher.clone();
     metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
+    dispatcher.join(node.peers(), &mut leading);
+    node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
 
     let (close, closing) = watch::channel(false);

@@ -37,7 +37,7 @@ impl Gateway {
         let command = Command::DeleteHub(DeleteHub { name: name.clone() });
         propose(&self.0.metadata, command.into_bytes()).await?;
         tracing::info!(hub = name, "task hub deleted");
-        self.0.dispatcher.hub_was_deleted();
+        self.close_deleted_hubs().await;
         Ok(wire::DeleteTaskHubResponse {})
     }
 

@@ -137,7 +137,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonActivityTaskRequest>,
     ) -> Answer<wire::AbandonActivityTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, Abandoned::Activity, &request.get_ref().completion_token);
+        self.abandon(hub, Abandoned::Activity, &request.get_ref().completion_token).await?;
         Ok(Response::new(wire::AbandonActivityTaskResponse {}))
     }
 
@@ -146,7 +146,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonOrchestrationTaskRequest>,
     ) -> Answer<wire::AbandonOrchestrationTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, Abandoned::Turn, &request.get_ref().completion_token);
+        self.abandon(hub, Abandoned::Turn, &request.get_ref().completion_token).await?;
         Ok(Response::new(wire::AbandonOrchestrationTaskResponse {}))
     }
 
@@ -155,7 +155,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonEntityTaskRequest>,
     ) -> Answer<wire::AbandonEntityTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, Abandoned::Batch, &request.get_ref().completion_token);
+        self.abandon(hub, Abandoned::Batch, &request.get_ref().completion_token).await?;
         Ok(Response::new(wire::AbandonEntityTaskResponse {}))
     }
 

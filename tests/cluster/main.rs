@@ -18,6 +18,7 @@
 
 mod changes;
 mod cuts;
+mod feeds;
 mod idle;
 mod kills;
 mod links;

@@ -214,6 +214,11 @@ impl Cluster {
     /// Asks a node to stop and waits until it has.
     pub(crate) async fn terminate(&mut self, id: u64) {
         self.signal(id, "TERM");
+        self.ended(id).await;
+    }
+
+    /// Waits until a node that was asked to stop has stopped.
+    pub(crate) async fn ended(&mut self, id: u64) {
         let until = Instant::now() + PATIENCE;
         let mut child = self.node_mut(id).child.take().expect("it runs");
         while child.try_wait().expect("its status").is_none() {

@@ -39,6 +39,7 @@ pub use server::PeerServer;
 pub use stream::{PeerStream, Plain, Secure};
 
 use crate::peers::{Call, Judge, Peer, PeerError, SnapshotCall, Transport};
+use crate::program::Feed;
 use link::Link;
 
 /// Version of the protocol that this build speaks.
@@ -151,6 +152,11 @@ impl Transport for GrpcTransport {
     ) -> BoxFuture<'a, Result<Bytes, PeerError>> {
         let link = self.link(to.id);
         Box::pin(async move { link.call(to, call, timeout).await })
+    }
+
+    fn feed<'a>(&'a self, to: &'a Peer) -> BoxFuture<'a, Result<Feed, PeerError>> {
+        let link = self.link(to.id);
+        Box::pin(async move { link.feed(to).await })
     }
 
     fn snapshot<'a>(

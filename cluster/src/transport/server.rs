@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use durahub_proto::peer::peer_server::{self, Peer};
 use durahub_proto::peer::{
     Frame, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Method, SnapshotAnswer,
@@ -29,6 +30,7 @@ use super::{
 use crate::admin::{AdminApi, AdminService};
 use crate::machine::GroupId;
 use crate::peers::{Call, PeerService, Rejection};
+use crate::program::Feed;
 
 /// Connections that are being accepted at the same time.
 const ACCEPTING: usize = 64;
@@ -147,6 +149,7 @@ impl Peer for PeerApi {
             service: Arc::clone(&self.service),
             outbox: outbox.clone(),
             running: Arc::default(),
+            feeds: Arc::default(),
         };
         let stopping = self.stopping.clone();
         tokio::spawn(async move {
@@ -156,6 +159,7 @@ impl Peer for PeerApi {
             };
             tracing::debug!(peer, reason = %ended, "an incoming link has ended");
             link.outbox.close();
+            link.feeds.lock().clear();
             for (_, task) in link.running.lock().drain() {
                 task.abort();
             }
@@ -189,6 +193,8 @@ struct Answering {
     service: Arc<dyn PeerService>,
     outbox: Outbox,
     running: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+    /// Where the items of open feeds go.
+    feeds: Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Bytes>>>>,
 }
 
 impl Answering {
@@ -200,10 +206,18 @@ impl Answering {
                 Err(status) => return status.message().to_owned(),
             };
             match inbox.accept(frame) {
+                Ok(Some(Message::Request { call, method: Method::Feed, .. })) => self.feed(call),
+                Ok(Some(Message::Item { call, payload })) => {
+                    if let Some(items) = self.feeds.lock().get(&call) {
+                        // Whoever no longer reads has let go of the feed.
+                        let _ = items.send(payload);
+                    }
+                }
                 Ok(Some(Message::Request { call, method, group, payload })) => {
                     self.answer(call, Call { group: GroupId(group), method, payload });
                 }
                 Ok(Some(Message::Cancel { call })) => {
+                    self.feeds.lock().remove(&call);
                     if let Some(task) = self.running.lock().remove(&call) {
                         task.abort();
                     }
@@ -215,6 +229,25 @@ impl Answering {
                 }
             }
         }
+    }
+
+    fn feed(&self, id: u64) {
+        let (mine, theirs) = Feed::pair();
+        self.feeds.lock().insert(id, mine.sender);
+        self.service.feed(self.peer, theirs);
+        let (outbox, running) = (self.outbox.clone(), Arc::clone(&self.running));
+        let feeds = Arc::clone(&self.feeds);
+        let mut to_send = mine.receiver;
+        let mut noted = self.running.lock();
+        let task = tokio::spawn(async move {
+            while let Some(item) = to_send.recv().await {
+                outbox.send_item(id, item).await;
+            }
+            feeds.lock().remove(&id);
+            outbox.send(id, Begin::Response, Bytes::new()).await;
+            running.lock().remove(&id);
+        });
+        noted.insert(id, task.abort_handle());
     }
 
     fn answer(&self, id: u64, call: Call) {
