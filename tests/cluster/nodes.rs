@@ -92,7 +92,8 @@ impl Cluster {
         for id in 1..=3 {
             cluster.ready(id).await;
         }
-        cluster.balanced(3).await;
+        // Leaders move one by one, with a pause.
+        cluster.balanced_within(3, PATIENCE + Duration::from_secs(2) * shape.partitions).await;
         cluster
     }
 
@@ -317,8 +318,12 @@ impl Cluster {
 
     /// Waits until so many nodes share leaders and votes.
     pub(crate) async fn balanced(&self, count: usize) -> Value {
+        self.balanced_within(count, PATIENCE).await
+    }
+
+    async fn balanced_within(&self, count: usize, patience: Duration) -> Value {
         let through = self.running()[0];
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         loop {
             let status = self.status(through);
             let nodes = status["nodes"].as_array().expect("nodes");
