@@ -54,7 +54,7 @@ fn main() -> Result<(), Failure> {
         .include_file("mod.rs")
         .compile_fds(peer)?;
 
-    let own = protox::compile(["hubs.proto"], ["durahub"])?;
+    let own = protox::compile(["hubs.proto", "entities.proto"], ["durahub"])?;
     std::fs::write(out.join("durahub.bin"), own.encode_to_vec())?;
     let own_out = out.join("durahub");
     std::fs::create_dir_all(&own_out)?;

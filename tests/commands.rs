@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "commands/entities.rs"]
+mod entities;
 #[path = "commands/hubs.rs"]
 mod hubs;
 #[path = "commands/instances.rs"]

@@ -1,5 +1,13 @@
 //! Entities against the real binary, seen by a worker item by item (sections 3.6 and 3.12, A8, A9).
 
+#![allow(clippy::print_stdout, reason = "how long a long queue took is worth a line")]
+
+#[path = "entities/lists.rs"]
+mod lists;
+#[path = "entities/locks.rs"]
+mod locks;
+#[path = "entities/queue.rs"]
+mod queue;
 mod support;
 
 use std::time::{Duration, Instant};

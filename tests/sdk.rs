@@ -6,6 +6,8 @@
 //!
 //! A machine without python3 or node fails these tests, unless `DURAHUB_SKIP_SDK=1` says to skip them.
 //!
+//! Some programs run a second time, over TLS and with a token that a credential of the SDK hands out.
+//!
 //! One program alone: `cargo test --test sdk python::chain`.
 
 #![allow(clippy::print_stderr)] // that a test was skipped must be seen
@@ -13,5 +15,10 @@
 /// Nodes of the server.
 const NODES: usize = 1;
 
+#[path = "sdk/secured.rs"]
+mod secured;
+#[path = "support/security.rs"]
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+mod security;
 #[path = "sdk/suite.rs"]
 mod suite;

@@ -183,6 +183,9 @@ pub trait PeerService: Send + Sync + 'static {
     /// Says who this node is and what it knows of the caller.
     fn identify(&self, request: &IdentifyRequest) -> IdentifyResponse;
 
+    /// Where the cluster knows a node (`host:port`), or all of its nodes.
+    fn addresses(&self, node: Option<u64>) -> Vec<String>;
+
     /// Takes a new node into the cluster.
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>>;
 }

@@ -126,6 +126,19 @@ impl<M: Machine> PeerService for Inner<M> {
         }
     }
 
+    fn addresses(&self, node: Option<u64>) -> Vec<String> {
+        let wanted = |id: u64| node.is_none_or(|node| node == id);
+        let metadata = self.metadata();
+        let known = metadata.nodes.iter().map(|(id, node)| (*id, &node.address));
+        // The first members are known before the metadata is.
+        let listed = self.initial_members.iter().map(|(id, address)| (*id, address));
+        let all = known.chain(listed).filter(|(id, address)| wanted(*id) && !address.is_empty());
+        let mut all: Vec<String> = all.map(|(_, address)| address.clone()).collect();
+        // So are those that let this node join.
+        all.extend(self.transport.addresses().into_iter().flat_map(|book| book.addresses(node)));
+        all
+    }
+
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {
         Box::pin(async move {
             if self.metadata().settings.is_none() {

@@ -29,7 +29,7 @@ mod own_wire {
     include!(concat!(env!("OUT_DIR"), "/durahub/mod.rs"));
 }
 
-/// What Durahub answers beside the services of the SDKs: `durahub/hubs.proto`.
+/// What Durahub answers beside the services of the SDKs: `durahub/*.proto`.
 pub use own_wire::durahub::v1 as own;
 pub use text::Text;
 pub use wire::durabletask::protos::backend::v1 as backend;

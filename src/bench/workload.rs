@@ -38,7 +38,7 @@ pub enum Kind {
     Fanout,
     /// External events that the generator raises one after the other.
     Events,
-    /// Four loads on entities, one after the other: signals to one, signals over 1,000, calls, lock pairs.
+    /// Five loads on entities, one after the other: signals to one, signals over 1,000, calls, two of lock pairs.
     Entities,
 }
 

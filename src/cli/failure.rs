@@ -12,7 +12,7 @@ pub(super) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed for another reason than those below
   2  the command line cannot be understood
-  3  no such instance or task hub
+  3  no such instance, entity or task hub
   4  refused: the request or the state of the instance does not allow it
   5  the server cannot be reached, or is not ready
   6  not authenticated, or not allowed
@@ -26,7 +26,7 @@ pub(super) enum Reason {
     Other = 1,
     /// The command line contradicts itself, or lacks a confirmation.
     Usage = 2,
-    /// No such instance or task hub.
+    /// No such instance, entity or task hub.
     NotFound = 3,
     /// The request or the state does not allow it.
     Refused = 4,

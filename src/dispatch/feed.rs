@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use durahub_proto::wire;
 use bytes::Bytes;
+use durahub_proto::wire;
 use futures::Stream;
 use prost::Message as _;
 use tokio::sync::mpsc;

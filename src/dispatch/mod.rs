@@ -373,7 +373,6 @@ impl Dispatcher {
             hub.finish(&to.key, to.lease, End::Done, now);
         });
     }
-
 }
 
 /// What waits and what runs in a hub, on this node.

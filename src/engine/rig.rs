@@ -7,9 +7,13 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 use durahub_proto::wire::{self, OrchestrationStatus};
+use prost::Message as _;
 
-use super::command::{CompleteTurn, RaiseEvent, Start};
-use super::state::{decode, keys, listing};
+use super::command::{CompleteTurn, Deliver, Delivery, RaiseEvent, Start};
+use super::state::message::Body;
+use super::state::{
+    EntityRecord, FORMAT, MessageRecord, Place, decode, entity_keys, keys, listing,
+};
 use super::{Address, Answer, Command, Stamp, View, apply, decode_answer, read};
 
 /// A partition that counts the rows that are read from it.
@@ -100,6 +104,24 @@ impl Partition {
     }
 }
 
+pub(crate) const SECOND: i64 = 1_000_000_000;
+
+/// Brings a message to an instance of hub 1, in the second of its number. Numbers go up.
+pub(crate) fn bring(rows: &mut BTreeMap<Vec<u8>, Bytes>, number: u64, to: &str, body: Body) {
+    let (hub, instance) = (1, to.to_owned());
+    let message = MessageRecord { format: FORMAT, hub, instance, body: Some(body) };
+    let place = Place { sequence: number, sub: 0 };
+    let message = Delivery::new(place, message.encode_to_vec().into());
+    let deliver = Command::Deliver(Deliver { from: 9, messages: vec![message] });
+    let stamp = Stamp { now: number as i64 * SECOND, seed: number, sequence: number << 16 };
+    for (key, value) in apply(rows, stamp, &deliver.into_bytes()).changes {
+        match value {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+}
+
 /// The index rows are always those that the heads ask for: none too few, none too many.
 pub(crate) fn check_index(rows: &BTreeMap<Vec<u8>, Bytes>) {
     let heads = rows.range(vec![0x10]..vec![0x11]).map(|(key, value)| {
@@ -110,4 +132,25 @@ pub(crate) fn check_index(rows: &BTreeMap<Vec<u8>, Bytes>) {
         heads.flat_map(|(at, record)| listing::rows(&at, &record)).collect();
     let stored = rows.range(vec![0x18]..vec![0x1a]).map(|(key, _)| key.clone());
     assert_eq!(stored.collect::<BTreeSet<_>>(), expected, "index rows");
+    check_index_of_entities(rows);
+}
+
+/// Each entity stands under the second of its last change, and among those with locks if it is one.
+pub(crate) fn check_index_of_entities(rows: &BTreeMap<Vec<u8>, Bytes>) {
+    let heads = rows.range(vec![0x1d]..vec![0x1e]).map(|(key, value)| {
+        let at = entity_keys::parse_entity(key).expect("an entity");
+        (at, decode::<EntityRecord>(value.clone()))
+    });
+    let expected: BTreeSet<_> = heads
+        .flat_map(|(at, record)| {
+            let changed = entity_keys::changed(&at, entity_keys::second(record.modified));
+            let is_locked = record.lock.is_some() || record.lock_requests > 0;
+            [Some(changed), is_locked.then(|| entity_keys::locked(&at))]
+        })
+        .flatten()
+        .collect();
+    let kinds = [[0x1e, 2], [0x1e, 4]];
+    let stored = kinds.iter().flat_map(|kind| rows.range(kind.to_vec()..vec![0x1e, kind[1] + 1]));
+    let stored: BTreeSet<_> = stored.map(|(key, _)| key.clone()).collect();
+    assert_eq!(stored, expected, "index rows of entities");
 }

@@ -357,7 +357,7 @@ impl Partition {
             (0x1b, "leftover"),
             (0x1c, "child"),
             (0x1d, "entity"),
-            (0x1e, "entity state and requests"),
+            (0x1e, "entity state, index and requests"),
             (0x1f, "entity queue"),
         ];
         let count = |kind: u8| self.rows.keys().filter(|key| key[0] == kind).count();

@@ -110,6 +110,40 @@ impl View for BTreeMap<Vec<u8>, Bytes> {
     }
 }
 
+/// Rows that count how many of them were looked at.
+#[cfg(test)]
+pub(crate) struct Counted<'a> {
+    rows: &'a BTreeMap<Vec<u8>, Bytes>,
+    looked: std::cell::Cell<usize>,
+}
+
+#[cfg(test)]
+impl<'a> Counted<'a> {
+    pub(crate) fn new(rows: &'a BTreeMap<Vec<u8>, Bytes>) -> Counted<'a> {
+        Counted { rows, looked: std::cell::Cell::new(0) }
+    }
+
+    /// Rows that were asked for or visited so far.
+    pub(crate) fn looked(&self) -> usize {
+        self.looked.get()
+    }
+}
+
+#[cfg(test)]
+impl View for Counted<'_> {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.looked.set(self.looked.get() + 1);
+        View::get(self.rows, key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        View::scan(self.rows, from, to, &mut |key, value| {
+            self.looked.set(self.looked.get() + 1);
+            visit(key, value)
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use crate::engine::command::{PurgeEntities, SignalEntity};
 use crate::engine::read::{self, EntityList, EntitySlice};
 use crate::engine::state::entity_id;
 use crate::engine::time::nanos;
-use crate::engine::{Address, Command, Reply, View};
+use crate::engine::{Address, Command, Mark, Reply, View};
 use crate::machine::Partition;
 
 /// Entities on a page when the client does not say, and at most (R2.102).
@@ -75,7 +75,7 @@ impl Gateway {
         Ok(wire::GetEntityResponse { exists: true, entity: Some(entity) })
     }
 
-    /// A page of entities, in the order of their ids.
+    /// A page of entities: in the order of their ids or, where times are asked for, of their last change.
     pub(super) async fn query_entities(
         &self,
         hub: u32,
@@ -99,8 +99,9 @@ impl Gateway {
             transient: query.include_transient,
             states: query.include_state,
         };
-        let after = read_token(query.continuation_token.as_ref())?;
+        let after = read_token(query.continuation_token.as_ref(), list.is_by_time())?;
         let _turn = self.0.pages.acquire().await.map_err(|_| closing())?;
+        let by_time = list.is_by_time();
         let mut merge = Merge::new(self.0.dispatcher.partitions(), list, after.clone(), count);
         let (mut page, mut bytes) = (wire::QueryEntitiesResponse::default(), PAGE_OVERHEAD);
         let mut last = after;
@@ -108,18 +109,18 @@ impl Gateway {
             match merge.next().await? {
                 Next::End => break None,
                 Next::Enough(reached) => break Some(reached),
-                Next::Entity(entity) => {
+                Next::Entity(mark, entity) => {
                     let entity = shown(entity);
                     bytes += entity.encoded_len() + 8;
                     if page.entities.len() == count || bytes > SEND_LIMIT {
                         break last;
                     }
-                    last = Some(entity.instance_id.clone());
+                    last = Some(mark);
                     page.entities.push(entity);
                 }
             }
         };
-        page.continuation_token = reached.map(|id| URL_SAFE_NO_PAD.encode(id).into());
+        page.continuation_token = reached.map(|mark| write_token(&mark, by_time).into());
         Ok(page)
     }
 
@@ -162,10 +163,29 @@ fn shown(entity: wire::EntityMetadata) -> wire::EntityMetadata {
     wire::EntityMetadata { serialized_state: None, ..entity }
 }
 
-fn read_token(text: Option<&Text>) -> Result<Option<String>, Status> {
+/// Where a page ended: an id, or a zero, a second and an id.
+fn write_token(mark: &Mark, by_time: bool) -> String {
+    let time = [&[0], mark.time.to_be_bytes().as_slice()].concat();
+    let time = if by_time { time.as_slice() } else { &[] };
+    URL_SAFE_NO_PAD.encode([time, mark.instance.as_bytes()].concat())
+}
+
+fn parse_token(text: &str, by_time: bool) -> Option<Mark> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let (time, id) = match (by_time, bytes.split_first()?) {
+        (true, (0, rest)) => {
+            let (time, id) = rest.split_first_chunk()?;
+            (i64::from_be_bytes(*time), id)
+        }
+        (false, (1.., _)) => (0, bytes.as_slice()),
+        _ => return None,
+    };
+    Some(Mark { time, instance: String::from_utf8(id.to_vec()).ok()? })
+}
+
+fn read_token(text: Option<&Text>, by_time: bool) -> Result<Option<Mark>, Status> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let bytes = URL_SAFE_NO_PAD.decode(text.as_str()).ok();
-    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(Some).ok_or_else(|| {
+    parse_token(text.as_str(), by_time).map(Some).ok_or_else(|| {
         Status::invalid_argument(
             "query.continuationToken: not a token of this list; leave it unset for the first page, then send \
              back what the last page answered",
@@ -176,9 +196,9 @@ fn read_token(text: Option<&Text>) -> Result<Option<String>, Status> {
 /// One partition's part of a list.
 struct Source {
     partition: Partition,
-    ahead: VecDeque<wire::EntityMetadata>,
+    ahead: VecDeque<(Mark, wire::EntityMetadata)>,
     /// Everything up to here was looked at.
-    reached: Option<String>,
+    reached: Option<Mark>,
     ended: bool,
 }
 
@@ -192,19 +212,14 @@ struct Merge {
 }
 
 enum Next {
-    Entity(wire::EntityMetadata),
+    Entity(Mark, wire::EntityMetadata),
     /// Enough rows were read; everything up to here was looked at.
-    Enough(String),
+    Enough(Mark),
     End,
 }
 
 impl Merge {
-    fn new(
-        partitions: &[Partition],
-        list: EntityList,
-        after: Option<String>,
-        count: usize,
-    ) -> Merge {
+    fn new(partitions: &[Partition], list: EntityList, after: Option<Mark>, count: usize) -> Merge {
         let source = |partition: &Partition| Source {
             partition: partition.clone(),
             ahead: VecDeque::new(),
@@ -221,20 +236,20 @@ impl Merge {
         loop {
             let fronts = self.sources.iter().enumerate();
             let first = fronts
-                .filter_map(|(at, source)| Some((&source.ahead.front()?.instance_id, at)))
+                .filter_map(|(at, source)| Some((&source.ahead.front()?.0, at)))
                 .min()
-                .map(|(id, at)| (id.clone(), at));
+                .map(|(mark, at)| (mark.clone(), at));
             // A partition that was not looked at so far may still have an earlier one.
             let behind = self.sources.iter().position(|source| {
                 let is_unknown = source.ahead.is_empty() && !source.ended;
                 is_unknown
-                    && first.as_ref().is_none_or(|(id, _)| source.reached.as_ref() < Some(id))
+                    && first.as_ref().is_none_or(|(mark, _)| source.reached.as_ref() < Some(mark))
             });
             match (behind, first) {
                 (None, None) => return Ok(Next::End),
                 (None, Some((_, at))) => {
-                    if let Some(entity) = self.sources[at].ahead.pop_front() {
-                        return Ok(Next::Entity(entity));
+                    if let Some((mark, entity)) = self.sources[at].ahead.pop_front() {
+                        return Ok(Next::Entity(mark, entity));
                     }
                 }
                 (Some(_), _) if self.rows > ROWS_MAX => {
@@ -254,7 +269,7 @@ impl Merge {
         let source = &self.sources[at];
         let (list, after, limit) = (Arc::clone(&self.list), source.reached.clone(), self.slice);
         let slice = look(&source.partition, move |view: &dyn View| {
-            read::entities(view, &list, after.as_deref(), limit)
+            read::entities(view, &list, after.as_ref(), limit)
         });
         let EntitySlice { entities, reached, rows } = slice.await?;
         let source = &mut self.sources[at];
@@ -263,5 +278,26 @@ impl Merge {
         source.reached = reached.or_else(|| source.reached.take());
         source.ahead.extend(entities);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_of_one_kind_of_list() {
+        let mark = |time, id: &str| Mark { time, instance: id.to_owned() };
+        for time in [i64::MIN, -1, 0, 1_700_000_000] {
+            let token = write_token(&mark(time, "@a@\u{e9}"), true);
+            assert_eq!(parse_token(&token, true), Some(mark(time, "@a@\u{e9}")));
+            assert_eq!(parse_token(&token, false), None);
+        }
+        let token = write_token(&mark(7, "@a@b"), false);
+        assert_eq!(parse_token(&token, false), Some(mark(0, "@a@b")));
+        assert_eq!(parse_token(&token, true), None);
+        for broken in ["", "!", "AA", "AAAAAAAAAAA", "____"] {
+            assert_eq!(parse_token(broken, true), None, "{broken}");
+        }
     }
 }

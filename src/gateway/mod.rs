@@ -9,7 +9,7 @@
 //! - [`history`]: the history of one instance, in chunks;
 //! - [`purge`], [`skip`]: ended instances go, others are ended at once;
 //! - [`hubs`]: task hubs come and go;
-//! - [`entities`]: signals, single entities, pages of entities;
+//! - [`entities`], [`entity_locks`]: signals, single entities, pages of entities; who holds and awaits them;
 //! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
@@ -22,6 +22,7 @@ mod calls;
 mod client_api;
 mod deadline;
 mod entities;
+mod entity_locks;
 mod history;
 mod hubs;
 mod lifecycle;
@@ -36,6 +37,7 @@ mod worker_api;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use durahub_proto::own::entity_service_server::EntityServiceServer;
 use durahub_proto::own::task_hub_service_server::TaskHubServiceServer;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
 use durahub_proto::{Text, wire};
@@ -122,6 +124,11 @@ impl Gateway {
     /// The service that `durahub hub list` calls.
     pub fn hub_service(&self) -> TaskHubServiceServer<Gateway> {
         TaskHubServiceServer::new(self.clone())
+    }
+
+    /// The service that `durahub entity locks` calls.
+    pub fn entity_service(&self) -> EntityServiceServer<Gateway> {
+        EntityServiceServer::new(self.clone())
     }
 
     /// Creates a task hub unless it exists; returns its number.

@@ -15,9 +15,7 @@ use wire::OrchestrationStatus;
 use wire::history_event::EventType;
 
 use crate::nodes::{Cluster, PATIENCE};
-use crate::support::actions::{
-    complete, create_timer_at, schedule_task, send_event, start_child,
-};
+use crate::support::actions::{complete, create_timer_at, schedule_task, send_event, start_child};
 use crate::support::{Client, Program, Worker, WorkerOptions};
 
 /// Number of the hub `default`, and of partitions.
@@ -98,7 +96,7 @@ async fn start(client: &Client, id: &str, name: &str, input: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_on_one_node_and_clients_on_others_get_everything_done() {
     let cluster = Cluster::start().await;
-    let _worker = cluster.work(1, &program());
+    let _worker = program().run(&cluster.client(1), WorkerOptions::default());
     let (second, third) = (cluster.client(2), cluster.client(3));
     let ids = spread("all-", 6);
     for id in &ids {
@@ -279,8 +277,7 @@ async fn draining_gateway_waits_for_work_that_others_lead() {
         let leader = cluster.leader(1, partition_of(&id));
         (id, leader)
     });
-    let led: BTreeMap<String, Option<u64>> =
-        led.filter(|(_, leader)| *leader != Some(3)).collect();
+    let led: BTreeMap<String, Option<u64>> = led.filter(|(_, leader)| *leader != Some(3)).collect();
     let ids: Vec<String> = led.keys().cloned().collect();
     let mut leaving = Worker::connect(&cluster.client(3), activities()).await;
     for id in &ids {

@@ -48,7 +48,7 @@ programs! {
         concurrent_workers worker_killed
         queries purges task_hubs
         sub_orchestrations sub_orchestration_failure events_between terminate_tree rewind restart
-        entity_operations entity_failures entity_locks entity_delays entity_actions entity_queries schedules
+        entity_operations entity_failures entity_locks entity_delays entity_actions entity_queries schedules history_export
         unknown_hub base_sdk
     }
     javascript {
@@ -74,7 +74,13 @@ fn run(sdk: &Sdk, program: &str) {
     }
     sdk.install();
     let server = SERVER.as_ref().unwrap_or_else(|why| panic!("{why}"));
+    run_on(sdk, program, server, &[]);
+}
+
+/// The same on a server of one's own choice, with more variables in the environment of the program.
+pub(crate) fn run_on(sdk: &Sdk, program: &str, server: &Server, variables: &[(&str, String)]) {
     let mut command = sdk.command();
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.args([program, "--endpoint", &server.grpc, "--task-hub", &hub(sdk.name, program)]);
     // A proxy that the environment names is not for this server.
     command.env("no_proxy", "127.0.0.1,localhost").env("PYTHONDONTWRITEBYTECODE", "1");
@@ -109,7 +115,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     names
 }
 
-fn skipped() -> bool {
+pub(crate) fn skipped() -> bool {
     let skipped = std::env::var_os("DURAHUB_SKIP_SDK").is_some_and(|value| value == "1");
     if skipped {
         eprintln!("skipped: DURAHUB_SKIP_SDK=1");
@@ -118,7 +124,7 @@ fn skipped() -> bool {
 }
 
 /// One language: where its programs are and how they are run.
-struct Sdk {
+pub(crate) struct Sdk {
     name: &'static str,
     /// Files that decide what is installed.
     pins: &'static [&'static str],
@@ -132,7 +138,7 @@ struct Sdk {
 }
 
 impl Sdk {
-    fn python() -> Sdk {
+    pub(crate) fn python() -> Sdk {
         Sdk {
             name: "python",
             pins: &["requirements.txt"],
@@ -147,7 +153,7 @@ impl Sdk {
         }
     }
 
-    fn javascript() -> Sdk {
+    pub(crate) fn javascript() -> Sdk {
         Sdk {
             name: "javascript",
             pins: &["package.json", "package-lock.json"],
@@ -180,7 +186,7 @@ impl Sdk {
     }
 
     /// Installs the SDK unless exactly this is installed already. Tests of this and other processes take turns.
-    fn install(&self) {
+    pub(crate) fn install(&self) {
         let home = self.home();
         fs::create_dir_all(home.parent().expect("inside target")).expect("target is writable");
         let lock = File::create(home.with_extension("lock")).expect("target is writable");
@@ -240,8 +246,8 @@ fn step(command: &mut Command, remedy: &str) -> String {
 /// The one server, or cluster, of this test process.
 static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(Server::start);
 
-struct Server {
-    grpc: String,
+pub(crate) struct Server {
+    pub(crate) grpc: String,
     log: PathBuf,
     /// Their standard inputs are held by this process and nobody else: when they close, however this process
     /// ends, the leashes kill the nodes. A static is never dropped, so nothing else would.
@@ -262,12 +268,17 @@ if [ -e "$folder/over" ]; then rm -rf "$folder"; else kill $watcher; fi
 "#;
 
 impl Server {
+    /// One node, with more arguments than all have.
+    pub(crate) fn alone(more: &[&str]) -> Result<Server, String> {
+        let any = "127.0.0.1:0";
+        let mut node = Node::launch(any, any, more)?;
+        let (grpc, _) = node.wait()?;
+        Ok(Server { grpc, log: node.log, _leashes: vec![node.leash] })
+    }
+
     fn start() -> Result<Server, String> {
-        let any = || "127.0.0.1:0".to_owned();
         if NODES == 1 {
-            let mut node = Node::launch(&any(), &any(), &[])?;
-            let (grpc, _) = node.wait()?;
-            return Ok(Server { grpc, log: node.log, _leashes: vec![node.leash] });
+            return Server::alone(&[]);
         }
         // Bound together, so that they differ, and let go of before the nodes bind them.
         let held: Vec<_> = (0..2 * NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect();

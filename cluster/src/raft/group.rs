@@ -109,6 +109,7 @@ impl<M: Machine> Group<M> {
         let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
         let watcher = tokio::spawn(watch_leadership(id, raft.clone(), sender));
         let (flusher, quarantined) = (setup.flusher, AtomicBool::new(false));
+        metrics::quarantined(id.0).set(0.0);
         let group = Self { id, raft, leadership, watcher, snapshots, facts, flusher, quarantined };
         if !setup.joins {
             group.bootstrap(setup.node, setup.address, setup.initial_members).await?;

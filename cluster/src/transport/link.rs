@@ -14,7 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
-use super::{CONNECT_TIME, Shared, connect};
+use super::{CONNECT_TIME, Shared, causes, connect};
 use crate::peers::{Call, Method, Peer, PeerError};
 use crate::program::Feed;
 
@@ -314,7 +314,8 @@ impl Drop for Unanswered<'_> {
 
 /// What a status of a peer means.
 pub(super) fn refusal(peer: u64, status: &Status) -> PeerError {
-    let reason = status.message().to_owned();
+    let cause = std::error::Error::source(status).map(|cause| format!(": {}", causes(cause)));
+    let reason = status.message().to_owned() + &cause.unwrap_or_default();
     match status.code() {
         Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument => {
             PeerError::Failed { peer, reason }

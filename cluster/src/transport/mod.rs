@@ -10,7 +10,7 @@
 //! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
 //! - [`server`]: the answering side;
 //! - [`snapshot`]: both sides of a snapshot;
-//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS.
+//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS, and for who showed what.
 //!
 //! The name of a peer's host is looked up at every connect: addresses may change behind stable names.
 //!
@@ -36,7 +36,7 @@ use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
 pub use server::PeerServer;
-pub use stream::{PeerStream, Plain, Secure};
+pub use stream::{PeerInfo, PeerStream, Plain, Secure, Shown};
 
 use crate::peers::{Call, Judge, Peer, PeerError, SnapshotCall, Transport};
 use crate::program::Feed;
@@ -90,6 +90,13 @@ impl AddressBook {
         let mut nodes: Vec<u64> = self.0.read().known.keys().copied().collect();
         nodes.sort_unstable();
         nodes
+    }
+
+    /// Where the book knows a node, or all of its nodes.
+    pub(crate) fn addresses(&self, node: Option<u64>) -> Vec<String> {
+        let book = self.0.read();
+        let known = book.known.iter().filter(|(id, _)| node.is_none_or(|node| node == **id));
+        known.map(|(_, address)| address.clone()).collect()
     }
 
     fn find(&self, peer: &Peer) -> String {

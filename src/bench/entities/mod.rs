@@ -1,11 +1,17 @@
-//! `durahub bench entities`: four loads on entities, one after the other.
+//! `durahub bench entities`: five loads on entities, one after the other.
 //!
 //! | Part | What counts |
 //! | --- | --- |
 //! | signals to one entity | signals, from the first call until the entity has carried out all |
 //! | signals over 1,000 entities | the same, spread evenly |
 //! | calls | calls by orchestrations that wait for each answer |
-//! | lock pairs | critical sections over two of 20 entities, with a call to each |
+//! | lock pairs of 20 | critical sections over two of 20 entities, with a call to each |
+//! | lock pairs of 1,000 | the same over two of 1,000 |
+//!
+//! Nobody waits for the effect of a signal, so many more signals than orchestrations are in flight. Pairs of few
+//! entities measure waiting, not working: whoever holds the first of a pair waits for the second, whose holder
+//! waits for another one, so most of the entities stand still and the last orchestration in line waits for all
+//! before it. Pairs of many measure what a critical section costs.
 //!
 //! An entity adds one per operation. In the end the sum of all must be the number of operations, so a lost or
 //! repeated one fails the run.
@@ -29,8 +35,10 @@ use super::{BenchArgs, Output, backoff};
 
 /// Entities of the parts that spread their load.
 const MANY: u64 = 1_000;
-/// Entities that pairs are taken from.
-const LOCKED: u64 = 20;
+/// Entities that pairs are taken from where they are few.
+const FEW: u64 = 20;
+/// Signals in flight for each orchestration that would be.
+const SIGNALS: u32 = 5;
 /// Pause between two looks at what entities have done.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -71,7 +79,7 @@ pub(super) async fn measure(args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
         !args.no_worker,
         "entities: this workload has no worker but its own; leave out --no-worker"
     );
-    let target = Target::new(&args.endpoint, &args.task_hub)?;
+    let target = Target::new(&args.endpoint, &args.task_hub, &args.dial)?;
     target.check().await?;
     let run = format!("{:08x}", fastrand::u32(..));
     // Dropping the set ends the streams.
@@ -85,8 +93,9 @@ pub(super) async fn measure(args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
     let parts = vec![
         load.signals("signals to one entity", 1).await?,
         load.signals("signals over 1,000", MANY).await?,
-        load.orchestrations("calls", worker::CALLS, orchestrations, calls, "calls").await?,
-        load.orchestrations("lock pairs", worker::LOCKS, orchestrations, 1, "pairs").await?,
+        load.calls("calls", orchestrations, calls).await?,
+        load.pairs("lock pairs of 20", orchestrations, FEW).await?,
+        load.pairs("lock pairs of 1,000", orchestrations, MANY).await?,
     ];
     Ok(parts)
 }
@@ -123,7 +132,7 @@ impl Load<'_> {
         let prefix = format!("@{}@{}-{entities}-", worker::ENTITY, self.run);
         let target = prefix.clone();
         let (began, times) = self
-            .slots(self.args.instances, move |rpc, index| {
+            .slots(self.args.instances, self.args.concurrency * SIGNALS, move |rpc, index| {
                 let request = wire::SignalEntityRequest {
                     instance_id: format!("{target}{}", index % entities),
                     name: "add".into(),
@@ -139,44 +148,68 @@ impl Load<'_> {
         Ok(part_of(part, "signals", count, began.elapsed(), &times))
     }
 
-    async fn orchestrations(
+    async fn calls(
         &self,
         part: &'static str,
-        name: &'static str,
         orchestrations: u64,
         each: u64,
-        unit: &'static str,
     ) -> anyhow::Result<Part> {
-        let prefix = format!("@{}@{}-{unit}-", worker::ENTITY, self.run);
-        let (entities, run) = (prefix.clone(), self.run.clone());
+        let prefix = format!("@{}@{}-calls-", worker::ENTITY, self.run);
+        let target = prefix.clone();
+        let input = move |index| format!("{each} {target}{}", index % MANY);
+        let done = self.orchestrations("calls", worker::CALLS, orchestrations, input).await?;
+        self.wait_for_sum(&prefix, orchestrations * each).await?;
+        Ok(part_of(part, "calls", orchestrations * each, done.0, &done.1))
+    }
+
+    async fn pairs(
+        &self,
+        part: &'static str,
+        orchestrations: u64,
+        among: u64,
+    ) -> anyhow::Result<Part> {
+        let prefix = format!("@{}@{}-pairs{among}-", worker::ENTITY, self.run);
+        let target = prefix.clone();
+        let input = move |index| {
+            let (first, second) = pair(index, among);
+            format!("{target}{first} {target}{second}")
+        };
+        let kind = format!("pairs{among}");
+        let done = self.orchestrations(&kind, worker::LOCKS, orchestrations, input).await?;
+        self.wait_for_sum(&prefix, orchestrations * 2).await?;
+        Ok(part_of(part, "pairs", orchestrations, done.0, &done.1))
+    }
+
+    /// How long so many orchestrations took together, and each of them.
+    async fn orchestrations(
+        &self,
+        kind: &str,
+        name: &'static str,
+        count: u64,
+        input: impl Fn(u64) -> String + Send + Sync + 'static,
+    ) -> anyhow::Result<(Duration, Histogram<u64>)> {
+        let ids = format!("bench-{}-{kind}", self.run);
         let (began, times) = self
-            .slots(orchestrations, move |rpc, index| {
-                let (first, second) = pair(index);
-                let input = match name {
-                    worker::CALLS => format!("{each} {entities}{}", index % MANY),
-                    _ => format!("{entities}{first} {entities}{second}"),
-                };
-                let id = format!("bench-{run}-{unit}-{index}");
+            .slots(count, self.args.concurrency, move |rpc, index| {
+                let (id, input) = (format!("{ids}-{index}"), input(index));
                 async move { complete(rpc, id, name, input).await }
             })
             .await?;
-        let (elapsed, count) = (began.elapsed(), orchestrations * each);
-        let operations = if name == worker::LOCKS { count * 2 } else { count };
-        self.wait_for_sum(&prefix, operations).await?;
-        Ok(part_of(part, unit, count, elapsed, &times))
+        Ok((began.elapsed(), times))
     }
 
     /// Keeps so many calls in flight until all are answered; the times are in microseconds.
     async fn slots<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
         &self,
         count: u64,
+        in_flight: u32,
         call: impl Fn(Rpc, u64) -> F + Send + Sync + 'static,
     ) -> anyhow::Result<(Instant, Histogram<u64>)> {
-        let clients = self.target.clients(self.args.concurrency);
+        let clients = self.target.clients(in_flight);
         let (next, call) = (Arc::new(AtomicU64::new(0)), Arc::new(call));
         let mut slots = JoinSet::new();
         let began = Instant::now();
-        for slot in 0..u64::from(self.args.concurrency).min(count) {
+        for slot in 0..u64::from(in_flight).min(count) {
             let rpc = clients[slot as usize % clients.len()].clone();
             let (next, call) = (Arc::clone(&next), Arc::clone(&call));
             slots.spawn(async move {
@@ -223,10 +256,10 @@ impl Load<'_> {
     }
 }
 
-/// Two different entities of those that are locked, spread by the index.
-fn pair(index: u64) -> (u64, u64) {
-    let first = index % LOCKED;
-    (first, (first + 1 + index / LOCKED % (LOCKED - 1)) % LOCKED)
+/// Two different entities, spread by the index: neighbours where they are few.
+fn pair(index: u64, among: u64) -> (u64, u64) {
+    let first = if among == FEW { index % among } else { index.wrapping_mul(389) % among };
+    (first, (first + 1 + index / among % (among - 1)) % among)
 }
 
 fn part_of(
@@ -330,8 +363,11 @@ mod tests {
 
     #[test]
     fn pairs_are_of_two_different_entities_and_all_occur() {
-        let pairs: std::collections::BTreeSet<_> = (0..LOCKED * (LOCKED - 1)).map(pair).collect();
-        assert_eq!(pairs.len() as u64, LOCKED * (LOCKED - 1));
-        assert!(pairs.iter().all(|(first, second)| first != second && *second < LOCKED));
+        for among in [FEW, 100] {
+            let all = among * (among - 1);
+            let pairs: std::collections::BTreeSet<_> = (0..all).map(|n| pair(n, among)).collect();
+            assert_eq!(pairs.len() as u64, all);
+            assert!(pairs.iter().all(|(first, second)| first != second && *second < among));
+        }
     }
 }

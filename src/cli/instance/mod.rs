@@ -271,7 +271,7 @@ fn statuses(names: &[StatusName]) -> Vec<i32> {
     names.iter().map(|&name| OrchestrationStatus::from(name).into()).collect()
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "not a time such as 2030-01-31T08:00:00Z".to_owned())
 }
 

@@ -12,9 +12,7 @@ use bytes::Bytes;
 use durahub_cluster::{Error, Feed, Leadership, Program};
 use durahub_proto::peer::ask::About;
 use durahub_proto::peer::ask_outcome::Outcome;
-use durahub_proto::peer::{
-    Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge,
-};
+use durahub_proto::peer::{Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge};
 use durahub_proto::wire;
 use futures::future::BoxFuture;
 use prost::Message as _;
@@ -215,9 +213,8 @@ impl Dispatcher {
             match (known, self.0.peers.get()) {
                 (At::Here, _) => return here(what).await.map(|()| None),
                 (At::Node(node), Some(peers)) => {
-                    let question = question.get_or_insert_with(|| {
-                        encoded(&Ask { hub, about: Some(about(&what)) })
-                    });
+                    let question = question
+                        .get_or_insert_with(|| encoded(&Ask { hub, about: Some(about(&what)) }));
                     let bytes = question.len() as f64 / BYTES_PER_SECOND;
                     let time = ASK_TIME + Duration::from_secs_f64(bytes);
                     let answer = peers.ask(node, question.clone(), time).await;

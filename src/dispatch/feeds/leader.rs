@@ -72,9 +72,8 @@ impl Session {
         if let Item::Open(open) = item {
             let Ok(request) = wire::GetWorkItemsRequest::decode(open.request) else { return };
             let id = dispatcher.next_id();
-            let room = std::array::from_fn(|kind| {
-                open.room.get(kind).map_or(0, |room| *room as usize)
-            });
+            let room =
+                std::array::from_fn(|kind| open.room.get(kind).map_or(0, |room| *room as usize));
             let offer = Offer { room, is_remote: true, ..offer(request) };
             self.close(number, Vec::new());
             self.streams.insert(number, (open.hub, id));

@@ -60,8 +60,7 @@ impl Outlets {
         parcels: UnboundedSender<Parcel>,
     ) -> [usize; Kind::COUNT] {
         let leaders: Vec<Leader> = [SELF].into_iter().chain(self.links.keys().copied()).collect();
-        let purses =
-            room.map(|room| Purse::new(if self.is_closing { 0 } else { room }, &leaders));
+        let purses = room.map(|room| Purse::new(if self.is_closing { 0 } else { room }, &leaders));
         let own = std::array::from_fn(|kind| purses[kind].lent(SELF));
         let worker = Worker { hub, parcels, request, purses };
         for (leader, link) in &self.links {

@@ -85,7 +85,8 @@ impl Hub {
     ) {
         let time = match key.kind() {
             Kind::Activity => self.times.activity,
-            Kind::Turn | Kind::Entity => Some(self.times.turn),
+            Kind::Turn => Some(self.times.turn),
+            Kind::Entity => Some(self.times.entity),
         };
         let expires =
             time.filter(|_| stream != NO_STREAM).map(|time| now.saturating_add(nanos(time)));

@@ -17,6 +17,8 @@ pub(crate) type LeaseId = u64;
 pub struct LeaseTimes {
     /// A turn on a live stream (R3.51).
     pub turn: Duration,
+    /// A batch of an entity on a live stream (R3.51).
+    pub entity: Duration,
     /// An activity on a live stream; `None` while the stream lives.
     pub activity: Option<Duration>,
     /// Anything once its stream has ended (R3.50).

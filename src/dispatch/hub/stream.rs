@@ -121,7 +121,8 @@ impl Streams {
     /// Removes a stream; returns what it holds.
     pub(super) fn close(&mut self, id: StreamId) -> impl Iterator<Item = Key> + use<> {
         let stream = self.all.remove(&id);
-        for set in [&mut self.exhausted, &mut self.asked, &mut self.recalled].into_iter().flatten() {
+        for set in [&mut self.exhausted, &mut self.asked, &mut self.recalled].into_iter().flatten()
+        {
             set.remove(&id);
         }
         self.back.retain(|(stream, ..)| *stream != id);

@@ -25,7 +25,7 @@ pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>)
     let node = Node::start(config, Arc::new(Orchestrations::new(listener))).await.expect("starts");
     let minute = Duration::from_secs(60);
     let settings = Settings {
-        leases: LeaseTimes { turn: minute, activity: None, grace: minute },
+        leases: LeaseTimes { turn: minute, entity: minute, activity: None, grace: minute },
         health_ping: minute,
         item_bytes: 1 << 20,
         instance_id_length: 100,

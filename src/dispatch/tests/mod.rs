@@ -15,6 +15,7 @@ const SECOND: i64 = 1_000_000_000;
 fn hub() -> Hub {
     Hub::new(LeaseTimes {
         turn: Duration::from_secs(300),
+        entity: Duration::from_secs(60),
         activity: None,
         grace: Duration::from_secs(5),
     })
@@ -154,7 +155,9 @@ fn a_leader_that_resigns_forgets_what_it_led() {
 /// What the gateway of stream 1 is told.
 fn told(hub: &mut Hub) -> Vec<RoomNote> {
     let notes = hub.settle(true).into_iter();
-    notes.map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1")).collect()
+    notes
+        .map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1"))
+        .collect()
 }
 
 #[test]
@@ -199,4 +202,53 @@ fn a_want_is_taken_back_when_nothing_waits_any_more() {
     hub.ready(turn("b"), class(), 0);
     assert!(hub.settle(false).is_empty(), "a node that hands out nothing wants nothing");
     assert_eq!(told(&mut hub), [Want(1)]);
+}
+
+fn entity(name: &str) -> Key {
+    Key::Entity { instance: name.into() }
+}
+
+/// R3.16, R3.51, R5.42: a batch has a time of its own; what came for the entity meanwhile is not lost.
+#[test]
+fn a_batch_comes_back_when_its_lease_has_ended() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    hub.ready(entity("@a@1"), class(), 0);
+    assert_eq!(assign(&mut hub, 0, 7), Some((entity("@a@1"), 1)));
+    hub.ready(entity("@a@1"), class(), 1);
+    assert_eq!(assign(&mut hub, 1, 8), None, "one at a time");
+    assert_eq!(hub.expire(59 * SECOND), []);
+    assert_eq!(hub.expire(60 * SECOND), [entity("@a@1")]);
+    assert_eq!(assign(&mut hub, 60 * SECOND, 9), Some((entity("@a@1"), 1)));
+    assert_eq!(hub.claim(&entity("@a@1"), 7), Claim::Stale);
+    assert_eq!(hub.claim(&entity("@a@1"), 9), Claim::Current);
+    hub.finish(&entity("@a@1"), 9, End::Done, 60 * SECOND);
+    assert_eq!(assign(&mut hub, 60 * SECOND, 10), None);
+}
+
+/// R3.62, R3.73: the delay doubles from a second to a minute, however much is told of the entity meanwhile; once a
+/// batch has worked it begins anew.
+#[test]
+fn a_batch_that_fails_as_a_whole_waits_longer_each_time() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    let (mut now, mut lease) = (0, 0);
+    hub.ready(entity("@a@1"), class(), now);
+    for round in 0..2 {
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            lease += 1;
+            assert!(assign(&mut hub, now, lease).is_some(), "round {round}, {seconds} s");
+            hub.ready(entity("@a@1"), class(), now);
+            hub.finish(&entity("@a@1"), lease, End::Abandoned, now);
+            hub.ready(entity("@a@1"), class(), now);
+            hub.expire(now + seconds * SECOND - 1);
+            assert_eq!(assign(&mut hub, now, lease), None, "round {round}, {seconds} s");
+            now += seconds * SECOND;
+            assert_eq!(hub.expire(now), [], "no lease has ended");
+        }
+        lease += 1;
+        assert!(assign(&mut hub, now, lease).is_some());
+        hub.finish(&entity("@a@1"), lease, End::Done, now);
+        hub.ready(entity("@a@1"), class(), now);
+    }
 }

@@ -62,7 +62,7 @@ pub(crate) fn lock_granted(plan: &mut Plan<'_>, at: &Address, holder: Holder) {
         return;
     }
     let Some(section) = &mut record.section else { return };
-    if section.id != holder.section || section.granted {
+    if section.holder(holder.owner.clone()) != holder || section.granted {
         return;
     }
     section.granted = true;
@@ -134,7 +134,7 @@ fn check_message(
             for entity in &request.lock_set {
                 check_id(entity, id_length).map_err(|it| format!("entityLockRequested: {it}"))?;
             }
-            *section = Some(section_of(request));
+            *section = Some(section_of(request, 0));
             Ok(())
         }
         Some(Message::EntityUnlockSent(unlock)) => {
@@ -158,13 +158,14 @@ fn check_id(id: &str, limit: u32) -> Result<(), String> {
     Ok(())
 }
 
-fn section_of(request: &wire::EntityLockRequestedEvent) -> Section {
+fn section_of(request: &wire::EntityLockRequestedEvent, index: u32) -> Section {
     // Sorted here, whatever a worker did: the order must be the same for all.
     let set: BTreeSet<String> = request.lock_set.iter().filter_map(|id| entity_id(id)).collect();
     Section {
         id: request.critical_section_id.clone(),
         set: set.into_iter().collect(),
         granted: false,
+        request: index,
     }
 }
 
@@ -172,8 +173,8 @@ fn section_of(request: &wire::EntityLockRequestedEvent) -> Section {
 enum Left {
     /// Nothing: it is not held, or was given back before (R5.33).
     Nothing,
-    /// One lock.
-    One(String),
+    /// One lock, of the section that asked for it there.
+    One { entity: String, request: u32 },
     /// The whole section, before all of it was granted.
     Unfinished(Section),
 }
@@ -190,10 +191,11 @@ fn leave(section: &mut Option<Section>, unlock: &wire::EntityUnlockSentEvent) ->
         return section.take().map_or(Left::Nothing, Left::Unfinished);
     }
     own.set.remove(index);
+    let request = own.request;
     if own.set.is_empty() {
         *section = None;
     }
-    Left::One(target)
+    Left::One { entity: target, request }
 }
 
 impl Turn {
@@ -224,10 +226,11 @@ impl Turn {
                 (EventType::EntityOperationCalled(call), body)
             }
             Message::EntityLockRequested(request) => {
-                let section = section_of(&request);
-                let holder = Holder { owner: sender, section: section.id.clone() };
+                let index = self.record.history_events + self.appended.len() as u32;
+                let section = section_of(&request, index);
+                let holder = section.holder(sender);
                 let first = section.set.first().map(|first| first.as_str().into());
-                let lock = LockRequest { holder, set: section.set.clone(), position: 0 };
+                let lock = LockRequest { holder, set: section.set.clone(), position: 0, since: 0 };
                 self.record.section = Some(section);
                 let body = first.map(|first| (first, Body::Lock(lock)));
                 (EventType::EntityLockRequested(request), body)
@@ -235,9 +238,9 @@ impl Turn {
             Message::EntityUnlockSent(unlock) => {
                 match leave(&mut self.record.section, &unlock) {
                     Left::Nothing => {}
-                    Left::One(entity) => {
-                        let holder =
-                            Holder { owner: sender, section: unlock.critical_section_id.clone() };
+                    Left::One { entity, request } => {
+                        let section = unlock.critical_section_id.clone();
+                        let holder = Holder { owner: sender, section, request };
                         plan.release(self.at.hub, holder, entity);
                     }
                     Left::Unfinished(section) => {
@@ -276,8 +279,8 @@ impl Plan<'_> {
     }
 
     fn release_section(&mut self, at: &Address, generation: u64, section: Section) {
-        let Section { id, set, granted } = section;
-        let holder = Holder { owner: Sender::new(at, generation), section: id };
+        let holder = section.holder(Sender::new(at, generation));
+        let Section { set, granted, .. } = section;
         let mut entities = set.iter().cloned();
         if !granted && let Some(first) = entities.next() {
             // The request may be anywhere on its way: its end follows it. The others are told besides, so that
@@ -333,7 +336,7 @@ mod tests {
     fn sets_are_locked_in_one_order_whatever_a_worker_does() {
         let set = |ids: &[&str]| {
             let lock_set = ids.iter().map(|id| (*id).to_owned()).collect();
-            section_of(&wire::EntityLockRequestedEvent { lock_set, ..Default::default() }).set
+            section_of(&wire::EntityLockRequestedEvent { lock_set, ..Default::default() }, 1).set
         };
         assert_eq!(set(&["@B@x", "@a@y", "@b@x", "@a@y"]), ["@a@y", "@b@x"]);
         assert_eq!(set(&["@a@y", "@b@x"]), set(&["@b@x", "@A@y"]));

@@ -21,7 +21,11 @@ pub(crate) fn take_operation(plan: &mut Plan<'_>, at: &Address, message: Operati
         Some(due) if due > plan.stamp.now => delay(plan, at, message.operation, due),
         _ => {
             let mut entity = Entity::load(plan, at);
+            let sender = message.operation.sender.clone();
             entity.enqueue(plan, message.operation);
+            if let Some(sender) = sender {
+                entity.let_by(plan, &sender);
+            }
             entity.settle(plan);
         }
     }
@@ -60,8 +64,8 @@ pub(crate) fn take_release(plan: &mut Plan<'_>, at: &Address, release: ReleaseMe
     if has_waited {
         return;
     }
-    let request = LockRequest { holder, set, position };
-    if let Some((next, LockRequest { holder, set, position })) = request.next() {
+    let request = LockRequest { holder, set, position, since: 0 };
+    if let Some((next, LockRequest { holder, set, position, .. })) = request.next() {
         plan.send(at.hub, next, Body::Release(ReleaseMessage { holder, set, position }));
     }
 }
@@ -74,8 +78,8 @@ pub(crate) struct Entity {
     is_stored: bool,
     /// What of the main line this command took away: the rows still show it.
     taken: BTreeSet<Place>,
-    /// What this command put into the main line: the rows do not show it yet.
-    added: Option<(Place, Waiting)>,
+    /// What this command put into the main line first, if that was a request: the rows do not show it yet.
+    added: Option<(Place, Option<LockRequest>)>,
 }
 
 impl Entity {
@@ -112,15 +116,35 @@ impl Entity {
         self.add(plan, line, Waiting::Operation(operation));
     }
 
-    fn request_lock(&mut self, plan: &mut Plan<'_>, request: LockRequest) {
+    fn request_lock(&mut self, plan: &mut Plan<'_>, mut request: LockRequest) {
+        request.since = plan.stamp.now;
         self.record.lock_requests += 1;
         self.add(plan, Line::Main, Waiting::Lock(request));
+    }
+
+    /// Lets the operation that was just queued go before its sender's own request for the lock.
+    ///
+    /// The request came over other entities and may have overtaken the operation. If it were granted first, the
+    /// operation would wait for the unlock, and later ones of the holder would go ahead of it (R5.12).
+    fn let_by(&mut self, plan: &mut Plan<'_>, sender: &Sender) {
+        if self.record.lock_requests == 0 {
+            return;
+        }
+        if let Some((place, request)) = read::lock_request_of(plan.view, &self.at, sender) {
+            self.take_request(plan, place, &request.holder);
+            self.record.lock_requests += 1;
+            self.add(plan, Line::Main, Waiting::Lock(request));
+        }
     }
 
     fn add(&mut self, plan: &mut Plan<'_>, line: Line, waiting: Waiting) {
         let place = plan.next_place();
         if line == Line::Main && self.added.is_none() {
-            self.added = Some((place, waiting.clone()));
+            let request = match &waiting {
+                Waiting::Lock(request) => Some(request.clone()),
+                Waiting::Operation(_) => None,
+            };
+            self.added = Some((place, request));
         }
         let (at, spot) = (self.at.clone(), (line, place));
         plan.push(Event::WaitBegan { at, spot, waiting: Box::new(waiting) });
@@ -185,11 +209,12 @@ impl Entity {
         let first = loop {
             match read::first_in_main(plan.view, &self.at, after) {
                 Some((place, _)) if self.taken.contains(&place) => after = Some(place),
-                Some(first) => break Some(first),
+                Some((place, Waiting::Lock(request))) => break Some((place, Some(request))),
+                Some((_, Waiting::Operation(_))) => return,
                 None => break self.added.take(),
             }
         };
-        let Some((place, Waiting::Lock(request))) = first else { return };
+        let Some((place, Some(request))) = first else { return };
         self.take_request(plan, place, &request.holder);
         self.record.lock = Some(Lock { holder: request.holder.clone(), since: plan.stamp.now });
         let hub = self.at.hub;
@@ -205,5 +230,61 @@ impl Sender {
     /// The generation of an orchestration.
     pub(crate) fn new(at: &Address, generation: u64) -> Sender {
         Sender { instance: at.instance.clone(), generation }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::engine::rig::bring;
+
+    fn holder(instance: &str) -> Holder {
+        let owner = Sender { instance: instance.into(), generation: 1 };
+        Holder { owner, section: "s".into(), request: 1 }
+    }
+
+    fn lock(instance: &str) -> Body {
+        let set = vec!["@a@0".into(), "@a@1".into()];
+        Body::Lock(LockRequest { holder: holder(instance), set, position: 1, ..Default::default() })
+    }
+
+    fn operation(instance: &str, id: &str) -> Body {
+        let operation = Operation {
+            request_id: id.into(),
+            sender: Some(holder(instance).owner),
+            ..Default::default()
+        };
+        Body::Operation(OperationMessage { operation, due: None })
+    }
+
+    /// R5.12: a request for the lock comes over other entities and may overtake what its orchestration sent before
+    /// it. The operation still goes first, and so before the later ones of the holder.
+    #[test]
+    fn an_operation_that_was_overtaken_by_a_lock_request_goes_before_it() {
+        let at = Address::new(1, "@a@1");
+        let mut rows = BTreeMap::new();
+        bring(&mut rows, 1, "@a@1", lock("o1"));
+        bring(&mut rows, 2, "@a@1", lock("o2"));
+        bring(&mut rows, 3, "@a@1", lock("o3"));
+        bring(&mut rows, 4, "@a@1", operation("o2", "first"));
+        let shown = |rows: &BTreeMap<Vec<u8>, bytes::Bytes>| {
+            let show = |(_, waiting)| match waiting {
+                Waiting::Operation(operation) => operation.request_id,
+                Waiting::Lock(request) => request.holder.owner.instance,
+            };
+            read::queue(rows, &at).into_iter().map(show).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(shown(&rows), "o3 first o2");
+        let release = |instance: &str| {
+            let holder = holder(instance);
+            Body::Release(ReleaseMessage { holder, set: Vec::new(), position: 0 })
+        };
+        bring(&mut rows, 5, "@a@1", release("o1"));
+        bring(&mut rows, 6, "@a@1", release("o3"));
+        let record = read::entity(&rows, &at).expect("is there");
+        assert_eq!((record.lock, record.main, record.lock_requests), (None, 1, 1), "it may run");
+        assert_eq!(shown(&rows), "first o2");
     }
 }

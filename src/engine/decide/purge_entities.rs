@@ -1,5 +1,7 @@
 //! Entities go: their state by a purge (R2.90), all of them with their hub.
 
+use std::collections::BTreeSet;
+
 use super::Plan;
 use super::entity::Entity;
 use crate::engine::command::PurgeEntities;
@@ -10,7 +12,8 @@ use crate::engine::{Event, read};
 /// Deletes the states of entities; the answer counts them. What waits for one, waits on, and begins anew.
 pub(crate) fn purge_entities(plan: &mut Plan<'_>, command: PurgeEntities) -> Answer {
     let mut count = 0;
-    for instance in command.instances {
+    let instances: BTreeSet<String> = command.instances.into_iter().collect();
+    for instance in instances {
         let mut entity = Entity::load(plan, &Address::new(command.hub, instance));
         if !entity.record.has_state {
             continue;

@@ -10,15 +10,15 @@ use crate::engine::command::SignalEntity;
 use crate::engine::event::{NO_ID, history};
 use crate::engine::limits::Limits;
 use crate::engine::reply::{Answer, Reject, Reply};
-use crate::engine::state::{Address, Operation, Sender};
+use crate::engine::state::{Address, FORMAT, Item, Operation, Sender, TimerKind, TimerRecord};
 use crate::engine::time::nanos;
 use crate::engine::{Event, read};
 
 /// Requests are remembered for one to two periods of so many nanoseconds.
 const PERIOD: i64 = 150_000_000_000;
-/// One of so many signals forgets old requests, so many of them at a time.
-const FORGET_EVERY: u64 = 16;
-const FORGET: usize = 64;
+/// Requests that one timer forgets, and the pause before it forgets more, in nanoseconds.
+const FORGET: usize = 512;
+const FORGET_AGAIN: i64 = 10_000_000;
 
 pub(crate) fn signal_entity(plan: &mut Plan<'_>, command: SignalEntity) -> Answer {
     let wire::SignalEntityRequest { instance_id, name, input, request_id, scheduled_time, .. } =
@@ -27,13 +27,14 @@ pub(crate) fn signal_entity(plan: &mut Plan<'_>, command: SignalEntity) -> Answe
     if read::hub_closed(plan.view, at.hub) {
         return Err(Reject::HubDeleted);
     }
-    let waiting = read::entity(plan.view, &at).map_or(0, |record| record.backlog());
-    let limit = plan.limits.waiting_events;
-    if Limits::exceeds(limit, u64::from(waiting) + 1) {
-        return Err(Reject::QueueFull { instance: at.instance, limit });
-    }
+    // One that was taken in before is not refused now: its answer was lost, its place in the queue is not.
     if !is_first(plan, &at, &request_id) {
         return Ok(Reply::Done);
+    }
+    let mut entity = Entity::load(plan, &at);
+    let limit = plan.limits.waiting_events;
+    if Limits::exceeds(limit, u64::from(entity.record.backlog()) + 1) {
+        return Err(Reject::QueueFull { instance: at.instance, limit });
     }
     let signal = wire::EntityOperationSignaledEvent {
         request_id: match request_id.is_empty() {
@@ -49,7 +50,6 @@ pub(crate) fn signal_entity(plan: &mut Plan<'_>, command: SignalEntity) -> Answe
     match scheduled_time.as_ref().map(nanos).filter(|due| *due > plan.stamp.now) {
         Some(due) => delay(plan, &at, operation, due),
         None => {
-            let mut entity = Entity::load(plan, &at);
             entity.enqueue(plan, operation);
             entity.settle(plan);
         }
@@ -68,13 +68,33 @@ fn is_first(plan: &mut Plan<'_>, at: &Address, id: &str) -> bool {
         return false;
     }
     plan.push(Event::RequestSeen { at: at.clone(), period, id: id.to_owned() });
-    if plan.stamp.seed.is_multiple_of(FORGET_EVERY) {
-        let keys = read::requests_before(plan.view, before, FORGET);
-        if !keys.is_empty() {
-            plan.push(Event::RequestsForgotten { keys });
-        }
+    let item = forgetting(at.hub, period);
+    if read::timer(plan.view, &item).is_none() {
+        let due = (i64::from(period) + 2).saturating_mul(PERIOD);
+        plan.arm(item, forget_at(due));
     }
     true
+}
+
+/// The timer that forgets the requests of a period: one of the hub, not of an instance.
+fn forgetting(hub: u32, period: u32) -> Item {
+    Item { at: Address::new(hub, ""), generation: period.into(), number: 0 }
+}
+
+fn forget_at(due: i64) -> TimerRecord {
+    TimerRecord { format: FORMAT, kind: TimerKind::Forget.into(), due, ..Default::default() }
+}
+
+/// Forgets some of the requests of a period that is long over; the rest a moment later.
+pub(crate) fn forget_requests(plan: &mut Plan<'_>, item: &Item) {
+    let period = u32::try_from(item.generation).unwrap_or(u32::MAX);
+    let keys = read::requests_of(plan.view, item.at.hub, period, FORGET);
+    if keys.len() == FORGET {
+        plan.arm(item.clone(), forget_at(plan.stamp.now.saturating_add(FORGET_AGAIN)));
+    }
+    if !keys.is_empty() {
+        plan.push(Event::RequestsForgotten { keys });
+    }
 }
 
 /// A signal as it waits for its entity.

@@ -6,6 +6,7 @@ use durahub_proto::wire::{self, history_event::EventType};
 
 use super::Plan;
 use super::entity::Entity;
+use super::signal::forget_requests;
 use crate::engine::command::FireTimers;
 use crate::engine::event::{NO_ID, history};
 use crate::engine::reply::{Answer, Reply};
@@ -29,6 +30,13 @@ pub(crate) fn fire_timers(plan: &mut Plan<'_>, command: FireTimers) -> Answer {
             }
             let operation = read::timer(plan.view, &item).and_then(|timer| timer.operation);
             signals.entry(item.at.clone()).or_default().extend(operation);
+        } else if item.at.instance.is_empty() {
+            // Cleared first: it may be armed again.
+            plan.push(Event::TimerCleared { item: item.clone(), due: time });
+            if !read::hub_closed(plan.view, item.at.hub) {
+                forget_requests(plan, &item);
+            }
+            continue;
         } else if let Some(record) = read::head(plan.view, &item.at) {
             fire(plan, &item, record);
         }
@@ -52,8 +60,8 @@ fn fire(plan: &mut Plan<'_>, item: &Item, mut record: InstanceRecord) {
         return;
     }
     match timer.kind() {
-        // Entities were dealt with above.
-        TimerKind::Signal => {}
+        // Entities and hubs were dealt with above.
+        TimerKind::Signal | TimerKind::Forget => {}
         TimerKind::Start => {
             record.start_timer = None;
             // Its first turn is no earlier (R4.14), whatever the clock of the leader says then.

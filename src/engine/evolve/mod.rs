@@ -1,5 +1,6 @@
 //! Events to rows: what each event changes, and nothing else. No decision is taken here.
 
+mod entities;
 mod listing;
 mod removal;
 
@@ -82,11 +83,9 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::delivered(*from), Some(encode(&delivered)));
         }
         Event::EntityWritten { at, record } => {
-            changes.insert(entity_keys::entity(at), Some(encode(record.as_ref())));
+            entities::write(at, record, changes);
         }
-        Event::EntityRemoved { at } => {
-            changes.insert(entity_keys::entity(at), None);
-        }
+        Event::EntityRemoved { at } => entities::remove(view, at, changes),
         Event::EntityStateWritten { at, state } => {
             let text =
                 state.as_ref().map(|state| Bytes::copy_from_slice(state.as_str().as_bytes()));

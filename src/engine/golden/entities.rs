@@ -44,7 +44,7 @@ pub(super) fn sender() -> Sender {
 }
 
 pub(super) fn holder() -> Holder {
-    Holder { owner: sender(), section: "s1".into(), ..Default::default() }
+    Holder { owner: sender(), section: "s1".into(), request: 9, ..Default::default() }
 }
 
 fn operation() -> Operation {
@@ -76,6 +76,7 @@ pub(super) fn lock_request() -> LockRequest {
         holder: holder(),
         set: vec![entity(), "@b@1".into()],
         position: 1,
+        since: TIME,
         ..Default::default()
     }
 }
@@ -94,6 +95,7 @@ pub(super) fn section() -> Section {
         id: "s1".into(),
         set: vec![entity(), "@b@1".into()],
         granted: true,
+        request: 9,
         ..Default::default()
     }
 }
@@ -137,16 +139,16 @@ pub(super) fn records() -> Vec<Entry> {
     vec![
         record(batch(), &["0807 120440614031 18808080808020 2003 28808080808040 3002"]),
         record(sender(), &["0a026f31 10808080808020"]),
-        record(holder(), &["0a0b0a026f3110808080808020 12027331"]),
-        record(lock(), &["0a110a0b0a026f311080808080802012027331 10959a97ece39fe7cb17"]),
-        record(section(), &["0a027331 120440614031 120440624031 1801"]),
+        record(holder(), &["0a0b0a026f3110808080808020 12027331", "0a0b0a026f3110808080808020 12027331 1809"]),
+        record(lock(), &["0a110a0b0a026f311080808080802012027331 10959a97ece39fe7cb17", "0a130a0b0a026f3110808080808020120273311809 10959a97ece39fe7cb17"]),
+        record(section(), &["0a027331 120440614031 120440624031 1801", "0a027331 120440614031 120440624031 1801 2009"]),
         record(operation(), &["0a056576656e74 12027231 1a0b0a026f3110808080808020 2001"]),
         record(operation_message(), &["0a1a0a056576656e74120272311a0b0a026f31108080808080202001 10959a97ece39fe7cb17"]),
         record(operation_ended(), &["08808080808020 12027231 1a050a036f7574 220a0a044f6f707312026e6f"]),
-        record(lock_request(), &["0a110a0b0a026f311080808080802012027331 120440614031 120440624031 1801"]),
-        record(release(), &["0a110a0b0a026f311080808080802012027331 120440614031 120440624031 1801"]),
+        record(lock_request(), &["0a110a0b0a026f311080808080802012027331 120440614031 120440624031 1801", "0a130a0b0a026f3110808080808020120273311809 120440614031 120440624031 1801 20959a97ece39fe7cb17"]),
+        record(release(), &["0a110a0b0a026f311080808080802012027331 120440614031 120440624031 1801", "0a130a0b0a026f3110808080808020120273311809 120440614031 120440624031 1801"]),
         record(waiting(Waiting::Operation(operation())), &["0801 121a0a056576656e74120272311a0b0a026f31108080808080202001"]),
-        record(waiting(Waiting::Lock(lock_request())), &["0801 1a210a110a0b0a026f3110808080808020120273311204406140311204406240311801"]),
+        record(waiting(Waiting::Lock(lock_request())), &["0801 1a210a110a0b0a026f3110808080808020120273311204406140311204406240311801", "0801 1a2d0a130a0b0a026f3110808080808020120273311809120440614031120440624031180120959a97ece39fe7cb17"]),
         record(EntityRecord {
             format: 1,
             version: 1 << 40,
@@ -157,8 +159,10 @@ pub(super) fn records() -> Vec<Entry> {
             main: 300,
             lock_requests: 4,
             failures: 5,
+            listed: Some(-6),
+            contended: true,
             ..Default::default()
-        }, &["0801 10808080808020 1801 20959a97ece39fe7cb17 2a1d0a110a0b0a026f31108080808080201202733110959a97ece39fe7cb17 3002 38ac02 4004 4805"]),
+        }, &["0801 10808080808020 1801 20959a97ece39fe7cb17 2a1d0a110a0b0a026f31108080808080201202733110959a97ece39fe7cb17 3002 38ac02 4004 4805", "0801 10808080808020 1801 20959a97ece39fe7cb17 2a1f0a130a0b0a026f311080808080802012027331180910959a97ece39fe7cb17 3002 38ac02 4004 4805 50faffffffffffffffff01 5801"]),
         record(TimerRecord {
             format: 1,
             kind: TimerKind::Signal.into(),

@@ -3,6 +3,7 @@
 mod children;
 mod entities;
 mod entity;
+mod entity_locks;
 mod history;
 mod hubs;
 mod inbox;
@@ -18,10 +19,13 @@ pub(crate) use children::child;
 pub use children::children;
 pub(crate) use entities::entity_rows_of_hub;
 pub use entities::{EntityList, EntitySlice, entities, metadata};
+#[cfg(test)]
+pub(crate) use entity::queue;
 pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, entity, entity_state};
 pub(crate) use entity::{
-    first_in_main, lock_request, operations_of, request_seen, requests_before,
+    first_in_main, lock_request, lock_request_of, operations_of, request_seen, requests_of,
 };
+pub use entity_locks::{EntityLock, LockParty, entity_locks};
 pub(crate) use history::events;
 pub use history::{HistoryPart, history, history_part};
 pub(crate) use hubs::last_hub;

@@ -39,6 +39,12 @@ pub struct EntityRecord {
     /// Batches in a row that failed as a whole (R3.73).
     #[prost(uint32, tag = "9")]
     pub failures: u32,
+    /// The second of the last change under which the index has it; `evolve` keeps it.
+    #[prost(int64, optional, tag = "10")]
+    pub listed: Option<i64>,
+    /// Whether it stands in the list of entities that are locked or waited for; `evolve` keeps it.
+    #[prost(bool, tag = "11")]
+    pub contended: bool,
 }
 
 impl EntityRecord {
@@ -55,6 +61,11 @@ impl EntityRecord {
             && self.front == 0
             && self.main == 0
             && self.lock_requests == 0
+    }
+
+    /// Whether anybody holds it, or waits for its lock.
+    pub fn is_contended(&self) -> bool {
+        self.lock.is_some() || self.lock_requests > 0
     }
 
     /// Operations that wait, those of a batch that is with a worker included (R5.9).
@@ -94,6 +105,10 @@ pub struct Holder {
     /// The id that its worker gave the critical section.
     #[prost(string, tag = "2")]
     pub section: String,
+    /// Where the history of the generation asks for the locks: an id that a worker gives twice means two sections,
+    /// and what still travels for the first must not touch the second. 0 in rows of before.
+    #[prost(uint32, tag = "3")]
+    pub request: u32,
 }
 
 /// An operation on its way to a worker.
@@ -126,6 +141,9 @@ pub struct LockRequest {
     /// Which of them it is at.
     #[prost(uint32, tag = "3")]
     pub position: u32,
+    /// Since when it waits there, in nanoseconds since the Unix epoch.
+    #[prost(int64, tag = "4")]
+    pub since: i64,
 }
 
 impl LockRequest {
@@ -184,6 +202,16 @@ pub struct Section {
     /// Whether all of them are locked.
     #[prost(bool, tag = "3")]
     pub granted: bool,
+    /// Where the history asks for it, as in [`Holder`].
+    #[prost(uint32, tag = "4")]
+    pub request: u32,
+}
+
+impl Section {
+    /// What the locks of this section belong to.
+    pub fn holder(&self, owner: Sender) -> Holder {
+        Holder { owner, section: self.id.clone(), request: self.request }
+    }
 }
 
 /// The name part of an entity id, which worker filters compare; `None` if it is not one.

@@ -24,9 +24,12 @@
 //! | 0x1c | child | hub, id of the parent, generation, number | `ChildRecord` |
 //! | 0x1d | entity | hub, id | `EntityRecord` |
 //! | 0x1e 0 | entity state | hub, id | the text |
-//! | 0x1e 1 | request seen | period, hub, id of the entity, request id | empty |
+//! | 0x1e 1 | | retired before the first release | |
+//! | 0x1e 2 | entity by its last change | hub, second of it, id | empty |
+//! | 0x1e 3 | request seen | hub, period, id of the entity, request id | empty |
+//! | 0x1e 4 | entity that is locked or waited for | hub, id | empty |
 //! | 0x1f | entity queue | hub, id, line (0 front, 1 main), place | `WaitingRecord` |
-//! | 0x1f | lock request | hub, id, 2, instance, generation, section | sequence and sub of its place |
+//! | 0x1f | lock request | hub, id, 2, instance, generation, section, request unless 0 | sequence and sub of its place |
 //!
 //! The functions of 0x18 and 0x19 stand in `listing`, those of 0x1d to 0x1f in `entity_keys`.
 

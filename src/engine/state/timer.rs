@@ -35,4 +35,6 @@ pub enum TimerKind {
     Start = 1,
     /// Puts an operation into the queue of an entity (R5.16).
     Signal = 10,
+    /// Forgets the requests of a hub that were seen in a period (R5.14).
+    Forget = 11,
 }

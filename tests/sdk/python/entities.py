@@ -1,8 +1,10 @@
-"""Programs about entities: operations, failures, locks, delayed signals, what entities start, schedules.
+"""Programs about entities: operations, failures, locks, delayed signals, what entities start, schedules, exports.
 
 Part of `programs.py`, which says how they are run.
 """
 
+import gzip
+import json
 import time
 from datetime import datetime, timedelta, timezone
 
@@ -12,6 +14,9 @@ import durabletask.internal.orchestrator_service_pb2 as pb
 from durabletask import task
 from durabletask.client import EntityQuery, OrchestrationStatus
 from durabletask.entities import DurableEntity, EntityContext, EntityInstanceId
+from durabletask.extensions.history_export import (ExportDestination, ExportFormat, ExportFormatKind,
+                                                   ExportHistoryClient, ExportJobCreationOptions, ExportJobQuery,
+                                                   ExportJobStatus, ExportMode)
 from durabletask.scheduled import (ScheduleCreationOptions, ScheduledTaskClient, ScheduleQuery, ScheduleStatus,
                                    ScheduleUpdateOptions)
 
@@ -314,6 +319,69 @@ def schedules(hub: Hub):
         schedule.delete()
         equal(tasks.get_schedule("every-second"), None, "deleted")
         until("its end has passed", lambda: tasks.get_schedule("ends") is None)
+        ended = [each for each in runs() if each.instance_id.startswith("ends-")]
+        assert 1 <= len(ended) <= 3, f"every second, until its end: {ended}"
         last = len(runs())
         time.sleep(2.5)
         equal(len(runs()), last, "nothing runs any more")
+
+
+class Shelf:
+    """Where exports go: the SDK asks for nothing but `write`."""
+
+    def __init__(self):
+        self.books = {}
+
+    def write(self, *, instance_id, container, blob_name, payload, content_type, content_encoding, metadata=None):
+        self.books[instance_id] = (container, blob_name, gzip.decompress(payload) if content_encoding == "gzip" else payload)
+
+
+@program
+def history_export(hub: Hub):
+    """The SDK's history export: one run over all that ended, page by page, and one that follows (R7.2, R7.6 to R7.8)."""
+    def job(ctx, value):
+        if value == "fail":
+            raise ValueError("on purpose")
+        return value
+
+    def waits(ctx, _):
+        yield ctx.wait_for_external_event("go")
+
+    client, shelf = hub.client(), Shelf()
+    exports = ExportHistoryClient(client, shelf)
+    with hub.worker([job, waits], configure=exports.register_worker):
+        began = datetime.now(timezone.utc) - timedelta(seconds=1)
+        for number in range(12):
+            client.schedule_new_orchestration(job, input=f"value {number}", instance_id=f"done-{number:02}")
+        client.schedule_new_orchestration(job, input="fail", instance_id="failed")
+        client.schedule_new_orchestration(waits, instance_id="runs")
+        done = [f"done-{number:02}" for number in range(12)]
+        for instance in done:
+            finish(client, instance)
+        finish(client, "failed", OrchestrationStatus.FAILED)
+
+        options = dict(completed_time_from=began, max_instances_per_batch=5, max_parallel_exports=3)
+        first = exports.create_job(ExportJobCreationOptions(
+            mode=ExportMode.BATCH, completed_time_to=datetime.now(timezone.utc),
+            destination=ExportDestination(container="shelf", prefix="once"), **options), job_id="once")
+        ended = exports.get_job_client(first.job_id).wait(timeout=60, poll_interval=0.1)
+        equal(ended.status, ExportJobStatus.COMPLETED, f"status: {ended}")
+        equal((ended.exported_instances, ended.failed_instances), (13, 0), "all that ended, and nothing that runs")
+        equal(sorted(shelf.books), done + ["failed"], "each once")
+        container, name, book = shelf.books["done-07"]
+        equal((container, name.startswith("once/")), ("shelf", True), "where it was sent")
+        lines = [json.loads(line) for line in book.splitlines()]
+        equal(lines[0]["instance_id"], "done-07", "the first line names it")
+        equal(len(lines) - 1, len(client.get_orchestration_history("done-07")), "and its whole history follows")
+        assert "value 7" in json.dumps(lines), lines
+
+        shelf.books.clear()
+        follows = exports.create_job(ExportJobCreationOptions(
+            mode=ExportMode.CONTINUOUS, format=ExportFormat(kind=ExportFormatKind.JSON),
+            destination=ExportDestination(container="shelf"), **options), job_id="follows")
+        until("what had ended is exported", lambda: set(done) <= set(shelf.books))
+        equal(json.loads(shelf.books["done-01"][2])["instance_id"], "done-01", "as JSON")
+        equal([each.job_id for each in exports.list_jobs(ExportJobQuery(status=[ExportJobStatus.ACTIVE]))], ["follows"], "R7.2")
+        exports.delete_job("follows")
+        until("it is deleted", lambda: exports.get_job("follows") is None)
+        equal(client.get_orchestration_state(follows.orchestrator_instance_id), None, "and so is what drove it")
