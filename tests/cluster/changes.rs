@@ -23,7 +23,7 @@ async fn rolling_restart_fails_no_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_become_five_and_three_again_and_one_is_replaced() {
     // The log is short, so whoever comes later finds its beginning gone.
-    let shape = Shape { snapshot_every: 200, ..Shape::default() };
+    let shape = Shape { snapshot_every: 100, ..Shape::default() };
     let mut cluster = Cluster::start_as(shape).await;
     let mut load = Load::begin(&cluster).await;
     for id in 4..=5 {
@@ -41,6 +41,13 @@ async fn three_nodes_become_five_and_three_again_and_one_is_replaced() {
         cluster.balanced(5 - id as usize).await;
         load.progress(20).await;
     }
+    let entries = |cluster: &Cluster| {
+        let status = cluster.status(4);
+        status["partitions"][1]["replicas"][0]["appliedIndex"].as_u64().unwrap_or(0)
+    };
+    while entries(&cluster) < 4 * shape.snapshot_every {
+        load.progress(10).await;
+    }
     // A node whose disk is gone: it is taken out, and a new one comes in its place.
     cluster.kill9(3);
     load.remove_node(3);
@@ -53,7 +60,8 @@ async fn three_nodes_become_five_and_three_again_and_one_is_replaced() {
     cluster.balanced(3).await;
     load.progress(20).await;
     let snapshots = cluster.snapshots(6);
-    assert!(snapshots > 0, "the new node has the log from its beginning");
+    let status = cluster.status(6);
+    assert!(snapshots > 0, "the new node has the log from its beginning: {status:#}");
     let table = String::from_utf8(cluster.operate(6, &["status"]).stdout).unwrap();
     assert!(table.contains("NODE") && table.contains("0 (metadata)"), "{table}");
     load.end(&cluster, "3 to 5 to 3").await;

@@ -73,12 +73,12 @@ async fn paused_leader_is_replaced_and_comes_back_as_a_follower() {
 #[tokio::test(flavor = "multi_thread")]
 async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     let mut cluster = Cluster::start().await;
-    cluster.client(1).start("before", "Greet", "before").await;
+    cluster.client(1).start("Register-before", "Register", "").await;
     cluster.kill9(2);
     cluster.kill9(3);
     let start = |id: &str| wire::CreateInstanceRequest {
         instance_id: id.into(),
-        name: "Greet".into(),
+        name: "Register".into(),
         ..Default::default()
     };
     let get = |id: &str| wire::GetInstanceRequest {
@@ -87,7 +87,7 @@ async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     };
     // Until the leaders here have noticed, the outcome of a write may be unknown.
     let begun = Instant::now();
-    let noticed = one_per_partition(&cluster, "early").into_iter().map(async |id| {
+    let noticed = one_per_partition(&cluster, "Register-early").into_iter().map(async |id| {
         let client = cluster.client(1);
         loop {
             match client.rpc().start_instance(start(&id)).await.map_err(|status| status.code()) {
@@ -99,17 +99,18 @@ async fn minority_refuses_with_unavailable_and_serves_again_with_a_majority() {
     });
     futures::future::join_all(noticed).await;
     for n in 0..3 {
-        let refused = cluster.client(1).rpc().start_instance(start(&format!("never-{n}"))).await;
+        let refused =
+            cluster.client(1).rpc().start_instance(start(&format!("Register-never-{n}"))).await;
         assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
-        let refused = cluster.client(1).rpc().get_instance(get("before")).await;
+        let refused = cluster.client(1).rpc().get_instance(get("Register-before")).await;
         assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
     }
     cluster.restart(2).await;
     let load = Load::begin(&cluster).await;
     load.progress(20).await;
-    assert!(cluster.client(2).get("before").await.is_some(), "acknowledged, and gone");
+    assert!(cluster.client(2).get("Register-before").await.is_some(), "acknowledged, and gone");
     for n in 0..3 {
-        let gone = cluster.client(1).get(&format!("never-{n}")).await;
+        let gone = cluster.client(1).get(&format!("Register-never-{n}")).await;
         assert!(gone.is_none(), "a call that was refused as UNAVAILABLE was done");
     }
     load.end(&cluster, "minority").await;

@@ -1,7 +1,5 @@
 //! Load on a cluster, recorded: customers behind a load balancer, a worker on every node, a register in every
 //! partition.
-//!
-//! Until work feeds travel between nodes, a node hands out only the work that it leads, so each needs a worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
