@@ -18,6 +18,21 @@ pub struct Banner<'a> {
     pub hubs: &'a [String],
     /// Where the data is; `None` when nothing is kept.
     pub data: Option<&'a str>,
+    /// How its ports are closed to strangers.
+    pub closed: Closed,
+}
+
+/// How the ports of a node are closed to strangers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Clients must say who they are.
+    pub auth: bool,
+    /// The gRPC port speaks TLS.
+    pub grpc_tls: bool,
+    /// The HTTP port speaks TLS.
+    pub http_tls: bool,
+    /// Nodes show certificates.
+    pub peer_tls: bool,
 }
 
 impl Banner<'_> {
@@ -29,14 +44,14 @@ impl Banner<'_> {
         if self.hubs.len() > 1 {
             text += &format!("  Task hubs   {}\n", self.hubs.join(", "));
         }
-        text += &format!("  Status      {}\n", url(self.http));
+        text += &format!("  Status      {}\n", url(self.http, self.closed.http_tls));
         text += &format!(
             "  Data        {}\n",
             self.data.unwrap_or("in memory, gone at the end (--ephemeral)")
         );
         let endpoint = match self.grpc.port() {
-            8080 => String::new(),
-            _ => format!(" --endpoint {}", url(self.grpc)),
+            8080 if !self.closed.grpc_tls => String::new(),
+            _ => format!(" --endpoint {}", url(self.grpc, self.closed.grpc_tls)),
         };
         text += &format!("  Try         durahub bench sequence{endpoint}\n");
         text += "  Learn       README.md has a Python program that runs against this\n\n";
@@ -50,35 +65,49 @@ impl Banner<'_> {
     #[must_use]
     pub fn connection_string(&self) -> String {
         let hub = self.hubs.first().map_or("default", String::as_str);
-        format!("Endpoint={};TaskHub={hub};Authentication=None", url(self.grpc))
+        let endpoint = url(self.grpc, self.closed.grpc_tls);
+        let none = if self.closed.auth { "" } else { ";Authentication=None" };
+        format!("Endpoint={endpoint};TaskHub={hub}{none}")
     }
 
-    /// One line for a node that others can reach: nothing asks who they are. `None` on loopback.
+    /// One line for a node that others can reach and nothing asks who they are, or what they say can be read
+    /// on the way. `None` on loopback.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        let all = [("gRPC", self.grpc), ("HTTP", self.http), ("peer", self.peer)];
-        let open: Vec<_> = all
-            .iter()
-            .filter(|(_, addr)| !addr.ip().to_canonical().is_loopback())
-            .map(|(name, addr)| format!("{name} {addr}"))
-            .collect();
-        (!open.is_empty()).then(|| {
+        let Closed { auth, grpc_tls, http_tls, peer_tls } = self.closed;
+        let list = |ports: [(bool, &str, SocketAddr); 3]| {
+            let open = ports
+                .iter()
+                .filter(|(closed, _, addr)| !closed && !addr.ip().to_canonical().is_loopback());
+            open.map(|(_, name, addr)| format!("{name} {addr}")).collect::<Vec<_>>().join(", ")
+        };
+        let ports = |grpc, http, peer| {
+            list([(grpc, "gRPC", self.grpc), (http, "HTTP", self.http), (peer, "peer", self.peer)])
+        };
+        let (open, clear) = (ports(auth, auth, peer_tls), ports(grpc_tls, http_tls, peer_tls));
+        if !open.is_empty() {
+            return Some(format!(
+                "reachable from other machines without authentication ({open}): whoever can connect can read and \
+                 change everything; set auth.mode and peer_tls, or keep it on a private network"
+            ));
+        }
+        (!clear.is_empty()).then(|| {
             format!(
-                "reachable from other machines without authentication ({}): whoever can connect can read and \
-                 change everything; keep it on a private network",
-                open.join(", ")
+                "reachable from other machines without TLS ({clear}): tokens and payloads can be read on the way; \
+                 set tls.cert_file and peer_tls, or let a proxy in front speak TLS"
             )
         })
     }
 }
 
 /// The address as a URL that works on this machine: wildcards and loopback become `localhost`.
-fn url(addr: SocketAddr) -> String {
+fn url(addr: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
     let here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     if here(addr.ip().to_canonical()) {
-        format!("http://localhost:{}", addr.port())
+        format!("{scheme}://localhost:{}", addr.port())
     } else {
-        format!("http://{addr}")
+        format!("{scheme}://{addr}")
     }
 }
 
@@ -89,7 +118,8 @@ mod tests {
     fn banner<'a>(grpc: &str, hubs: &'a [String]) -> Banner<'a> {
         let addr = |text: &str| text.parse().unwrap();
         let (http, peer) = (addr("127.0.0.1:8082"), addr("127.0.0.1:8083"));
-        Banner { grpc: addr(grpc), http, peer, hubs, data: Some("./durahub-data") }
+        let closed = Closed::default();
+        Banner { grpc: addr(grpc), http, peer, hubs, data: Some("./durahub-data"), closed }
     }
 
     #[test]
@@ -140,5 +170,22 @@ mod tests {
                 .contains("Endpoint=http://localhost:8080;TaskHub=default")
         );
         assert!(banner("10.0.0.7:8080", &[]).text().contains("WARNING     reachable"));
+    }
+    #[test]
+    fn a_closed_node_warns_of_what_is_still_open() {
+        let secured = Closed { auth: true, grpc_tls: true, http_tls: true, peer_tls: true };
+        let node = |closed| Banner {
+            closed,
+            peer: "10.0.0.7:8083".parse().unwrap(),
+            ..banner("10.0.0.7:8080", &[])
+        };
+        assert_eq!(node(secured).warning(), None);
+        let string = node(secured).connection_string();
+        assert_eq!(string, "Endpoint=https://10.0.0.7:8080;TaskHub=default");
+        let plain = node(Closed { grpc_tls: false, ..secured }).warning().unwrap();
+        assert!(plain.contains("without TLS (gRPC 10.0.0.7:8080)"), "{plain}");
+        let peers = node(Closed { peer_tls: false, ..secured }).warning().unwrap();
+        assert!(peers.contains("without authentication (peer 10.0.0.7:8083)"), "{peers}");
+        assert_eq!(banner("127.0.0.1:8080", &[]).warning(), None);
     }
 }

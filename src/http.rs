@@ -8,6 +8,9 @@
 //! | `/metrics` | metrics in the text format of Prometheus |
 //! | `/` | what this is, and where the gRPC endpoint is |
 //!
+//! Every path passes the authorizer ([`Access::page`]): the probes are open to all, `/metrics` is if the
+//! configuration says so, the rest asks who it is. Answers 401 and 403 say why.
+//!
 //! Served from the first moment, while the node starts, and until the last, while it drains. The dashboard
 //! and the REST interface bring routers of their own, which are merged into [`router`]'s.
 
@@ -16,21 +19,24 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
+use crate::access::{Access, Credentials, Denied};
 use crate::health::{Health, Phase};
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{ConnectionInfo, Incoming};
 
 /// How often recorded values are moved into their buckets when nobody scrapes.
 const TIDY_METRICS: Duration = Duration::from_secs(5);
 
 /// What the pages of this port are about.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Node {
     /// Health of the node.
     pub health: Health,
@@ -38,24 +44,56 @@ pub struct Node {
     pub metrics: Metrics,
     /// Where SDK clients and workers connect, as bound.
     pub grpc: SocketAddr,
+    /// Who may see what.
+    pub access: Access,
 }
 
 /// The pages of this room.
 pub fn router(node: Node) -> Router {
-    Router::new()
+    let access = node.access.clone();
+    let pages = Router::new()
         .route("/", get(index))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
-        .with_state(node)
+        .with_state(node);
+    guarded(pages, access)
+}
+
+/// Pages behind the authorizer; also paths that none of them serves.
+pub fn guarded(pages: Router, access: Access) -> Router {
+    pages.layer(middleware::from_fn_with_state(access, judge))
+}
+
+async fn judge(
+    State(access): State<Access>,
+    ConnectInfo(connection): ConnectInfo<ConnectionInfo>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+    let credentials = Credentials {
+        authorization: authorization.as_ref().map(|value| value.as_bytes()),
+        certificate: connection.certificate.as_ref().map(|shown| shown.names()),
+    };
+    match access.page(request.uri().path(), &credentials).await {
+        Ok(()) => next.run(request).await,
+        Err(denied @ Denied::Unknown(_)) => {
+            let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+            (StatusCode::UNAUTHORIZED, ask, format!("{denied}\n")).into_response()
+        }
+        Err(denied @ Denied::Forbidden(_)) => {
+            (StatusCode::FORBIDDEN, format!("{denied}\n")).into_response()
+        }
+    }
 }
 
 /// Serves the router until `shutdown` ends; calls that run then are finished first.
 ///
 /// Serving goes on through the drain, so `shutdown` here is the end of the drain, not its start.
 pub async fn serve(
-    listener: TcpListener,
+    incoming: Incoming,
     router: Router,
     metrics: Metrics,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -68,7 +106,8 @@ pub async fn serve(
             metrics.tidy();
         }
     });
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+    let service = router.into_make_service_with_connect_info::<ConnectionInfo>();
+    let served = axum::serve(incoming, service).with_graceful_shutdown(shutdown).await;
     tidying.abort();
     served
 }
@@ -128,10 +167,12 @@ fn status(phase: Phase) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::access::{AccessSettings, Audit};
+    use crate::clock::Clock;
 
     /// Status line and body of a GET.
     async fn get(addr: SocketAddr, path: &str) -> (String, String) {
@@ -152,13 +193,19 @@ mod tests {
             health: health.clone(),
             metrics: metrics.clone(),
             grpc: "127.0.0.1:9".parse().unwrap(),
+            access: Access::start(AccessSettings::default(), Audit::default(), Clock::system())
+                .await
+                .unwrap(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(serve(listener, router(node), metrics, async {
-            stopped.await.unwrap_or(())
-        }));
+        let serving = tokio::spawn(serve(
+            crate::tls::accept(listener, None).unwrap(),
+            router(node),
+            metrics,
+            async { stopped.await.unwrap_or(()) },
+        ));
 
         let alive = ("HTTP/1.1 200 OK".to_owned(), "alive\n".to_owned());
         let busy = "HTTP/1.1 503 Service Unavailable".to_owned();

@@ -13,6 +13,10 @@ pub mod gateway;
 
 pub mod config;
 
+pub mod access;
+pub mod throttle;
+pub mod tls;
+
 pub mod clock;
 pub mod health;
 pub mod telemetry;
@@ -21,8 +25,11 @@ pub mod banner;
 pub mod http;
 pub mod listen;
 pub mod panics;
+mod reload;
+mod security;
 pub mod server;
 pub mod shutdown;
 
 pub mod bench;
 pub mod cli;
+pub mod dial;

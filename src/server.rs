@@ -7,21 +7,22 @@
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use durahub_cluster::config::PARTITIONS_LIMIT;
-use durahub_cluster::transport::{GrpcTransport, PeerServer, Plain};
+use durahub_cluster::transport::{GrpcTransport, PeerServer, Secure};
 use durahub_cluster::{GroupId, NodeConfig, Storage};
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tonic::Code;
-use tonic::transport::server::{Server, TcpIncoming};
+use tonic::transport::server::Server;
 
+use crate::access::{Access, AccessLayer};
 use crate::banner::Banner;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config, ConfigErrors};
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
 use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
@@ -30,10 +31,21 @@ use crate::http;
 use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
+use crate::reload::{self, Cause};
+use crate::security::Security;
+use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
+use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Longest headers of a call, in bytes: a token and much besides.
+const HEADER_BYTES: u32 = 64 << 10;
+/// Streams of one connection that its client reset before anybody looked at them; one that has more is closed.
+const RESETS_WAITING: usize = 20;
+/// Streams of one connection that the server had to reset; one that has more is closed.
+const RESETS_ANSWERED: usize = 256;
 /// Room that a command needs besides the message it came in.
 const COMMAND_OVERHEAD: usize = 1 << 20;
 /// Longest time for leaders to move to other nodes before this one goes.
@@ -41,12 +53,21 @@ const HAND_OVER_TIME: Duration = Duration::from_secs(5);
 /// How often the drain looks whether workers are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
+/// Where the configuration comes from, to read it again while the node runs.
+pub struct Source {
+    /// Its file, if there is one.
+    pub file: Option<PathBuf>,
+    /// Gathers it anew.
+    pub load: Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>,
+}
+
 /// Runs a node until `shutdown` ends and the drain is over.
 ///
 /// # Errors
 /// When a port or the data folder cannot be taken, or serving fails.
 pub async fn run(
     config: Config,
+    source: Source,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let grpc = bind("grpc-addr", config.grpc_addr).await?;
@@ -55,18 +76,28 @@ pub async fn run(
     let addresses = (grpc.local_addr()?, http.local_addr()?, peer.local_addr()?);
 
     let clock = Clock::system();
+    let security = Security::start(&config, &clock).await?;
+    let grpc = tls::accept(grpc, security.grpc.clone())?;
+    let http = tls::accept(http, security.http.clone())?;
     let metrics = Metrics::install()?;
     durahub_cluster::metrics::describe();
     let health = Health::new(&["storage", "partitions"]);
-    let pages = http::Node { health: health.clone(), metrics: metrics.clone(), grpc: addresses.0 };
+    let pages = http::Node {
+        health: health.clone(),
+        metrics: metrics.clone(),
+        grpc: addresses.0,
+        access: security.access.clone(),
+    };
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let http_stopped = async { http_stopped.await.unwrap_or(()) };
     let serving_http =
         tokio::spawn(http::serve(http, http::router(pages), metrics.clone(), http_stopped));
 
     let (listener, leaders) = Leaders::new(PARTITIONS_LIMIT);
-    let node = start_node(&config, &clock, addresses.2, Orchestrations::new(listener)).await?;
-    let peers = PeerServer::start(peer, Arc::new(Plain), node.service(), node.admin());
+    let secure = security.peers();
+    let machine = Orchestrations::new(listener);
+    let node = start_node(&config, &clock, addresses.2, machine, &secure).await?;
+    let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
     health.pass("storage");
     let dispatcher = Dispatcher::new(
         dispatch_settings(&config),
@@ -79,7 +110,19 @@ pub async fn run(
     let measured = dispatcher.clone();
     metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
+    dispatcher.join(node.peers(), &mut leading);
+    node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
+
+    let keys = tokio::spawn(security.access.clone().keep_keys());
+    let throttle = Throttle::new(shares(&config.limits), clock.clone());
+    let reloading = Reloading {
+        started_with: config.clone(),
+        source,
+        security: security.clone(),
+        throttle: throttle.clone(),
+    };
+    let reloading = tokio::spawn(reloading.run()?);
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
@@ -97,11 +140,12 @@ pub async fn run(
     }
     health.pass("partitions");
     let (stop_grpc, grpc_stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(serve_grpc(grpc, gateway, config.limits.max_message_bytes, async {
+    let door = Door { access: security.access.clone(), throttle, limits: config.limits };
+    let serving = tokio::spawn(serve_grpc(grpc, gateway, door, async {
         grpc_stopped.await.unwrap_or(());
     }));
 
-    announce(&config, addresses);
+    announce(&config, addresses, &security);
     panics::abort_from_now_on();
 
     shutdown.await;
@@ -123,12 +167,64 @@ pub async fn run(
     let _ = stop_grpc.send(());
     serving.await?.context("serve gRPC")?;
     drop(leading);
+    keys.abort();
+    reloading.abort();
     peers.stop().await;
     node.stop().await;
     let _ = stop_http.send(());
     serving_http.await?.context("serve HTTP")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What changes while the node runs.
+struct Reloading {
+    started_with: Config,
+    source: Source,
+    security: Security,
+    throttle: Throttle,
+}
+
+impl Reloading {
+    /// Reads files again when they change, or at SIGHUP.
+    fn run(self) -> anyhow::Result<impl Future<Output = ()> + Send> {
+        let files = self.security.files.iter().chain(&self.source.file).cloned().collect();
+        let reload = move |cause: Cause| {
+            tracing::info!(?cause, "reading files again");
+            self.security.reload();
+            self.reload_config();
+            if cause == Cause::Signal {
+                self.security.reopen_audit();
+            }
+        };
+        reload::run(files, reload).context("listen for SIGHUP")
+    }
+
+    fn reload_config(&self) {
+        let config = match (self.source.load)() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not read again, the old one stays");
+                return;
+            }
+        };
+        self.throttle.set(shares(&config.limits));
+        if let Err(error) = logs::set_filter(&config.log_level) {
+            tracing::error!(%error, "the log level stays");
+        }
+        let waiting = self.started_with.waiting(&config);
+        if !waiting.is_empty() {
+            tracing::warn!(?waiting, "changed settings that wait for a restart");
+        }
+    }
+}
+
+fn shares(limits: &config::Limits) -> Shares {
+    let share = |per_second, in_flight| Share { per_second, in_flight };
+    Shares {
+        hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
+        connection: share(limits.connection_calls_per_second, limits.connection_calls_in_flight),
+    }
 }
 
 /// Creates the hubs that shall exist, as soon as the cluster has a leader that can.
@@ -155,6 +251,7 @@ async fn start_node(
     clock: &Clock,
     peer: SocketAddr,
     machine: Orchestrations,
+    secure: &Arc<dyn Secure>,
 ) -> anyhow::Result<Node> {
     let storage = match config.ephemeral {
         true => Storage::Memory,
@@ -173,9 +270,13 @@ async fn start_node(
     options.join = config.join.clone();
     options.zone = config.zone.clone();
     options.replication_factor = config.replication_factor;
+    options.snapshot_every = config.snapshot_every;
+    options.keep_entries = config.snapshot_every / 5;
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
-    options.transport = Arc::new(GrpcTransport::new(Arc::new(Plain), move |text| expelled(text)));
+    options.secure = Arc::clone(secure);
+    let transport = GrpcTransport::new(Arc::clone(secure), move |text| expelled(text));
+    options.transport = Arc::new(transport);
     Ok(Node::start(settings, Arc::new(machine)).await?)
 }
 
@@ -229,10 +330,17 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
     }
 }
 
+/// What every call of the gRPC port passes.
+struct Door {
+    access: Access,
+    throttle: Throttle,
+    limits: config::Limits,
+}
+
 async fn serve_grpc(
-    listener: TcpListener,
+    incoming: Incoming,
     gateway: Gateway,
-    limit: usize,
+    door: Door,
     stopped: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -244,24 +352,36 @@ async fn serve_grpc(
         .register_encoded_file_descriptor_set(durahub_proto::OWN_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let Door { access, throttle, limits } = door;
     Server::builder()
+        .max_concurrent_streams(limits.connection_streams)
+        .http2_max_header_list_size(HEADER_BYTES)
+        // A client that opens streams and resets them at once, and one that makes the server reset them.
+        .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING))
+        .http2_max_local_error_reset_streams(Some(RESETS_ANSWERED))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(CallsLayer::new())
+        .layer(AccessLayer(access))
+        .layer(ThrottleLayer(throttle))
         .layer(DeadlineLayer)
-        .layer(OversizeLayer { limit })
+        .layer(OversizeLayer { limit: limits.max_message_bytes })
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())
         .add_service(gateway.entity_service())
         .add_service(health)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)
+        .serve_with_incoming_shutdown(incoming, stopped)
         .await?;
     Ok(())
 }
 
 /// Tells a person where to connect, and a program which addresses were bound.
-fn announce(config: &Config, (grpc, http, peer): (SocketAddr, SocketAddr, SocketAddr)) {
+fn announce(
+    config: &Config,
+    (grpc, http, peer): (SocketAddr, SocketAddr, SocketAddr),
+    security: &Security,
+) {
     let data = config.data_dir.display().to_string();
     let banner = Banner {
         grpc,
@@ -269,6 +389,7 @@ fn announce(config: &Config, (grpc, http, peer): (SocketAddr, SocketAddr, Socket
         peer,
         hubs: &config.task_hubs,
         data: (!config.ephemeral).then_some(&data),
+        closed: security.closed(),
     };
     if let Some(warning) = banner.warning() {
         tracing::warn!("{warning}");

@@ -1,10 +1,10 @@
 //! The crash test: the real process, under load, killed with `kill -9` again and again.
 //!
-//! A client starts orchestrations and raises events, a worker runs them, both over gRPC as an SDK would
-//! (`crash/load.rs`, `crash/worker.rs`). The server is killed at a random moment and started again on the
-//! same folder and addresses. Everything that was sent and everything that was acknowledged is written
-//! down (`crash/ledger.rs`). After the last cycle the load ends, all work drains, and the ledger is held
-//! against what the server then says (`crash/check.rs`). What must hold, by architecture.md §5:
+//! A client starts orchestrations and raises events, a worker runs them, both over gRPC as an SDK would. The
+//! server is killed at a random moment and started again on the same folder and addresses. Everything that
+//! was sent and everything that was acknowledged is written down. After the last cycle the load ends, all work
+//! drains, and the ledger is held against what the server then says (`support/record/`). What must hold, by
+//! architecture.md §5:
 //!
 //! - S1: every acknowledged start completes, with the right output; every acknowledged event and activity
 //!   result is there;
@@ -22,24 +22,21 @@
 
 #![allow(clippy::print_stderr)] // what a run did is worth a line
 
-#[path = "crash/check.rs"]
-mod check;
-#[path = "crash/ledger.rs"]
-mod ledger;
-#[path = "crash/load.rs"]
-mod load;
 #[path = "crash/process.rs"]
 mod process;
-#[path = "crash/worker.rs"]
-mod worker;
+#[path = "support/record/mod.rs"]
+mod record;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::ledger::Ledger;
 use crate::process::Server;
+use crate::record::calls::Gateways;
+use crate::record::customers::Pace;
+use crate::record::ledger::Ledger;
+use crate::record::{check, customers, worker};
 
 /// How long a life of the server lasts under load, in milliseconds.
 const LIFE: std::ops::Range<u64> = 50..600;
@@ -107,8 +104,12 @@ async fn cycles_of_load(
 ) -> anyhow::Result<Vec<String>> {
     let mut random = fastrand::Rng::with_seed(seed);
     let channel = server.channel()?;
-    let load = tokio::spawn(load::run(channel.clone(), Arc::clone(ledger), random.fork()));
-    let worker = tokio::spawn(worker::run(channel.clone(), Arc::clone(ledger), random.fork()));
+    let gateways = Arc::new(Gateways::default());
+    gateways.add(1, channel.clone());
+    let pace = Pace { customers: 6, open: 48, pause: 0 };
+    let customers = customers::run(Arc::clone(&gateways), Arc::clone(ledger), pace, random.fork());
+    let load = tokio::spawn(customers);
+    let worker = tokio::spawn(worker::run(channel, Arc::clone(ledger), random.fork()));
 
     for cycle in 1..=cycles {
         server.start().await.with_context(|| format!("start number {cycle}"))?;
@@ -127,7 +128,7 @@ async fn cycles_of_load(
     ledger.end_load();
     server.while_alive(load).await.context("the load ends")???;
     ensure!(ledger.violations().is_empty(), "stopped when the load had ended");
-    check::drain(channel.clone(), ledger, DRAIN).await?;
+    check::drain(&gateways, ledger, DRAIN).await?;
     worker.abort();
-    check::all(channel, ledger).await
+    check::all(&gateways, ledger).await
 }

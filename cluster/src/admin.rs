@@ -3,7 +3,6 @@
 //! A running node implements [`AdminService`]; [`AdminClient`] is the other end, for a command line.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use durahub_proto::peer::admin_client;
 use durahub_proto::peer::admin_server::{Admin, AdminServer};
@@ -13,13 +12,15 @@ use durahub_proto::peer::{
     TransferLeaderResponse,
 };
 use futures::future::BoxFuture;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-pub use durahub_proto::peer as messages;
+use crate::transport::PeerInfo;
 
-/// Time for one request of an operator.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub use durahub_proto::peer as messages;
 
 /// Why an operator's request was not done. Each is one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum AdminError {
     /// Not now, or nobody knows whether it was done: look at the status and ask again.
     #[error("{0}")]
     Unavailable(String),
+    /// The node does not know who asks, or does not allow it.
+    #[error("{0}")]
+    Denied(String),
 }
 
 /// Answers operators.
@@ -50,12 +54,42 @@ pub trait AdminService: Send + Sync + 'static {
     fn drain(&self, node: u64, undo: bool) -> BoxFuture<'_, Result<(), AdminError>>;
 }
 
+/// Says which operators may ask what.
+pub trait Guard: Send + Sync + 'static {
+    /// Admits a call to a method, or refuses it. `subject` says what it is about, such as `node 3`.
+    fn admit(
+        &self,
+        method: &str,
+        subject: &str,
+        headers: &MetadataMap,
+        connection: &PeerInfo,
+    ) -> Result<(), Status>;
+}
+
+/// Admits everybody: for a network that nobody else can reach.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Open;
+
+impl Guard for Open {
+    fn admit(&self, _: &str, _: &str, _: &MetadataMap, _: &PeerInfo) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
 /// The gRPC service over an [`AdminService`].
-pub(crate) struct AdminApi(Arc<dyn AdminService>);
+pub(crate) struct AdminApi(Arc<dyn AdminService>, Arc<dyn Guard>);
 
 impl AdminApi {
-    pub(crate) fn server(service: Arc<dyn AdminService>) -> AdminServer<Self> {
-        AdminServer::new(Self(service))
+    pub(crate) fn server(
+        service: Arc<dyn AdminService>,
+        guard: Arc<dyn Guard>,
+    ) -> AdminServer<Self> {
+        AdminServer::new(Self(service, guard))
+    }
+
+    fn admit<T>(&self, method: &str, subject: &str, request: &Request<T>) -> Result<(), Status> {
+        let connection = request.extensions().get::<PeerInfo>().cloned().unwrap_or_default();
+        self.1.admit(method, subject, request.metadata(), &connection)
     }
 }
 
@@ -63,12 +97,17 @@ fn status(error: AdminError) -> Status {
     match error {
         AdminError::Refused(reason) => Status::failed_precondition(reason),
         AdminError::Unavailable(reason) => Status::unavailable(reason),
+        AdminError::Denied(reason) => Status::permission_denied(reason),
     }
 }
 
 #[tonic::async_trait]
 impl Admin for AdminApi {
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        self.admit("Status", "", &request)?;
         self.0.status().await.map(Response::new).map_err(status)
     }
 
@@ -76,6 +115,7 @@ impl Admin for AdminApi {
         &self,
         request: Request<AddNodeRequest>,
     ) -> Result<Response<AddNodeResponse>, Status> {
+        self.admit("AddNode", &format!("node {}", request.get_ref().node), &request)?;
         let node = self.0.add_node(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(AddNodeResponse { node }))
     }
@@ -84,6 +124,7 @@ impl Admin for AdminApi {
         &self,
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
+        self.admit("RemoveNode", &format!("node {}", request.get_ref().node), &request)?;
         self.0.remove_node(request.into_inner().node).await.map_err(status)?;
         Ok(Response::new(RemoveNodeResponse {}))
     }
@@ -92,7 +133,8 @@ impl Admin for AdminApi {
         &self,
         request: Request<TransferLeaderRequest>,
     ) -> Result<Response<TransferLeaderResponse>, Status> {
-        let TransferLeaderRequest { group, to } = request.into_inner();
+        let TransferLeaderRequest { group, to } = *request.get_ref();
+        self.admit("TransferLeader", &format!("partition {group} to node {to}"), &request)?;
         self.0.transfer_leader(group, to).await.map_err(status)?;
         Ok(Response::new(TransferLeaderResponse {}))
     }
@@ -101,31 +143,35 @@ impl Admin for AdminApi {
         &self,
         request: Request<DrainRequest>,
     ) -> Result<Response<DrainResponse>, Status> {
-        let DrainRequest { node, undo } = request.into_inner();
+        let DrainRequest { node, undo } = *request.get_ref();
+        let subject = format!("node {node}{}", if undo { ", undo" } else { "" });
+        self.admit("Drain", &subject, &request)?;
         self.0.drain(node, undo).await.map_err(status)?;
         Ok(Response::new(DrainResponse {}))
     }
 }
 
 /// An operator's end: asks the node at one address.
-pub struct AdminClient(admin_client::AdminClient<Channel>);
+pub struct AdminClient(admin_client::AdminClient<InterceptedService<Channel, Authorization>>);
+
+/// Puts an `authorization` header on every call.
+#[derive(Clone)]
+struct Authorization(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Authorization {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
 
 impl AdminClient {
-    /// Connects to the peer port at `endpoint`, a URL such as `http://127.0.0.1:8083`.
-    ///
-    /// # Errors
-    /// [`AdminError::Refused`] for what is no URL, [`AdminError::Unavailable`] when nothing answers.
-    pub async fn connect(endpoint: &str) -> Result<Self, AdminError> {
-        let target = Endpoint::from_shared(endpoint.to_owned())
-            .map_err(|_| AdminError::Refused(format!("{endpoint:?} is not a URL")))?
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(TIMEOUT);
-        let channel = target.connect().await.map_err(|_| {
-            let text =
-                format!("no node answers at {endpoint}: is it running, and is this its peer port?");
-            AdminError::Unavailable(text)
-        })?;
-        Ok(Self(admin_client::AdminClient::new(channel)))
+    /// Asks the node at the other end of `channel`, and sends `authorization` with every call.
+    pub fn new(channel: Channel, authorization: Option<MetadataValue<Ascii>>) -> Self {
+        let authorization = Authorization(authorization);
+        Self(admin_client::AdminClient::with_interceptor(channel, authorization))
     }
 
     /// Nodes, partitions, leaders, lag and sizes.
@@ -179,6 +225,9 @@ fn error(status: Status) -> AdminError {
     match status.code() {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
             AdminError::Refused(status.message().to_owned())
+        }
+        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
+            AdminError::Denied(status.message().to_owned())
         }
         _ => AdminError::Unavailable(status.message().to_owned()),
     }

@@ -68,6 +68,16 @@ impl<M: Machine> Inner<M> {
                     let there = seen.nodes.values().filter(|node| node.state() != State::Removed);
                     book.extend(there.map(|node| (node.node, node.address.clone())));
                 }
+                let others = seen.nodes.values().filter(|node| {
+                    let is_gone = matches!(node.state(), State::Removed | State::Expected);
+                    !is_gone && node.node != self.node_id
+                });
+                let others: BTreeSet<u64> = others.map(|node| node.node).collect();
+                self.others.send_if_modified(|known| {
+                    let changed = *known != others;
+                    *known = others;
+                    changed
+                });
                 *self.metadata.write() = Arc::new(seen);
             }
             let _ = tokio::time::timeout(WATCH_PAUSE, changed).await;

@@ -3,7 +3,7 @@
 //! ```text
 //! <data>/node      identity: format, cluster id, node id, partitions (JSON; written once, then synced)
 //! <data>/lock      held exclusively while a process uses the folder
-//! <data>/sled/     the database
+//! <data>/sled/     the database, in a numbered folder that `current` names
 //! <data>/snap/     snapshot files, one folder per group
 //! ```
 //!

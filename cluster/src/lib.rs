@@ -13,6 +13,7 @@
 //! - [`folder`]: whose data folder this is;
 //! - [`admin`]: what an operator asks of a cluster;
 //! - [`peers`]: what nodes say to each other; `transport/`: how it travels between processes;
+//! - [`program`]: what the program on one node says to the program on another;
 //! - `raft/`: consensus, the only room that names openraft;
 //! - `store/`: bytes on disk, the only room that names sled.
 //!
@@ -33,6 +34,7 @@ pub mod node;
 pub mod partition;
 pub mod peers;
 pub mod placement;
+pub mod program;
 pub mod transport;
 
 mod batch;
@@ -52,5 +54,6 @@ pub use folder::Identity;
 pub use machine::{Applied, Changes, GroupId, Machine, Rows, Stamp};
 pub use node::Node;
 pub use partition::Partition;
+pub use program::{Feed, Peers, Program};
 pub use raft::group::Progress;
 pub use store::{FAULT_EXIT_CODE, FaultHook};

@@ -5,7 +5,7 @@
 //! Stopping goes the other way: groups first, then the queue runs dry, then the files close, then the
 //! folder's lock goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use durahub_proto::peer::Hello;
 use futures::future::{join_all, try_join_all};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminService;
@@ -28,9 +29,11 @@ use crate::metrics;
 use crate::operate;
 use crate::partition::Partition;
 use crate::peers::{Judge, PeerService, Transport};
+use crate::program::{Peers, Program};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
 use crate::routing::Route;
+use crate::store::FaultHook;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::rows::StateRows;
@@ -59,6 +62,9 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) replication_factor: u32,
     pub(crate) initial_members: BTreeMap<u64, String>,
     pub(crate) expelled: Expelled,
+    /// Ids of the other members.
+    pub(crate) others: watch::Sender<BTreeSet<u64>>,
+    program: RwLock<Option<Arc<dyn Program>>>,
     draining: AtomicBool,
     directory: Directory,
     engine: Arc<dyn Engine>,
@@ -76,6 +82,10 @@ impl<M: Machine> Inner<M> {
 
     pub(crate) fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn program(&self) -> Option<Arc<dyn Program>> {
+        self.program.read().clone()
     }
 
     /// Bytes on disk, as last measured.
@@ -179,6 +189,7 @@ impl<M: Machine> Node<M> {
         let store_bytes = Arc::<AtomicU64>::default();
         let meter =
             tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
+        let tidier = tokio::spawn(tidy(Arc::clone(&engine), config.options.fault.clone()));
         let (joined, options) = (identity.joined, config.options);
         let compare_every = options.compare_every;
         let alone = options.initial_members.len() <= 1 && !joined;
@@ -195,13 +206,15 @@ impl<M: Machine> Node<M> {
             replication_factor: options.replication_factor,
             initial_members: options.initial_members,
             expelled: options.expelled,
+            others: watch::Sender::default(),
+            program: RwLock::default(),
             draining: AtomicBool::new(false),
             directory,
             engine,
             flusher,
             folder: Mutex::new(folder),
             store_bytes,
-            tasks: Mutex::new(vec![meter]),
+            tasks: Mutex::new(vec![meter, tidier]),
             stopped: AtomicBool::new(false),
         });
         let node = Self { service: Arc::clone(&inner) as Arc<dyn PeerService>, inner };
@@ -240,6 +253,17 @@ impl<M: Machine> Node<M> {
         &self.inner.directory
     }
 
+    /// The other nodes, for what the program has to say to them.
+    pub fn peers(&self) -> Peers {
+        let inner = &self.inner;
+        Peers::new(inner.node_id, Arc::clone(&inner.transport), inner.others.subscribe())
+    }
+
+    /// From now on `program` answers what the programs of other nodes say, until the node stops.
+    pub fn serve(&self, program: Arc<dyn Program>) {
+        *self.inner.program.write() = Some(program);
+    }
+
     /// What answers the calls of peers; a transport's server side forwards to it.
     pub fn service(&self) -> Arc<dyn PeerService> {
         Arc::clone(&self.service)
@@ -265,6 +289,7 @@ impl<M: Machine> Node<M> {
         for task in inner.tasks.lock().drain(..) {
             task.abort();
         }
+        inner.program.write().take();
         join_all(inner.groups.iter().map(Partition::stop)).await;
         let (engine, flusher) = (Arc::clone(&inner.engine), Arc::clone(&inner.flusher));
         let close = tokio::task::spawn_blocking(move || {
@@ -345,6 +370,29 @@ async fn open_engine(
     let (path, groups, cache) = (folder.database(), partitions + 1, config.cache_bytes);
     let open = tokio::task::spawn_blocking(move || SledEngine::open(&path, groups, cache));
     Ok(Arc::new(open.await.map_err(io::Error::other)??))
+}
+
+/// How often somebody looks whether the database can give space back.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// Lets the store give space back from time to time.
+async fn tidy(engine: Arc<dyn Engine>, fault: FaultHook) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let engine = Arc::clone(&engine);
+        match tokio::task::spawn_blocking(move || engine.tidy()).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(done))) => tracing::info!(
+                before_bytes = done.before,
+                after_bytes = done.after,
+                row_bytes = done.alive,
+                took = ?done.took,
+                "the database was copied and gave space back"
+            ),
+            Ok(Err(error)) => fault.report(&format!("copying the database: {error}")),
+            Err(error) => fault.report(&format!("copying the database: {error}")),
+        }
+    }
 }
 
 /// Keeps the slow gauges fresh.

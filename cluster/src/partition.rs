@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::batch::{self, Batch, Origin};
@@ -28,6 +28,8 @@ use crate::store::rows::StateRows;
 const NOT_YET_PAUSE: Duration = Duration::from_millis(2);
 /// How long a fresh leader may lack a quorum before its callers hear of it.
 const NOT_YET_LIMIT: Duration = Duration::from_secs(2);
+/// How long an entry may be on its way before those who wait behind it are told if there is no quorum.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// Limits of the batcher.
 #[derive(Clone, Debug)]
@@ -258,7 +260,7 @@ impl<M: Machine> Batcher<M> {
         let entry_commands = self.limits.entry_commands;
         let mut arrived = Vec::with_capacity(entry_commands);
         loop {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+            let Some(permit) = self.permit(&mut proposals).await else { return };
             let (commands, since) = if let Ok(again) = returned.try_recv() {
                 tokio::time::sleep(NOT_YET_PAUSE).await;
                 (again.commands, again.since)
@@ -317,6 +319,32 @@ impl<M: Machine> Batcher<M> {
             if self.group.submit(entry, done).await.is_err() {
                 // The group has ended. The callback was dropped, and with it the callers' channels.
                 return;
+            }
+        }
+    }
+
+    /// The right to send an entry. A leader that has lost its quorum may never get it: the entry that went before
+    /// is neither committed nor refused. Whoever waits behind that entry is told that nothing was committed.
+    async fn permit(
+        &mut self,
+        proposals: &mut mpsc::Receiver<Waiting>,
+    ) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        tokio::pin!(permit);
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut permit => return permit.ok(),
+                () = tokio::time::sleep(STUCK_AFTER) => {}
+            }
+            if self.group.has_quorum().await {
+                continue;
+            }
+            while let Ok(waiting) = proposals.try_recv() {
+                self.waiting.push_back(waiting);
+            }
+            for waiting in self.waiting.drain(..) {
+                let _ = waiting.reply.send(Err(Error::NotLeader { leader: None }));
             }
         }
     }

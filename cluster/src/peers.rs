@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
 use crate::machine::GroupId;
+use crate::program::Feed;
 pub use crate::store::snapshot::Body as SnapshotBody;
 use crate::transport::AddressBook;
 
@@ -145,6 +146,12 @@ pub trait Transport: Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, PeerError>>;
 
+    /// Opens a feed to the program of a peer.
+    fn feed<'a>(&'a self, to: &'a Peer) -> BoxFuture<'a, Result<Feed, PeerError>> {
+        let reason = "this transport has no feeds".into();
+        Box::pin(async move { Err(PeerError::Unreachable { peer: to.id, reason }) })
+    }
+
     /// Sends a snapshot and waits until the peer has installed it.
     fn snapshot<'a>(
         &'a self,
@@ -162,6 +169,11 @@ pub trait PeerService: Send + Sync + 'static {
     /// Answers a call.
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
+    /// Takes in a feed that the node `from` has opened; dropping it ends it.
+    fn feed(&self, from: u64, feed: Feed) {
+        let _ = (from, feed);
+    }
+
     /// Where the frames of a snapshot for `group` shall be written; `None` keeps them in memory.
     fn incoming_snapshot(&self, group: GroupId) -> Result<Option<PathBuf>, PeerError>;
 
@@ -170,6 +182,9 @@ pub trait PeerService: Send + Sync + 'static {
 
     /// Says who this node is and what it knows of the caller.
     fn identify(&self, request: &IdentifyRequest) -> IdentifyResponse;
+
+    /// Where the cluster knows a node (`host:port`), or all of its nodes.
+    fn addresses(&self, node: Option<u64>) -> Vec<String>;
 
     /// Takes a new node into the cluster.
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>>;
@@ -272,6 +287,15 @@ impl Transport for LocalTransport {
             tokio::time::timeout(timeout, service.call(call))
                 .await
                 .unwrap_or(Err(PeerError::Timeout { peer: to.id, timeout }))
+        })
+    }
+
+    fn feed<'a>(&'a self, to: &'a Peer) -> BoxFuture<'a, Result<Feed, PeerError>> {
+        Box::pin(async move {
+            let service = self.network.find(self.from, to.id)?;
+            let (mine, theirs) = Feed::pair();
+            service.feed(self.from, theirs);
+            Ok(mine)
         })
     }
 

@@ -120,6 +120,11 @@ impl Search {
     }
 }
 
+/// What a caller hears in the end. That nothing was committed may only be said if no attempt was left open.
+fn given_up(unknown: Option<String>, last: Error) -> Error {
+    unknown.map_or(last, Error::Unavailable)
+}
+
 impl<M: Machine> Partition<M> {
     /// Proposes wherever the leader is.
     pub(crate) async fn propose_routed(
@@ -148,13 +153,10 @@ impl<M: Machine> Partition<M> {
                     unknown = Some(reason);
                     search.until = patience;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(given_up(unknown, error)),
             }
             if Instant::now() >= search.until {
-                return Err(match unknown {
-                    Some(reason) => Error::Unavailable(reason),
-                    None => Error::NotLeader { leader: None },
-                });
+                return Err(given_up(unknown, Error::NotLeader { leader: None }));
             }
             self.pause(&search).await;
         }
@@ -176,7 +178,8 @@ impl<M: Machine> Partition<M> {
             system,
         };
         let payload = Bytes::from(proposal.encode_to_vec());
-        let answer: ProposalOutcome = route.call(self.peer(node), Method::Propose, payload).await?;
+        let answer: ProposalOutcome =
+            self.ask_leader(route, node, Method::Propose, payload).await?;
         match answer.outcome {
             Some(Told::Reply(reply)) => Ok(reply),
             Some(Told::NotLeader(NotLeader { leader })) => Err(Error::NotLeader { leader }),
@@ -199,7 +202,7 @@ impl<M: Machine> Partition<M> {
                 }
                 Some(node) => {
                     let asked: Result<ReadPoint, _> =
-                        route.call(self.peer(node), Method::ReadPoint, Bytes::new()).await;
+                        self.ask_leader(route, node, Method::ReadPoint, Bytes::new()).await;
                     asked.and_then(|answer| match answer.point {
                         Some(Point::Index(index)) => Ok(Some(index)),
                         Some(Point::NotLeader(NotLeader { leader })) => {
@@ -270,6 +273,38 @@ impl<M: Machine> Partition<M> {
         Peer { id: node, address: self.group().address(node).unwrap_or_default() }
     }
 
+    /// Asks `node`, which was taken for the leader, and waits no longer once another one is known to lead: the
+    /// old one may be cut off and never answer.
+    async fn ask_leader<A: Message + Default>(
+        &self,
+        route: &Route,
+        node: u64,
+        method: Method,
+        payload: Bytes,
+    ) -> Result<A, Error> {
+        let mut leadership = self.leadership();
+        let replaced = |now: &Leadership| match *now {
+            Leadership::Leader { .. } => true,
+            Leadership::Follower { leader } => leader.is_some_and(|leader| leader != node),
+        };
+        // What was known before is not news: this node may be the one that is behind.
+        let known = replaced(&leadership.borrow_and_update());
+        let news = async {
+            if known {
+                let _ = leadership.changed().await;
+            }
+            // A group that has ended hears of nothing any more.
+            if leadership.wait_for(replaced).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = route.call(self.peer(node), method, payload) => answer,
+            () = news => Err(Error::Unavailable(format!("node {node} no longer leads"))),
+        }
+    }
+
     /// Answers a command that another node hands over.
     pub(crate) async fn answer_proposal(&self, payload: Bytes) -> Result<Bytes, Error> {
         let proposal =
@@ -300,5 +335,19 @@ impl<M: Machine> Partition<M> {
             Err(error) => Point::Unavailable(error.to_string()),
         };
         Bytes::from(ReadPoint { point: Some(point) }.encode_to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_of_unknown_outcome_is_not_denied_by_a_later_one() {
+        assert_eq!(given_up(None, Error::Stopping), Error::Stopping);
+        let lost = || Some("the link was lost".to_owned());
+        for last in [Error::Stopping, Error::NotLeader { leader: None }] {
+            assert!(matches!(given_up(lost(), last), Error::Unavailable(_)));
+        }
     }
 }

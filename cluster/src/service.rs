@@ -17,6 +17,7 @@ use crate::meta::{Metadata, NodeRecord, State};
 use crate::node::Inner;
 use crate::partition::Partition;
 use crate::peers::{Call, Method, PeerError, PeerService, Rejection, SnapshotCall};
+use crate::program::Feed;
 
 impl<M: Machine> Inner<M> {
     fn find(&self, group: GroupId) -> Result<&Partition<M>, PeerError> {
@@ -24,6 +25,12 @@ impl<M: Machine> Inner<M> {
             peer: self.node_id,
             reason: format!("there is no partition {group}"),
         })
+    }
+
+    async fn ask_program(&self, question: Bytes) -> Result<Bytes, PeerError> {
+        let failed = |reason| PeerError::Failed { peer: self.node_id, reason };
+        let program = self.program().ok_or_else(|| failed("it has not started yet".to_owned()))?;
+        program.answer(question).await.map_err(failed)
     }
 
     fn failed(&self, error: io::Error) -> PeerError {
@@ -78,10 +85,18 @@ impl<M: Machine> PeerService for Inner<M> {
                     Ok(Bytes::from(self.state_hashes(partition).encode_to_vec()))
                 }
                 Method::Quarantine => self.quarantine(partition, call.payload).await.map_err(told),
+                Method::Ask => self.ask_program(call.payload).await,
                 Method::Report => Ok(Bytes::from(self.report().encode_to_vec())),
                 _ => partition.group().answer(&call).await.map_err(|error| self.failed(error)),
             }
         })
+    }
+
+    fn feed(&self, from: u64, feed: Feed) {
+        // Nobody there yet: it ends, and is opened again.
+        if let Some(program) = self.program() {
+            program.accept(from, feed);
+        }
     }
 
     fn incoming_snapshot(&self, group: GroupId) -> Result<Option<PathBuf>, PeerError> {
@@ -109,6 +124,19 @@ impl<M: Machine> PeerService for Inner<M> {
             known_incarnation: known.map_or(0, |node| node.incarnation),
             removed: known.is_some_and(|node| node.state() == State::Removed),
         }
+    }
+
+    fn addresses(&self, node: Option<u64>) -> Vec<String> {
+        let wanted = |id: u64| node.is_none_or(|node| node == id);
+        let metadata = self.metadata();
+        let known = metadata.nodes.iter().map(|(id, node)| (*id, &node.address));
+        // The first members are known before the metadata is.
+        let listed = self.initial_members.iter().map(|(id, address)| (*id, address));
+        let all = known.chain(listed).filter(|(id, address)| wanted(*id) && !address.is_empty());
+        let mut all: Vec<String> = all.map(|(_, address)| address.clone()).collect();
+        // So are those that let this node join.
+        all.extend(self.transport.addresses().into_iter().flat_map(|book| book.addresses(node)));
+        all
     }
 
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinResponse, Rejection>> {

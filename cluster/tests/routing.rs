@@ -106,3 +106,27 @@ async fn minority_refuses_writes_and_reads() {
     }
     net.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_waits_behind_an_entry_without_a_quorum_hears_that_nothing_was_done() {
+    let net = Net::start(false, |_| {}).await;
+    let leader = net.leader(P1, None).await;
+    propose(net.group(leader, P1), "add n 1").await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        net.isolate(id, true);
+    }
+    // While the lease holds the leader takes it in; nobody will ever know what becomes of it here.
+    let group = net.group(leader, P1).clone();
+    let stuck = tokio::spawn(async move { group.propose(Bytes::from_static(b"add n 1")).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..2 {
+        let refused = net.group(leader, P1).propose(Bytes::from_static(b"add n 100")).await;
+        assert!(matches!(refused, Err(Error::NotLeader { .. })), "{refused:?}");
+    }
+    for id in (1..=3).filter(|id| *id != leader) {
+        net.isolate(id, false);
+    }
+    let _ = stuck.await.unwrap();
+    assert!(number(net.group(leader, P1), "n").await <= 2, "a command that was refused was done");
+    net.stop().await;
+}

@@ -11,6 +11,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use crate::dial::DialArgs;
+use crate::tls::Dial;
+
 /// A client whose calls carry the task hub's name. Cheap to clone; clones share one connection.
 pub(super) type Rpc = TaskHubSidecarServiceClient<InterceptedService<Channel, Headers>>;
 
@@ -25,8 +28,10 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// The server under test.
 pub(super) struct Target {
     endpoint: Endpoint,
+    dial: Dial,
     url: String,
     task_hub: MetadataValue<Ascii>,
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 impl Target {
@@ -34,15 +39,11 @@ impl Target {
     ///
     /// # Errors
     /// When the URL or the name cannot be used.
-    pub(super) fn new(url: &str, task_hub: &str) -> anyhow::Result<Self> {
-        if url.starts_with("https:") {
-            bail!("endpoint {url}: the benchmark speaks clear text only, use http://");
-        }
+    pub(super) fn new(url: &str, task_hub: &str, args: &DialArgs) -> anyhow::Result<Self> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let endpoint = Endpoint::from_shared(full.clone())
             .with_context(|| format!("endpoint {url} is not a URL"))?
             .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             // Notices a server that vanished without closing its connections.
@@ -50,7 +51,8 @@ impl Target {
             .keep_alive_timeout(Duration::from_secs(20));
         let task_hub =
             task_hub.parse().with_context(|| format!("task hub {task_hub:?} is not a header"))?;
-        Ok(Self { endpoint, url: full, task_hub })
+        let (dial, authorization) = (args.dial()?, args.authorization()?);
+        Ok(Self { endpoint, dial, url: full, task_hub, authorization })
     }
 
     /// Asks the server for an instance that does not exist: it is there, and it knows the task hub.
@@ -59,7 +61,7 @@ impl Target {
     /// When it is not or does not.
     pub(super) async fn check(&self) -> anyhow::Result<()> {
         let url = &self.url;
-        let channel = self.endpoint.connect().await.with_context(|| format!("connect to {url}"))?;
+        let channel = self.connect().await.with_context(|| format!("connect to {url}"))?;
         let request =
             wire::GetInstanceRequest { instance_id: "durahub-bench".into(), ..Default::default() };
         let answer = self.rpc(channel, None).get_instance(request).await;
@@ -73,7 +75,7 @@ impl Target {
     /// Enough connections for this many instances in flight.
     pub(super) fn clients(&self, concurrency: u32) -> Vec<Rpc> {
         let connections = concurrency.div_ceil(INSTANCES_PER_CONNECTION).clamp(1, MAX_CONNECTIONS);
-        (0..connections).map(|_| self.rpc(self.endpoint.connect_lazy(), None)).collect()
+        (0..connections).map(|_| self.rpc(self.lazily(), None)).collect()
     }
 
     /// A connection for one worker stream and its completions.
@@ -82,11 +84,20 @@ impl Target {
     /// Never in practice: the worker's id is plain ASCII.
     pub(super) fn worker(&self, number: u32) -> anyhow::Result<Rpc> {
         let id = format!("durahub-bench:{}:{number}", std::process::id()).parse()?;
-        Ok(self.rpc(self.endpoint.connect_lazy(), Some(id)))
+        Ok(self.rpc(self.lazily(), Some(id)))
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint.connect_with_connector(self.dial.clone()).await
+    }
+
+    fn lazily(&self) -> Channel {
+        self.endpoint.connect_with_connector_lazy(self.dial.clone())
     }
 
     fn rpc(&self, channel: Channel, worker: Option<MetadataValue<Ascii>>) -> Rpc {
-        let headers = Headers { task_hub: self.task_hub.clone(), worker };
+        let (task_hub, authorization) = (self.task_hub.clone(), self.authorization.clone());
+        let headers = Headers { task_hub, worker, authorization };
         TaskHubSidecarServiceClient::with_interceptor(channel, headers)
             .max_decoding_message_size(MAX_MESSAGE)
     }
@@ -97,6 +108,7 @@ impl Target {
 pub(super) struct Headers {
     task_hub: MetadataValue<Ascii>,
     worker: Option<MetadataValue<Ascii>>,
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 impl Interceptor for Headers {
@@ -107,6 +119,9 @@ impl Interceptor for Headers {
         metadata.insert("x-user-agent", MetadataValue::from_static(agent));
         if let Some(worker) = &self.worker {
             metadata.insert("workerid", worker.clone());
+        }
+        if let Some(authorization) = &self.authorization {
+            metadata.insert("authorization", authorization.clone());
         }
         Ok(request)
     }

@@ -15,9 +15,9 @@
 //! on one thread of its own by default (`--threads`), opens a handful of connections once, and decodes
 //! of a history only what its orchestrators read.
 //!
-//! It knows nothing of the server but the public protocol: this room may name `durahub_proto` and
-//! outside crates only. What it leaves out: TLS and credentials (`http://` endpoints only), timers
-//! and child orchestrations.
+//! It knows nothing of the server but the public protocol: this room may name `durahub_proto`, outside
+//! crates, and what opens the connections of every command. What it leaves out: timers and child
+//! orchestrations.
 
 mod connect;
 mod disk;
@@ -41,6 +41,8 @@ use clap::{Args, ValueEnum};
 pub use report::{Fdatasync, Latency, Reason, Report};
 pub use workload::Kind;
 
+use crate::dial::DialArgs;
+
 /// Measures a server: starts instances, works on them, checks their results, reports rates and latency.
 ///
 /// Latency is measured from the call that starts an instance to the answer that it has completed.
@@ -52,9 +54,13 @@ pub struct BenchArgs {
     #[arg(value_enum)]
     pub workload: Kind,
 
-    /// Server to measure: any one that speaks the Durable Task protocol in clear text
+    /// Server to measure: any one that speaks the Durable Task protocol
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub endpoint: String,
+
+    /// How the server is reached
+    #[command(flatten)]
+    pub dial: DialArgs,
 
     /// Task hub, which must exist
     #[arg(long, value_name = "NAME", default_value = "default")]
@@ -165,7 +171,7 @@ async fn drive(args: BenchArgs) -> anyhow::Result<Report> {
         count: args.activities.unwrap_or_else(|| args.workload.default_count()),
         payload: args.payload,
     };
-    let target = connect::Target::new(&args.endpoint, &args.task_hub)?;
+    let target = connect::Target::new(&args.endpoint, &args.task_hub, &args.dial)?;
     target.check().await?;
 
     let counters = Arc::new(worker::Counters::default());

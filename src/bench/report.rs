@@ -287,7 +287,11 @@ fn fdatasync(probe: anyhow::Result<Probe>) -> Option<Fdatasync> {
     }
 }
 
-/// Three decimals are enough for any figure here.
+/// Six digits are enough for any figure here, and small ones need them as much as large ones.
 fn round(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10_f64.powi(5 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
 }

@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use durahub_cluster::admin::AdminClient;
 use durahub_cluster::admin::messages::{NodeState, StatusResponse};
+use durahub_cluster::admin::{AdminClient, AdminError};
 use serde_json::json;
+
+use super::connect;
+use super::failure::{Failure, Reason};
+use crate::dial::DialArgs;
 
 /// Looks at a cluster and changes it while it runs.
 #[derive(Debug, Args)]
@@ -16,6 +20,8 @@ pub(super) struct ClusterArgs {
     /// Peer address of any node of the cluster
     #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8083")]
     endpoint: String,
+    #[command(flatten)]
+    dial: DialArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,7 +77,15 @@ enum Output {
 /// # Errors
 /// When no node answers, or the cluster refuses.
 pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<String> {
-    let mut client = AdminClient::connect(&args.endpoint).await?;
+    ask(args).await.map_err(|error| match error.downcast_ref::<AdminError>() {
+        Some(AdminError::Denied(text)) => Failure::new(Reason::Denied, text.clone()).into(),
+        _ => error,
+    })
+}
+
+async fn ask(args: ClusterArgs) -> anyhow::Result<String> {
+    let channel = connect::channel(&args.endpoint, &args.dial).await?;
+    let mut client = AdminClient::new(channel, args.dial.authorization()?);
     Ok(match args.command {
         ClusterCommand::Status { output } => {
             let status = client.status().await?;

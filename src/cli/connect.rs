@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::failure::{Failure, Reason, add_causes};
+use crate::dial::DialArgs;
 
 /// A client whose calls carry the task hub's name.
 pub(super) type Rpc = TaskHubSidecarServiceClient<InterceptedService<Channel, Headers>>;
@@ -44,6 +45,8 @@ pub(super) struct ServerArgs {
     /// How the answer looks
     #[arg(long, global = true, value_enum, default_value_t = Output::Table, help_heading = "Server")]
     pub(super) output: Output,
+    #[command(flatten)]
+    dial: DialArgs,
 }
 
 /// How an answer looks.
@@ -58,7 +61,7 @@ pub(super) enum Output {
 impl ServerArgs {
     /// A client of one task hub.
     pub(super) async fn hub(&self, task_hub: &str) -> Result<Rpc, Failure> {
-        let headers = Headers::of(task_hub)?;
+        let headers = self.headers(task_hub)?;
         Ok(TaskHubSidecarServiceClient::with_interceptor(self.channel().await?, headers)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE))
@@ -66,49 +69,56 @@ impl ServerArgs {
 
     /// A client of the calls about all task hubs.
     pub(super) async fn hubs(&self) -> Result<HubRpc, Failure> {
-        let headers = Headers { task_hub: None };
+        let headers = Headers { task_hub: None, authorization: self.authorization()? };
         Ok(TaskHubServiceClient::with_interceptor(self.channel().await?, headers))
     }
 
     /// A client of our own calls about the entities of one task hub.
     pub(super) async fn entities(&self, task_hub: &str) -> Result<EntityRpc, Failure> {
-        let headers = Headers::of(task_hub)?;
+        let headers = self.headers(task_hub)?;
         Ok(EntityServiceClient::with_interceptor(self.channel().await?, headers)
             .max_decoding_message_size(MAX_MESSAGE))
     }
 
-    async fn channel(&self) -> Result<Channel, Failure> {
-        let url = &self.endpoint;
-        let full = if url.contains("://") { url.clone() } else { format!("http://{url}") };
-        let endpoint = Endpoint::from_shared(full).map_err(|error| {
-            Failure::new(Reason::Usage, format!("--endpoint {url} is not a URL: {error}"))
+    fn headers(&self, task_hub: &str) -> Result<Headers, Failure> {
+        let name = task_hub.parse().map_err(|_| {
+            Failure::new(Reason::Usage, format!("--task-hub: {task_hub:?} is not a name"))
         })?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        endpoint.connect().await.map_err(|error| {
-            let mut text = format!("cannot connect to {url}");
-            add_causes(&mut text, &error);
-            Failure::new(Reason::Unreachable, text)
-        })
+        Ok(Headers { task_hub: Some(name), authorization: self.authorization()? })
     }
+
+    fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
+        self.dial.authorization().map_err(|error| Failure::new(Reason::Usage, error.to_string()))
+    }
+
+    async fn channel(&self) -> Result<Channel, Failure> {
+        channel(&self.endpoint, &self.dial).await
+    }
+}
+
+/// Opens a connection to the server at a URL.
+pub(super) async fn channel(url: &str, args: &DialArgs) -> Result<Channel, Failure> {
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let endpoint = Endpoint::from_shared(full).map_err(|error| {
+        Failure::new(Reason::Usage, format!("--endpoint {url} is not a URL: {error}"))
+    })?;
+    let dial = args.dial().map_err(|error| Failure::new(Reason::Usage, error.to_string()))?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    endpoint.connect_with_connector(dial).await.map_err(|error| {
+        let mut text = format!("cannot connect to {url}");
+        add_causes(&mut text, &error);
+        Failure::new(Reason::Unreachable, text)
+    })
 }
 
 /// Puts the headers of an SDK on every call (R1.12).
 #[derive(Clone)]
 pub(super) struct Headers {
     task_hub: Option<MetadataValue<Ascii>>,
-}
-
-impl Headers {
-    fn of(task_hub: &str) -> Result<Headers, Failure> {
-        let name = task_hub.parse().map_err(|_| {
-            Failure::new(Reason::Usage, format!("--task-hub: {task_hub:?} is not a name"))
-        })?;
-        Ok(Headers { task_hub: Some(name) })
-    }
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 impl Interceptor for Headers {
@@ -116,6 +126,9 @@ impl Interceptor for Headers {
         let metadata = request.metadata_mut();
         if let Some(task_hub) = &self.task_hub {
             metadata.insert("taskhub", task_hub.clone());
+        }
+        if let Some(authorization) = &self.authorization {
+            metadata.insert("authorization", authorization.clone());
         }
         let agent = concat!("durahub-cli/", env!("CARGO_PKG_VERSION"));
         metadata.insert("x-user-agent", MetadataValue::from_static(agent));

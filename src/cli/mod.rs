@@ -26,7 +26,7 @@ use crate::bench::BenchArgs;
 use crate::config::{Config, Flags, LogFormat};
 use crate::shutdown::Signals;
 use crate::telemetry::logs::{self, Style};
-use crate::{panics, server};
+use crate::{access, panics, server};
 
 /// Below this many threads, one task that blocks for a moment would stall the others.
 const LEAST_WORKERS: usize = 4;
@@ -74,6 +74,8 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Make static tokens for auth.mode token.
+    Token(TokenArgs),
     /// Load a server and measure it.
     Bench(BenchArgs),
 }
@@ -82,6 +84,25 @@ enum Command {
 struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Draw a token; print it once, and the entry for the file of tokens (auth.tokens_file), which holds only
+    /// its hash.
+    New {
+        /// Name of whoever gets it, for grants and the audit log
+        name: String,
+        /// What it may do, as ROLE@HUB, comma separated; roles are reader, worker, contributor and admin
+        #[arg(long, value_name = "GRANTS", value_delimiter = ',')]
+        grants: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,7 +130,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(flags) => serve(load(&flags)?),
+        Command::Serve(flags) => serve(flags),
         Command::Config(ConfigArgs { command: ConfigCommand::Check(flags) }) => {
             print(&load(&flags)?.to_toml())
         }
@@ -125,11 +146,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "durahub", &mut script);
             print(&String::from_utf8(script).context("write the script")?)
         }
+        Command::Token(TokenArgs { command: TokenCommand::New { name, grants } }) => {
+            print(&new_token(&name, &grants)?)
+        }
         Command::Bench(args) => runtime()?.block_on(crate::bench::run(args)),
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(flags: Flags) -> anyhow::Result<()> {
+    let config = load(&flags)?;
     let style = match config.log_format {
         LogFormat::Json => Style::Json,
         LogFormat::Text => Style::Text,
@@ -139,8 +164,28 @@ fn serve(config: Config) -> anyhow::Result<()> {
     logs::start(&config.log_level, style)?;
     runtime()?.block_on(async {
         let signals = Signals::listen().context("listen for signals")?;
-        Box::pin(server::run(config, signals.first_then_exit_on_second())).await
+        let variable = |name: &str| std::env::var(name).ok();
+        let source = server::Source {
+            file: Config::file(&flags, variable),
+            load: Box::new(move || Config::load(&flags, variable)),
+        };
+        Box::pin(server::run(config, source, signals.first_then_exit_on_second())).await
     })
+}
+
+fn new_token(name: &str, grants: &[String]) -> anyhow::Result<String> {
+    if let Some(wrong) = grants.iter().find(|grant| access::Grant::parse(grant).is_none()) {
+        let text = format!("--grants: {wrong:?} is not ROLE@HUB, such as worker@orders or admin@*");
+        return Err(failure::Failure::new(failure::Reason::Usage, text).into());
+    }
+    let (token, sha256) =
+        access::new_token().map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    // Strings of JSON are strings of TOML.
+    let (name, grants) = (serde_json::json!(name), serde_json::json!(grants));
+    Ok(format!(
+        "# The token, shown this once:\n{token}\n\n# For auth.tokens_file:\n[[token]]\nname = {name}\n\
+         sha256 = \"{sha256}\"\ngrants = {grants}\n"
+    ))
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Config> {

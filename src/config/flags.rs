@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::settings::SETTINGS;
+use super::settings;
 use super::{CONFIG_VARIABLE, Config};
 
 /// What the command line gives. [`Flags::default`] gives nothing.
@@ -32,7 +32,7 @@ impl clap::FromArgMatches for Flags {
         if let Some(path) = matches.get_one::<PathBuf>("config") {
             self.config = Some(path.clone());
         }
-        for setting in SETTINGS {
+        for setting in settings::all() {
             if let Some(value) = matches.get_one::<String>(setting.key) {
                 self.values.insert(setting.key, value.clone());
             }
@@ -49,14 +49,18 @@ impl clap::Args for Flags {
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help(format!("TOML file with any of the settings below.\n[env: {CONFIG_VARIABLE}]"));
-        SETTINGS.iter().fold(command.arg(config), |command, setting| {
+        settings::all().fold(command.arg(config), |command, setting| {
             let shown = (setting.show)(&defaults);
             let default = match shown.trim_matches(['"', '[', ']']) {
                 "" => String::new(),
                 shown => format!("[default: {shown}] "),
             };
             let also = setting.emulator.map(|name| format!(", {name}")).unwrap_or_default();
-            let heading = if setting.key.starts_with("limits.") { "Limits" } else { "Settings" };
+            let heading = match setting.table() {
+                "limits" => "Limits",
+                "" => "Settings",
+                _ => "Security",
+            };
             let mut arg = Arg::new(setting.key)
                 .long(setting.flag())
                 .value_name(setting.value_name)

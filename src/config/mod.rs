@@ -11,8 +11,11 @@
 //! Only the value that wins is judged, and all that are wrong are told together: see [`ConfigErrors`].
 //! Nothing is opened, bound or created here. The rooms get their values handed over; none reads a global.
 //!
-//! Left out on purpose: reloading. A setting changes with a restart, which is short and safe.
+//! While a node runs, the file is read again when it changes and at SIGHUP. What can change then is listed in
+//! [`RELOADED`]; everything else waits for a restart, and [`Config::waiting`] says what that is.
 
+mod access;
+mod access_settings;
 mod flags;
 mod problems;
 mod settings;
@@ -23,13 +26,24 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use access::{Audit, Auth, AuthMode, Jwt, PeerTls, Plaintext, Tls};
 pub use flags::Flags;
 pub use problems::{ConfigErrors, Problem};
-use settings::{SETTINGS, Setting};
+use settings::Setting;
 use values::Value;
 
 /// Variable that names the configuration file when the flag does not.
 pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
+
+/// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
+/// grants and keys hold is taken over, too; where they are is not.
+pub const RELOADED: [&str; 5] = [
+    "log_level",
+    "limits.hub_calls_per_second",
+    "limits.hub_calls_in_flight",
+    "limits.connection_calls_per_second",
+    "limits.connection_calls_in_flight",
+];
 
 /// Everything that a node can be told. The default is a persistent single node on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +84,18 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Storage cache in MiB, 16 to 65,536.
     pub cache_mb: u64,
+    /// Log entries of a partition between two compactions, 100 to 10,000,000.
+    pub snapshot_every: u64,
     /// Sizes and times that bound what clients and workers can ask for.
     pub limits: Limits,
+    /// TLS towards clients.
+    pub tls: Tls,
+    /// TLS between nodes.
+    pub peer_tls: PeerTls,
+    /// Who callers are and what they may do.
+    pub auth: Auth,
+    /// The audit log.
+    pub audit: Audit,
 }
 
 /// Sizes and times that bound what clients and workers can ask for.
@@ -111,6 +135,16 @@ pub struct Limits {
     pub health_ping: Duration,
     /// Longest time a stop may take to finish running calls.
     pub drain_timeout: Duration,
+    /// Calls of clients to one task hub per second, at this node; 0: no limit.
+    pub hub_calls_per_second: u32,
+    /// Calls of clients to one task hub at the same time, at this node; 0: no limit.
+    pub hub_calls_in_flight: u32,
+    /// Calls of a client on one connection per second; 0: no limit.
+    pub connection_calls_per_second: u32,
+    /// Calls of a client on one connection at the same time; 0: no limit.
+    pub connection_calls_in_flight: u32,
+    /// HTTP/2 streams at the same time on one connection, 10 to 100,000.
+    pub connection_streams: u32,
 }
 
 /// How log lines look.
@@ -146,7 +180,12 @@ impl Default for Config {
             log_level: "info".to_owned(),
             log_format: LogFormat::Auto,
             cache_mb: 128,
+            snapshot_every: 50_000,
             limits: Limits::default(),
+            tls: Tls::default(),
+            peer_tls: PeerTls::default(),
+            auth: Auth::default(),
+            audit: Audit::default(),
         }
     }
 }
@@ -171,6 +210,11 @@ impl Default for Limits {
             redelivery_grace: Duration::from_secs(5),
             health_ping: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(20),
+            hub_calls_per_second: 0,
+            hub_calls_in_flight: 0,
+            connection_calls_per_second: 0,
+            connection_calls_in_flight: 0,
+            connection_streams: 1000,
         }
     }
 }
@@ -192,7 +236,7 @@ impl Config {
         let file = path.map(|path| read_file(&path, &mut problems));
 
         let mut config = Config::default();
-        for setting in SETTINGS {
+        for setting in settings::all() {
             let Some((value, origin)) = winner(setting, flags, &variable, file.as_ref()) else {
                 continue;
             };
@@ -206,16 +250,29 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigErrors { problems }) }
     }
 
+    /// The file of a configuration, if there is one.
+    pub fn file(flags: &Flags, variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+        let variable = || variable(CONFIG_VARIABLE).filter(|value| !value.trim().is_empty());
+        flags.config.clone().or_else(|| variable().map(PathBuf::from))
+    }
+
+    /// Keys that differ in a newer configuration and wait for a restart.
+    #[must_use]
+    pub fn waiting(&self, newer: &Config) -> Vec<&'static str> {
+        let fixed = settings::all().filter(|setting| !RELOADED.contains(&setting.key));
+        let differs = fixed.filter(|setting| (setting.show)(self) != (setting.show)(newer));
+        differs.map(|setting| setting.key).collect()
+    }
+
     /// The configuration as a commented TOML file that [`load`](Self::load) reads back to the same.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut text =
             String::from("# Durahub configuration. Every key is also a flag and a variable.\n");
         let mut table = "";
-        for setting in SETTINGS {
-            let parent = setting.key.rsplit_once('.').map_or("", |(parent, _)| parent);
-            if parent != table {
-                table = parent;
+        for setting in settings::all() {
+            if setting.table() != table {
+                table = setting.table();
                 text += &format!("\n[{table}]\n");
             }
             text += &format!("\n# {}\n# Allowed: {}.\n", setting.help, setting.allowed);
@@ -231,6 +288,7 @@ impl Config {
             let (key, origin) = (key.to_owned(), "taken together".to_owned());
             problems.push(Problem { key, value, origin, remedy: remedy.to_owned() });
         };
+        access::check(&self.tls, &self.peer_tls, &self.auth, &mut problem);
         let nowhere = self.peer_addr.ip().is_unspecified() && self.advertise_peer.is_none();
         if !self.join.is_empty() && nowhere {
             let remedy = "set to the HOST:PORT under which the other nodes reach this one";
@@ -289,10 +347,9 @@ struct File {
 
 impl File {
     fn get(&self, key: &str) -> Option<&toml::Value> {
-        match key.split_once('.') {
-            Some((table, name)) => self.table.get(table)?.as_table()?.get(name),
-            None => self.table.get(key),
-        }
+        let (tables, name) = key.rsplit_once('.').map_or((None, key), |(t, name)| (Some(t), name));
+        let mut tables = tables.into_iter().flat_map(|tables| tables.split('.'));
+        tables.try_fold(&self.table, |table, name| table.get(name)?.as_table())?.get(name)
     }
 }
 
@@ -341,38 +398,37 @@ fn read_file(path: &Path, problems: &mut Vec<Problem>) -> File {
             toml::Table::new()
         }),
     };
-    for (key, value) in &table {
-        match value
-            .as_table()
-            .filter(|_| SETTINGS.iter().any(|s| s.key.starts_with(&format!("{key}."))))
-        {
-            Some(inner) => {
-                for (name, value) in
-                    inner.iter().filter(|(name, _)| !is_known(&format!("{key}.{name}")))
-                {
-                    problem(
-                        format!("{key}.{name}"),
-                        Value::from_toml(value).to_string(),
-                        unknown(key),
-                    );
-                }
-            }
-            None if is_known(key) => {}
-            None => problem(key.clone(), Value::from_toml(value).to_string(), unknown("")),
-        }
+    for (key, value) in unknown_keys("", &table) {
+        let remedy = unknown(key.rsplit_once('.').map_or("", |(table, _)| table));
+        problem(key, Value::from_toml(value).to_string(), remedy);
     }
     File { name, table }
 }
 
-fn is_known(key: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.key == key)
+/// Keys of a table, with the name of the table in front, that are neither settings nor tables of settings.
+fn unknown_keys<'t>(parent: &str, table: &'t toml::Table) -> Vec<(String, &'t toml::Value)> {
+    let mut found = Vec::new();
+    for (name, value) in table {
+        let key = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
+        let holds_settings = settings::all().any(|s| s.key.starts_with(&format!("{key}.")));
+        match value.as_table().filter(|_| holds_settings) {
+            Some(inner) => found.extend(unknown_keys(&key, inner)),
+            None if settings::all().any(|setting| setting.key == key) => {}
+            None => found.push((key, value)),
+        }
+    }
+    found
 }
 
 /// The remedy for a key that does not exist: those that do, in the same table.
 fn unknown(table: &str) -> String {
-    let parent = |setting: &Setting| setting.key.rsplit_once('.').map_or("", |(parent, _)| parent);
-    let names: Vec<_> = SETTINGS.iter().filter(|s| parent(s) == table).map(Setting::name).collect();
-    let tables = if table.is_empty() { ", and the table limits" } else { "" };
+    let here = settings::all().filter(|setting| setting.table() == table);
+    let names: Vec<_> = here.map(Setting::name).collect();
+    let tables = match table {
+        "" => ", and the tables limits, tls, peer_tls, auth and audit",
+        "auth" => ", and the table jwt",
+        _ => "",
+    };
     format!("unknown key; allowed are {}{tables}", names.join(", "))
 }
 

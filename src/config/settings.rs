@@ -2,7 +2,8 @@
 //!
 //! A key is a TOML key, a flag (`--data-dir`) and a variable (`DURAHUB_DATA_DIR`); the three names follow
 //! from the key, so they cannot drift apart. Help text, the sentence about what is allowed, and the way
-//! from text to [`Config`] and back stand in the row. A new setting is a field in [`Config`] and a row here.
+//! from text to [`Config`] and back stand in the row. A new setting is a field in [`Config`] and a row here,
+//! or in [`access_settings`](super::access_settings) if it is about who may connect and do what.
 //!
 //! No key may be called `port` or start with `service`: Kubernetes sets `DURAHUB_PORT` and
 //! `DURAHUB_SERVICE_…` in every pod beside a Service named `durahub`. For the same reason an unknown
@@ -37,14 +38,19 @@ impl Setting {
         self.key.rsplit_once('.').map_or(self.key, |(_, name)| name)
     }
 
-    /// Name of the flag, without dashes in front.
+    /// The table of the key: `auth.jwt` for `auth.jwt.issuer`; empty at the top.
+    pub(super) fn table(&self) -> &'static str {
+        self.key.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// Name of the flag, without dashes in front. The limits go without their table.
     pub(super) fn flag(&self) -> String {
-        self.name().replace('_', "-")
+        self.key.strip_prefix("limits.").unwrap_or(self.key).replace(['_', '.'], "-")
     }
 
     /// Name of the variable.
     pub(super) fn variable(&self) -> String {
-        format!("DURAHUB_{}", self.name().to_ascii_uppercase())
+        format!("DURAHUB_{}", self.flag().replace('-', "_").to_ascii_uppercase())
     }
 
     /// A switch can be given without a value.
@@ -58,7 +64,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Every setting, in the order of the help text and of the configuration reference.
-pub(super) const SETTINGS: &[Setting] = &[
+pub(super) fn all() -> impl Iterator<Item = &'static Setting> + Clone {
+    SETTINGS.iter().chain(super::access_settings::SETTINGS)
+}
+
+const SETTINGS: &[Setting] = &[
     Setting {
         key: "data_dir",
         value_name: "DIR",
@@ -260,6 +270,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         show: |c| c.cache_mb.to_string(),
     },
     Setting {
+        key: "snapshot_every",
+        value_name: "N",
+        help: "Entries after which the log of a partition is compacted. A fifth of them is kept for replicas that are a little behind; one that lacks more is sent a snapshot.",
+        allowed: "a whole number from 100 to 10000000",
+        emulator: None,
+        set: |c, v| put(&mut c.snapshot_every, values::whole(v, 100..=10_000_000)),
+        show: |c| c.snapshot_every.to_string(),
+    },
+    Setting {
         key: "limits.max_message_bytes",
         value_name: "BYTES",
         help: "Largest gRPC message that is taken, payloads included. Plain bytes or with KiB, MiB, GiB.",
@@ -425,20 +444,67 @@ pub(super) const SETTINGS: &[Setting] = &[
         set: |c, v| put(&mut c.limits.drain_timeout, values::duration(v, Duration::ZERO..=HOUR)),
         show: |c| time(c.limits.drain_timeout),
     },
+    Setting {
+        key: "limits.hub_calls_per_second",
+        value_name: "N",
+        help: "Calls of clients to one task hub per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.hub_calls_per_second, values::count(v)),
+        show: |c| c.limits.hub_calls_per_second.to_string(),
+    },
+    Setting {
+        key: "limits.hub_calls_in_flight",
+        value_name: "N",
+        help: "Calls of clients to one task hub at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.hub_calls_in_flight, values::count(v)),
+        show: |c| c.limits.hub_calls_in_flight.to_string(),
+    },
+    Setting {
+        key: "limits.connection_calls_per_second",
+        value_name: "N",
+        help: "Calls of clients on one connection per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connection_calls_per_second, values::count(v)),
+        show: |c| c.limits.connection_calls_per_second.to_string(),
+    },
+    Setting {
+        key: "limits.connection_calls_in_flight",
+        value_name: "N",
+        help: "Calls of clients on one connection at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connection_calls_in_flight, values::count(v)),
+        show: |c| c.limits.connection_calls_in_flight.to_string(),
+    },
+    Setting {
+        key: "limits.connection_streams",
+        value_name: "N",
+        help: "HTTP/2 streams at the same time on one connection. A client that wants more waits, or opens another connection.",
+        allowed: "a whole number from 10 to 100000",
+        emulator: None,
+        set: |c, v| {
+            put(&mut c.limits.connection_streams, values::whole(v, 10..=100_000).map(|n| n as u32))
+        },
+        show: |c| c.limits.connection_streams.to_string(),
+    },
 ];
 
 /// Fills a field, when there is a value that is allowed.
-fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
+pub(super) fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
     *field = value?;
     Some(())
 }
 
 /// The text as a TOML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
 /// The duration as a TOML string.
-fn time(duration: Duration) -> String {
+pub(super) fn time(duration: Duration) -> String {
     quoted(&humantime::format_duration(duration).to_string())
 }

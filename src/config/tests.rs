@@ -198,16 +198,56 @@ fn what_is_printed_is_read_back_to_the_same() {
 
 #[test]
 fn names_are_unique_and_none_is_taken_by_kubernetes() {
-    for (i, setting) in SETTINGS.iter().enumerate() {
-        assert!(
-            SETTINGS[..i].iter().all(|other| other.name() != setting.name()),
-            "{}",
-            setting.key
-        );
-        assert!(
-            setting.name() != "port" && !setting.name().starts_with("service"),
-            "{}",
-            setting.key
-        );
+    let names: Vec<String> = settings::all().map(Setting::flag).collect();
+    for (i, name) in names.iter().enumerate() {
+        assert!(!names[..i].contains(name), "{name}");
+        assert!(name != "port" && !name.starts_with("service"), "{name}");
     }
+}
+
+#[test]
+fn settings_of_one_table_stand_together() {
+    let mut tables: Vec<_> = settings::all().map(Setting::table).collect();
+    tables.dedup();
+    assert_eq!(tables, ["", "limits", "tls", "peer_tls", "auth", "auth.jwt", "audit"]);
+}
+
+#[test]
+fn access_is_read_from_nested_tables_and_judged_together() {
+    let file = "[tls]\ncert_file = 'c'\nkey_file = 'k'\n[auth]\nmode = ['token', 'jwt']\n\
+        tokens_file = 't'\ngrants = ['ci=admin@*', 'claim.roles:ops=worker@a']\n\
+        [auth.jwt]\njwks_url = 'https://a/b'\nissuer = 'i'\naudience = ['x']\n";
+    let config = load(&Case { file: Some(file), ..Case::default() }).unwrap();
+    assert_eq!(config.auth.mode, [AuthMode::Token, AuthMode::Jwt]);
+    assert_eq!(config.auth.jwt.jwks_url.as_deref(), Some("https://a/b"));
+    let printed = config.to_toml();
+    assert_eq!(load(&Case { file: Some(&printed), ..Case::default() }).unwrap(), config);
+
+    for (expected, flags) in [
+        (&["tls.key_file"][..], &["--tls-cert-file=c"][..]),
+        (&["peer_tls.key_file", "peer_tls.ca_file"], &["--peer-tls-cert-file=c"]),
+        (&["auth.mode"], &["--auth-mode=certificate"]),
+        (&["auth.tokens_file"], &["--auth-mode=token"]),
+        (&["auth.jwt.jwks_file", "auth.jwt.issuer", "auth.jwt.audience"], &["--auth-mode=jwt"]),
+        (&["auth.mode"], &["--auth-mode=none,token"]),
+        (&["auth.grants"], &["--auth-grants=ci=owner@a"]),
+        (&["auth.jwt.jwks_url"], &["--auth-jwt-jwks-url=http://example.com/keys"]),
+    ] {
+        assert_eq!(keys(&Case { flags, ..Case::default() }), expected, "{flags:?}");
+    }
+    let typo = "[auth.jwt]\nissuers = 'i'\n[auth]\nmodes = 'jwt'\n";
+    assert_eq!(
+        keys(&Case { file: Some(typo), ..Case::default() }),
+        ["auth.jwt.issuers", "auth.modes"]
+    );
+}
+
+#[test]
+fn what_a_running_node_takes_over_is_told_apart() {
+    let known: Vec<_> = settings::all().map(|setting| setting.key).collect();
+    assert!(RELOADED.iter().all(|key| known.contains(key)));
+    let flags =
+        ["--log-level=debug", "--hub-calls-per-second=5", "--cache-mb=64", "--auth-mode=none"];
+    let newer = load(&Case { flags: &flags, ..Case::default() }).unwrap();
+    assert_eq!(Config::default().waiting(&newer), ["cache_mb"]);
 }

@@ -31,8 +31,9 @@ struct Named {
     work: Work,
     key: Key,
     lease: LeaseId,
-    /// Given out by this run of the node; leases of earlier ones are forgotten.
-    of_this_run: bool,
+    /// Given out in this term of this node; leases of earlier leaders are forgotten, and so are its own from
+    /// before somebody else led.
+    of_this_term: bool,
 }
 
 /// Ends a lease when the answer to a completion is known, or when its caller has gone away before that.
@@ -58,7 +59,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the partition cannot be reached, or the node holds as many unfinished completions as it may.
-    pub async fn complete_turn(
+    pub(super) async fn complete_turn_here(
         &self,
         hub: u32,
         response: wire::OrchestratorResponse,
@@ -103,14 +104,14 @@ impl Dispatcher {
             }),
             Err(reason) => Command::FailTurn(FailTurn { turn, reason }),
         };
-        self.commit(hub, &named.key, command, ending).await
+        self.commit(hub, &named, command, ending).await
     }
 
     /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
     ///
     /// # Errors
     /// When the partition cannot be reached.
-    pub async fn complete_activity(
+    pub(super) async fn complete_activity_here(
         &self,
         hub: u32,
         response: wire::ActivityResponse,
@@ -124,14 +125,14 @@ impl Dispatcher {
         let limits = &self.0.settings.limits;
         let (result, failure) = limits.admit_result(response.result, response.failure_details);
         let command = Command::CompleteActivity(CompleteActivity { task, result, failure });
-        self.commit(hub, &named.key, command, ending).await
+        self.commit(hub, &named, command, ending).await
     }
 
     /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
     ///
     /// # Errors
     /// When the partition cannot be reached.
-    pub async fn complete_batch(
+    pub(super) async fn complete_batch_here(
         &self,
         hub: u32,
         result: wire::EntityBatchResult,
@@ -163,17 +164,12 @@ impl Dispatcher {
                 Command::FailBatch(FailBatch { batch, reason })
             }
         };
-        self.commit(hub, &named.key, command, ending).await
+        self.commit(hub, &named, command, ending).await
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
-    pub fn abandon(&self, hub: u32, kind: Abandoned, token: &str) {
+    pub(super) fn abandon_here(&self, hub: u32, kind: Kind, token: &str) {
         let named = Token::from_text(token).and_then(|token| self.named(hub, token));
-        let kind = match kind {
-            Abandoned::Turn => Kind::Turn,
-            Abandoned::Activity => Kind::Activity,
-            Abandoned::Batch => Kind::Entity,
-        };
         if let Some(named) = named.filter(|named| named.key.kind() == kind) {
             self.give_back(hub, &named, "abandoned");
         }
@@ -206,8 +202,8 @@ impl Dispatcher {
         turn: TurnId,
         part: wire::OrchestratorResponse,
     ) -> Result<(), CompleteError> {
-        // Parts that an earlier run has seen are gone: the turn is handed out again (R3.68).
-        if !named.of_this_run {
+        // Parts that an earlier leader has seen are gone: the turn is handed out again (R3.68).
+        if !named.of_this_term {
             return Ok(());
         }
         let limit = self.0.settings.limits.completion_bytes;
@@ -227,7 +223,7 @@ impl Dispatcher {
                      (limits.max_message_bytes); do less in one turn"
                 );
                 let command = Command::FailTurn(FailTurn { turn, reason });
-                self.commit(hub, &named.key, command, ending).await
+                self.commit(hub, &named, command, ending).await
             }
         }
     }
@@ -248,16 +244,21 @@ impl Dispatcher {
     /// A token is looked up inside one hub (R1.12).
     fn named(&self, hub: u32, token: Token) -> Option<Named> {
         let work = token.work.filter(|work| work.hub() == hub)?;
-        let of_this_run = token.run == self.0.run;
-        Some(Named { key: work.key(), work, lease: token.lease, of_this_run })
+        let (key, lease) = (work.key(), token.lease);
+        let of_this_term = self.knows_lease(token.run, lease, hub, key.instance());
+        Some(Named { key, work, lease, of_this_term })
     }
 
     /// Takes hold of a lease, so that its work can be committed. The inner `None` means that the token was
-    /// given out before a restart or by an earlier leader: good while the item is open (R3.48).
+    /// given out before a restart or by an earlier leader: good while the item is open, whoever has it now
+    /// (R3.48). Whichever completion comes first wins (R3.50).
     fn claim(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
-        let Named { key, lease, of_this_run, .. } = named;
+        let Named { key, lease, of_this_term, .. } = named;
+        if !*of_this_term {
+            return Some(None);
+        }
         match self.with_hub(hub, |hub| hub.claim(key, *lease)) {
-            Claim::Current if *of_this_run => Some(Some(Ending {
+            Claim::Current => Some(Some(Ending {
                 dispatcher: self,
                 hub,
                 key: key.clone(),
@@ -265,7 +266,7 @@ impl Dispatcher {
                 end: End::Again,
             })),
             // Leases end with the lead; the items that they were for may be finished all the same.
-            Claim::Unleased if !of_this_run || !self.leads(hub, key.instance()) => Some(None),
+            Claim::Unleased if !self.leads(hub, key.instance()) => Some(None),
             _ => {
                 tracing::debug!(hub, instance = %key.instance(), "completion is stale");
                 self.0.meters.of(hub).answered(key.kind(), false);
@@ -282,18 +283,27 @@ impl Dispatcher {
     async fn commit(
         &self,
         hub: u32,
-        key: &Key,
+        named: &Named,
         command: Command,
         ending: Option<Ending<'_>>,
     ) -> Result<(), CompleteError> {
+        let Named { key, work, .. } = named;
         let command = command.within(&self.0.settings.limits.engine);
         let reply = self.partition_of(hub, key.instance()).propose(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
-        if let (Some(mut ending), Ok(reply)) = (ending, &answer) {
-            ending.end = match reply {
-                Reply::TriedInVain => End::Abandoned,
-                _ => End::Done,
-            };
+        match (ending, &answer) {
+            (Some(mut ending), Ok(reply)) => {
+                ending.end = match reply {
+                    Reply::TriedInVain => End::Abandoned,
+                    _ => End::Done,
+                };
+            }
+            (None, Ok(_)) => {
+                let now = self.0.clock.now();
+                self.with_hub(hub, |hub| hub.overtaken(key, work, now));
+                self.pump(hub);
+            }
+            (_, Err(_)) => {}
         }
         self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
         if let Err(reject) = answer {
@@ -302,15 +312,4 @@ impl Dispatcher {
         }
         Ok(())
     }
-}
-
-/// What a worker gives back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Abandoned {
-    /// An orchestrator turn.
-    Turn,
-    /// An activity.
-    Activity,
-    /// A batch of an entity.
-    Batch,
 }

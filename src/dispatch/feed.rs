@@ -2,17 +2,22 @@
 //!
 //! A [`WorkStream`] carries leased items and, while there are none, health pings. Dropping it is how the
 //! end of a worker's stream is noticed: items that never left come back at once, the others after the
-//! grace.
+//! grace. Items come from this node and, over [`super::feeds`], from the leaders on all others.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use durahub_proto::wire;
 use futures::Stream;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use super::Dispatcher;
+use super::feeds::Link;
 use super::filter::Filter;
 use super::hub::{Key, Kind, LeaseId, Offer, StreamId};
 
@@ -34,10 +39,17 @@ pub struct Closing;
 
 /// A leased item on its way to the connection.
 pub(crate) struct Parcel {
-    pub(crate) key: Key,
-    pub(crate) lease: LeaseId,
+    pub(crate) origin: Origin,
     pub(crate) item: Box<wire::WorkItem>,
     pub(crate) bytes: usize,
+}
+
+/// Which leader handed an item out.
+pub(crate) enum Origin {
+    /// This node.
+    Here { key: Key, lease: LeaseId },
+    /// The node at the other end.
+    Link(Arc<Link>),
 }
 
 /// The stream of one worker.
@@ -63,24 +75,19 @@ impl Dispatcher {
             Ok(stated @ 1..) => stated,
             _ => DEFAULT_CAPACITY,
         };
-        let mut offer = Offer {
-            // Numbers that are not known are ignored (R3.5).
-            streams_history: request
-                .capabilities()
-                .any(|capability| capability == wire::WorkerCapability::HistoryStreaming),
-            filter: Filter::new(request.work_item_filters),
-            ..Default::default()
-        };
-        offer.capacity[Kind::Turn as usize] =
-            capacity(request.max_concurrent_orchestration_work_items);
-        offer.capacity[Kind::Activity as usize] =
-            capacity(request.max_concurrent_activity_work_items);
-        offer.capacity[Kind::Entity as usize] = capacity(request.max_concurrent_entity_work_items);
+        let mut capacities = [0; Kind::COUNT];
+        capacities[Kind::Turn as usize] = capacity(request.max_concurrent_orchestration_work_items);
+        capacities[Kind::Activity as usize] = capacity(request.max_concurrent_activity_work_items);
+        capacities[Kind::Entity as usize] = capacity(request.max_concurrent_entity_work_items);
 
         let id = self.next_id();
         let (sender, parcels) = mpsc::unbounded_channel();
-        self.0.feeds.lock().insert(id, sender);
-        self.with_hub(hub, |hub| hub.open_stream(id, offer));
+        let encoded = Bytes::from(request.encode_to_vec());
+        let mut offer = offer(request);
+        self.with_hub(hub, |tables| {
+            offer.room = self.0.outlets.lock().open(id, hub, encoded, capacities, sender);
+            tables.open_stream(id, offer);
+        });
         self.pump(hub);
         WorkStream {
             dispatcher: self.clone(),
@@ -94,17 +101,36 @@ impl Dispatcher {
     }
 }
 
+/// What a worker accepts, without the room that it has.
+pub(super) fn offer(request: wire::GetWorkItemsRequest) -> Offer {
+    Offer {
+        // Numbers that are not known are ignored (R3.5).
+        streams_history: request
+            .capabilities()
+            .any(|capability| capability == wire::WorkerCapability::HistoryStreaming),
+        filter: Filter::new(request.work_item_filters),
+        ..Default::default()
+    }
+}
+
 impl Stream for WorkStream {
     type Item = Result<wire::WorkItem, Closing>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next_ping = Instant::now() + self.dispatcher.0.settings.health_ping;
-        if let Poll::Ready(Some(parcel)) = self.parcels.poll_recv(cx) {
-            self.ping.as_mut().reset(next_ping);
+        while let Poll::Ready(Some(parcel)) = self.parcels.poll_recv(cx) {
             let (hub, id) = (self.hub, self.id);
-            if self.dispatcher.with_hub(hub, |hub| hub.sent(id, parcel.bytes)) {
-                self.dispatcher.pump(hub);
+            match &parcel.origin {
+                Origin::Here { .. } => {
+                    if self.dispatcher.with_hub(hub, |hub| hub.sent(id, parcel.bytes)) {
+                        self.dispatcher.pump(hub);
+                    }
+                }
+                // Its lease has ended with the link, or will: somebody else gets the item.
+                Origin::Link(link) if link.has_ended() => continue,
+                Origin::Link(link) => link.taken(id, parcel.bytes),
             }
+            self.ping.as_mut().reset(next_ping);
             return Poll::Ready(Some(Ok(*parcel.item)));
         }
         if self.closing.as_mut().poll(cx).is_ready() {
@@ -123,18 +149,25 @@ impl Stream for WorkStream {
 
 impl Drop for WorkStream {
     fn drop(&mut self) {
-        self.dispatcher.0.feeds.lock().remove(&self.id);
         self.parcels.close();
         let now = self.dispatcher.0.clock.now();
         let (hub, id) = (self.hub, self.id);
-        let mut unsent = Vec::new();
+        let mut here = Vec::new();
+        let mut elsewhere: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         while let Ok(parcel) = self.parcels.try_recv() {
-            unsent.push(parcel);
+            match parcel.origin {
+                Origin::Here { key, lease } => here.push((key, lease)),
+                Origin::Link(link) => {
+                    let tokens = elsewhere.entry(link.node()).or_default();
+                    tokens.push(parcel.item.completion_token);
+                }
+            }
         }
         self.dispatcher.with_hub(hub, |hub| {
+            self.dispatcher.0.outlets.lock().close(id, elsewhere);
             // Closed first, so that what comes back does not go to this stream again.
             hub.close_stream(id, now);
-            unsent.iter().for_each(|parcel| hub.unsent(&parcel.key, parcel.lease, now));
+            here.iter().for_each(|(key, lease)| hub.unsent(key, *lease, now));
         });
         self.dispatcher.pump(hub);
     }

@@ -2,12 +2,13 @@
 //! the leader.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use durahub_cluster::{GroupId, Leadership};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, FusedFuture, pending};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::Dispatcher;
@@ -23,6 +24,8 @@ use crate::telemetry::metrics as names;
 /// Where the effects of partition 1, 2, ... go until their tasks run.
 pub struct Leaders {
     effects: Vec<mpsc::UnboundedReceiver<Vec<Effect>>>,
+    /// A hub was deleted.
+    hub_deleted: Arc<Notify>,
 }
 
 /// What can wake the task of a partition.
@@ -35,11 +38,16 @@ enum Wake {
 
 impl Leaders {
     /// Makes room for the effects of so many partitions, and the listener that fills it. The metadata group
-    /// has none.
+    /// has one effect only: a hub was deleted.
     pub fn new(partitions: u32) -> (Listener, Leaders) {
         let (senders, effects): (Vec<_>, Vec<_>) =
             (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
+        let hub_deleted = Arc::new(Notify::new());
+        let in_metadata = hub_deleted.clone();
         let listener = move |group: GroupId, told: Vec<Effect>| {
+            if group == GroupId::METADATA {
+                in_metadata.notify_one();
+            }
             let sender: Option<&mpsc::UnboundedSender<Vec<Effect>>> =
                 (group.0 as usize).checked_sub(1).and_then(|index| senders.get(index));
             if let Some(sender) = sender {
@@ -47,7 +55,7 @@ impl Leaders {
                 let _ = sender.send(told);
             }
         };
-        (Box::new(listener), Leaders { effects })
+        (Box::new(listener), Leaders { effects, hub_deleted })
     }
 
     /// Runs the tasks of all partitions until the set is dropped.
@@ -57,7 +65,7 @@ impl Leaders {
             let leader = Leader {
                 dispatcher: dispatcher.clone(),
                 partition: partition.clone(),
-                leads: false,
+                term: None,
                 next_due: None,
                 courier: None,
                 sweeper: None,
@@ -65,6 +73,13 @@ impl Leaders {
             tasks.spawn(leader.run(effects));
         }
         tasks.spawn(dispatcher.clone().watch_deadlines());
+        let (told, hub_deleted) = (dispatcher.clone(), self.hub_deleted);
+        tasks.spawn(async move {
+            loop {
+                hub_deleted.notified().await;
+                told.0.hub_deleted.notify_one();
+            }
+        });
         tasks
     }
 }
@@ -72,7 +87,8 @@ impl Leaders {
 struct Leader {
     dispatcher: Dispatcher,
     partition: Partition,
-    leads: bool,
+    /// The term in which this node leads.
+    term: Option<u64>,
     /// When the next timer is due, as far as is known.
     next_due: Option<i64>,
     /// Carries the messages of the partition while it is led.
@@ -103,7 +119,7 @@ impl Leader {
                 () = due => Wake::TimerDue,
             };
             match wake {
-                Wake::Effects(told) if self.leads => {
+                Wake::Effects(told) if self.term.is_some() => {
                     let mut more = vec![told];
                     while let Ok(told) = effects.try_recv() {
                         more.push(told);
@@ -111,16 +127,22 @@ impl Leader {
                     let now = clock.now();
                     self.act(more.into_iter().flatten().map(|effect| (effect, now)));
                 }
-                // Calls may wait on any node for what only the leader acts on.
+                // Calls and streams wait on any node for what only the leader acts on.
                 Wake::Effects(told) => told.into_iter().for_each(|effect| {
-                    if let Effect::InstanceChanged { at, status } = effect {
-                        self.dispatcher.0.waiters.changed(&at, status);
+                    if let Effect::InstanceChanged { .. }
+                    | Effect::InstanceGone { .. }
+                    | Effect::HubGone { .. } = effect
+                    {
+                        let now = clock.now();
+                        self.dispatcher.take_in(effect, now);
                     }
                 }),
                 Wake::Leadership => {
-                    let leads =
-                        matches!(*leadership.borrow_and_update(), Leadership::Leader { .. });
-                    self.lead(leads);
+                    let term = match *leadership.borrow_and_update() {
+                        Leadership::Leader { term } => Some(term),
+                        Leadership::Follower { .. } => None,
+                    };
+                    self.lead(term);
                 }
                 Wake::TimerDue => {
                     let due = self.next_due.take();
@@ -131,10 +153,18 @@ impl Leader {
         }
     }
 
-    /// Begins or ends to lead. Effects that arrive meanwhile are only repeated: every hint may be.
-    fn lead(&mut self, leads: bool) {
-        let was = std::mem::replace(&mut self.leads, leads);
-        if leads && !was {
+    /// Begins or ends to lead. Effects that arrive meanwhile are only repeated: every hint may be. In another
+    /// term somebody else may have led in between, and what was leased before may be done: it begins anew.
+    fn lead(&mut self, term: Option<u64>) {
+        let before = std::mem::replace(&mut self.term, term);
+        if before == term {
+            return;
+        }
+        if before.is_some() {
+            self.resign();
+        }
+        if term.is_some() {
+            self.dispatcher.begin_leases(&self.partition);
             let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
@@ -142,18 +172,22 @@ impl Leader {
             self.look_for_timers();
             self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
-        } else if was && !leads {
-            tracing::info!(partition = %self.partition.id(), "no longer leading");
-            metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
-            self.next_due = None;
-            self.courier = None;
-            self.sweeper = None;
-            let (dispatcher, id) = (&self.dispatcher, self.partition.id());
-            let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
-            for hub in hubs {
-                let mine = |instance: &str| dispatcher.partition_of(hub, instance).id() == id;
-                dispatcher.with_hub(hub, |work| work.resign(mine));
-            }
+        }
+    }
+
+    fn resign(&mut self) {
+        tracing::info!(partition = %self.partition.id(), "no longer leading");
+        metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
+        self.next_due = None;
+        self.courier = None;
+        self.sweeper = None;
+        let (dispatcher, id) = (&self.dispatcher, self.partition.id());
+        let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
+        for hub in hubs {
+            let mine = |instance: &str| dispatcher.partition_of(hub, instance).id() == id;
+            dispatcher.with_hub(hub, |work| work.resign(mine));
+            // Room that the items had is free for others, here and elsewhere.
+            dispatcher.pump(hub);
         }
     }
 

@@ -7,17 +7,20 @@
 //!
 //! The way of an item: an effect makes it *ready* in its hub ([`hub`], [`queue`]); a stream with room and a
 //! fitting filter is found; the item is read from its partition and written as a wire message
-//! ([`assemble`]); the stream carries it ([`feed`]). The completion comes back with the item's token
-//! ([`token`]), is checked against the lease and the [`limits`], and becomes a command ([`complete`]).
+//! ([`assemble`]); the stream carries it ([`feed`]), to another node's gateway over [`feeds`]. The completion
+//! comes back with the item's token ([`token`]), to the leader again whatever gateway it reaches, is checked
+//! against the lease and the [`limits`], and becomes a command ([`complete`]).
 //!
 //! Messages between instances go another way: [`courier`] carries them from partition to partition.
 //!
-//! Locks: one mutex around all hubs, held for table look-ups only, never while reading rows or awaiting.
+//! Locks: one mutex around all hubs, and inside it one around the outlets of their streams, held for table
+//! look-ups only, never while reading rows or awaiting.
 
 mod assemble;
 mod complete;
 mod courier;
 mod feed;
+mod feeds;
 mod filter;
 mod hub;
 mod leader;
@@ -33,25 +36,31 @@ mod waiters;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use durahub_cluster::placement;
+use bytes::Bytes;
+use durahub_cluster::{Peers, Program, placement};
+use durahub_proto::peer::{LeaderItem, leader_item};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use prost::Message as _;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use self::assemble::{Assembled, Form};
-use self::feed::Parcel;
-use self::hub::{Assignment, End, Hub, Key, StreamId};
+use self::feed::{Origin, Parcel};
+use self::feeds::{Outlets, Sessions, Way};
+use self::hub::{Assignment, End, Hub, Key};
 use self::meter::Meters;
-use self::token::{Token, Work};
+use self::token::Token;
 use self::waiters::Waiters;
 use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
 
-pub use complete::{Abandoned, CompleteError};
+pub use complete::CompleteError;
 pub use feed::{Closing, StreamOptions, WorkStream};
+pub use feeds::Abandoned;
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
@@ -85,7 +94,11 @@ struct Shared {
     run: u64,
     partitions: Vec<Partition>,
     hubs: Mutex<HashMap<u32, Hub>>,
-    feeds: Mutex<HashMap<StreamId, mpsc::UnboundedSender<Parcel>>>,
+    /// Where the items of each stream go. Taken inside `hubs`, never the other way round.
+    outlets: Mutex<Outlets>,
+    sessions: Sessions,
+    /// The other nodes; unset while this one is alone for good.
+    peers: OnceLock<Peers>,
     waiters: Waiters,
     meters: Meters,
     /// Hubs that were deleted while this node runs: their streams end.
@@ -93,6 +106,8 @@ struct Shared {
     /// Wakes the task that clears deleted hubs.
     hub_deleted: Notify,
     next_id: AtomicU64,
+    /// The first lease that each partition may have given out since this node leads it.
+    first_lease: Vec<AtomicU64>,
     /// Nothing is handed out any more.
     paused: AtomicBool,
     /// Wakes the task that ends leases and delays.
@@ -103,18 +118,22 @@ impl Dispatcher {
     /// A dispatcher for the partitions of this node, in the order of their numbers.
     pub fn new(settings: Settings, clock: Clock, partitions: Vec<Partition>) -> Dispatcher {
         let run = clock.entropy();
+        let first_lease = partitions.iter().map(|_| AtomicU64::new(0)).collect();
         Dispatcher(Arc::new(Shared {
             settings,
             clock,
             run,
             partitions,
             hubs: Mutex::default(),
-            feeds: Mutex::default(),
+            outlets: Mutex::default(),
+            sessions: Sessions::default(),
+            peers: OnceLock::new(),
             waiters: Waiters::default(),
             meters: Meters::default(),
             closed_hubs: watch::Sender::default(),
             hub_deleted: Notify::new(),
             next_id: AtomicU64::new(1),
+            first_lease,
             paused: AtomicBool::new(false),
             deadline: Notify::new(),
         }))
@@ -125,14 +144,29 @@ impl Dispatcher {
         self.0.waiters.register(at, wanted)
     }
 
-    /// Whether any item is with a worker.
-    pub fn is_busy(&self) -> bool {
-        self.0.hubs.lock().values().any(Hub::is_busy)
+    /// Works together with the dispatchers of the other nodes from now on: workers here are handed what is led
+    /// there. `tasks` keeps it going; other nodes reach this one through [`Dispatcher::program`].
+    pub fn join(&self, peers: Peers, tasks: &mut JoinSet<()>) {
+        if self.0.peers.set(peers.clone()).is_ok() {
+            tasks.spawn(self.clone().link_members(peers));
+        }
     }
 
-    /// Hands out nothing more, on streams that are open or that are opened later: the node is going away.
+    /// What answers the dispatchers of other nodes.
+    pub fn program(&self) -> Arc<dyn Program> {
+        feeds::program(self.clone())
+    }
+
+    /// Whether any item is with a worker, as a leader or, once paused, as a gateway.
+    pub fn is_busy(&self) -> bool {
+        self.0.hubs.lock().values().any(Hub::is_busy) || self.0.outlets.lock().is_busy()
+    }
+
+    /// Hands out nothing more, on streams that are open or that are opened later, and lets no other node hand out
+    /// anything on them: the node is going away.
     pub fn pause(&self) {
         self.0.paused.store(true, Ordering::Release);
+        self.call_back_all();
     }
 
     /// What waits and what runs, per hub.
@@ -167,6 +201,18 @@ impl Dispatcher {
         let mut closed = self.0.closed_hubs.subscribe();
         // The sender lives as long as this dispatcher.
         let _ = closed.wait_for(|closed| closed.contains(&hub)).await;
+    }
+
+    /// Leases that the partition gave out before are forgotten.
+    fn begin_leases(&self, partition: &Partition) {
+        let first = &self.0.first_lease[partition.id().0 as usize - 1];
+        first.store(self.next_id(), Ordering::Release);
+    }
+
+    /// Whether a lease was given out since this node leads the partition of its instance.
+    fn knows_lease(&self, run: u64, lease: u64, hub: u32, instance: &str) -> bool {
+        let partition = self.partition_of(hub, instance).id().0 as usize;
+        run == self.0.run && lease >= self.0.first_lease[partition - 1].load(Ordering::Acquire)
     }
 
     fn next_id(&self) -> u64 {
@@ -237,13 +283,28 @@ impl Dispatcher {
         Some(hub)
     }
 
-    /// Hands out what can be handed out in a hub.
+    /// Hands out what can be handed out in a hub, and sees to the room of its streams.
     fn pump(&self, hub: u32) {
-        while !self.0.paused.load(Ordering::Acquire) {
-            let (id, now) = (self.next_id(), self.0.clock.now());
-            match self.with_hub(hub, |hub| hub.assign(now, id)) {
-                Some(assignment) => self.deliver(hub, assignment),
-                None => return,
+        loop {
+            let paused = self.0.paused.load(Ordering::Acquire);
+            if !paused {
+                let (id, now) = (self.next_id(), self.0.clock.now());
+                if let Some(assignment) = self.with_hub(hub, |hub| hub.assign(now, id)) {
+                    self.deliver(hub, assignment);
+                    continue;
+                }
+            }
+            let settled = self.with_hub(hub, |tables| {
+                let notes = tables.settle(!paused);
+                if !notes.is_empty() {
+                    let mut outlets = self.0.outlets.lock();
+                    notes.iter().for_each(|note| outlets.note(*note, tables));
+                }
+                notes.is_empty()
+            });
+            // What was told may have changed the room here.
+            if settled {
+                return;
             }
         }
     }
@@ -269,12 +330,22 @@ impl Dispatcher {
                 let token = Token { run: self.0.run, lease: *lease, work: Some(work) };
                 item.completion_token = token.to_text();
                 self.0.meters.of(hub).sent(key.kind(), now - to.since);
-                let parcel = Parcel { key: key.clone(), lease: *lease, item, bytes };
-                let feed = self.0.feeds.lock().get(stream).cloned();
                 // A stream that has gone gives its leases back when it is closed.
-                if let Some(Err(unsent)) = feed.map(|feed| feed.send(parcel)) {
-                    let Parcel { key, lease, .. } = unsent.0;
-                    self.with_hub(hub, |hub| hub.unsent(&key, lease, now));
+                let way = self.0.outlets.lock().way(*stream);
+                let is_sent = match way {
+                    Some(Way::Here(parcels)) => {
+                        let origin = Origin::Here { key: key.clone(), lease: *lease };
+                        parcels.send(Parcel { origin, item, bytes }).is_ok()
+                    }
+                    Some(Way::There { sender, stream }) => {
+                        let work = leader_item::Item::Work(Bytes::from(item.encode_to_vec()));
+                        let item = LeaderItem { stream, item: Some(work) };
+                        sender.send(Bytes::from(item.encode_to_vec())).is_ok()
+                    }
+                    None => true,
+                };
+                if !is_sent {
+                    self.with_hub(hub, |hub| hub.unsent(key, *lease, now));
                 }
             }
             Assembled::Nothing => self.drop_assignment(hub, &to),
@@ -301,25 +372,6 @@ impl Dispatcher {
             hub.sent(to.stream, 0);
             hub.finish(&to.key, to.lease, End::Done, now);
         });
-    }
-
-    /// How many operations of an entity are with a worker.
-    pub fn operations_handed_out(&self, hub: u32, entity: &str) -> u32 {
-        let key = Key::Entity { instance: entity.into() };
-        match self.with_hub(hub, |hub| hub.handed_out(&key)) {
-            Some((_, Work::Entity(batch))) => batch.count,
-            _ => 0,
-        }
-    }
-
-    /// How many events the history had that a worker computes the turn of an instance from, if one does
-    /// (R2.94).
-    pub fn past_of_turn(&self, hub: u32, instance: &str) -> Option<u32> {
-        let key = Key::Turn { instance: instance.into() };
-        match self.with_hub(hub, |hub| hub.handed_out(&key)) {
-            Some((_, Work::Turn(turn))) => Some(turn.history_events),
-            _ => None,
-        }
     }
 }
 

@@ -72,6 +72,12 @@ impl<K> Queue<K> {
         self.lines.values().filter_map(BTreeMap::first_key_value).map(|(age, _)| *age).min()
     }
 
+    /// How many items are ready in the lines that are accepted.
+    pub(crate) fn accepted(&self, accepts: impl Fn(&Line) -> bool) -> usize {
+        let accepted = self.lines.iter().filter(|(line, _)| accepts(line));
+        accepted.map(|(_, items)| items.len()).sum()
+    }
+
     /// How many items are ready.
     pub(crate) fn len(&self) -> usize {
         self.ready

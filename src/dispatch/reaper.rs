@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use durahub_cluster::{Error, Leadership};
+use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use super::Dispatcher;
@@ -19,9 +20,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(30);
 
 impl Dispatcher {
-    /// A hub was deleted: the reaper shall look at once.
-    pub fn hub_was_deleted(&self) {
-        self.0.hub_deleted.notify_one();
+    /// Closes deleted hubs in every partition: from then on a gateway that has not heard of their end is refused,
+    /// so nothing that it acknowledges is lost with them.
+    ///
+    /// # Errors
+    /// When a partition cannot be reached. The reaper goes on all the same.
+    pub async fn close_deleted_hubs(&self, metadata: &Partition) -> Result<(), Error> {
+        let deleted = metadata.read(|rows| read::deleted_hubs(&RowsView(rows))).await?;
+        let closings = deleted.iter().flat_map(|hub| {
+            self.0.partitions.iter().map(|partition| {
+                let command = Command::ClearHub(ClearHub { hub: hub.id });
+                partition.propose(command.into_bytes())
+            })
+        });
+        try_join_all(closings).await.map(drop)
     }
 
     /// Runs the reaper until the future is dropped.

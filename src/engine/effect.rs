@@ -64,7 +64,7 @@ pub enum Effect {
         /// The instance.
         at: Address,
     },
-    /// Rows were left to be swept.
+    /// Rows were left to be swept; in the metadata group, a hub was deleted.
     SweepDue,
     /// A hub was deleted, and this partition takes nothing new for it.
     HubGone {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use durahub_cluster::{Error, Rows};
 use durahub_proto::wire;
 use tonic::Status;
 
@@ -14,6 +15,11 @@ use crate::machine::RowsView;
 
 /// How long a wait for an unknown instance goes on (R2.36).
 const UNKNOWN_WAIT: Duration = Duration::from_secs(30);
+/// Pause before a wait that found no leader looks for one again.
+const LEADER_PAUSE: Duration = Duration::from_millis(200);
+/// A wait looks at the rows of this node so often without being woken: where a replica catches up by a snapshot,
+/// nobody is.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Gateway {
     pub(super) async fn start(
@@ -70,7 +76,8 @@ impl Gateway {
         })
     }
 
-    /// Waits until an instance has started or ended; the client's deadline is the only limit (R2.34).
+    /// Waits until an instance has started or ended; the client's deadline is the only limit (R2.34). Once it
+    /// has begun it survives any change of leader.
     pub(super) async fn wait(
         &self,
         hub: u32,
@@ -84,22 +91,47 @@ impl Gateway {
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
         let mut closed = std::pin::pin!(self.closed());
         let mut unknown = std::pin::pin!(tokio::time::sleep(UNKNOWN_WAIT));
-        let mut was_known = false;
+        let payloads = request.get_inputs_and_outputs;
+        let status_of =
+            |rows: &dyn Rows| read::head(&RowsView(rows), &at).map(|record| record.status());
+        let (mut has_begun, mut was_known) = (false, false);
         loop {
             // Registered before reading: what happens in between is not missed.
             let mut waiter = self.0.dispatcher.wait_for(&at, wanted);
-            let status = partition
-                .read(|rows| read::head(&RowsView(rows), &at).map(|record| record.status()))
-                .await
-                .map_err(|error| status::of_cluster(&error))?;
-            match status {
-                Some(status) if wanted.is_met_by(status) => return self.get(hub, &request).await,
+            let found = partition.read(|rows| {
+                let is_met = status_of(rows).map(|status| wanted.is_met_by(status));
+                is_met.map(|is_met| is_met.then(|| read::state(&RowsView(rows), &at, payloads)))
+            });
+            let again = match found.await {
+                Ok(Some(Some(state))) => {
+                    return check_size(wire::GetInstanceResponse {
+                        exists: state.is_some(),
+                        orchestration_state: state,
+                    });
+                }
                 // It was there and is gone: purged (R2.37).
-                None if was_known => return Ok(wire::GetInstanceResponse::default()),
-                known => was_known |= known.is_some(),
-            }
+                Ok(None) if was_known => return Ok(wire::GetInstanceResponse::default()),
+                Ok(known) => {
+                    (has_begun, was_known) = (true, was_known | known.is_some());
+                    false
+                }
+                // Nothing is lost by going on: there will be a leader again.
+                Err(Error::NotLeader { .. }) if has_begun => true,
+                Err(error) => return Err(status::of_cluster(&error)),
+            };
+            let changed = async {
+                loop {
+                    tokio::time::sleep(if again { LEADER_PAUSE } else { LOOK_AGAIN }).await;
+                    let status = partition.peek(&status_of);
+                    let is_met = status.map_or(was_known, |status| wanted.is_met_by(status));
+                    if again || is_met {
+                        return;
+                    }
+                }
+            };
             tokio::select! {
                 () = waiter.woken() => {}
+                () = changed => {}
                 () = &mut unknown, if !was_known => return Ok(wire::GetInstanceResponse::default()),
                 () = &mut closed => {
                     return Err(Status::unavailable("this server is shutting down; wait again"));

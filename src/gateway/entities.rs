@@ -10,7 +10,7 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::list::{closing, look};
-use super::{Gateway, SEND_LIMIT};
+use super::{Gateway, SEND_LIMIT, status};
 use crate::engine::command::{PurgeEntities, SignalEntity};
 use crate::engine::read::{self, EntityList, EntitySlice};
 use crate::engine::state::entity_id;
@@ -55,7 +55,8 @@ impl Gateway {
         let instance = self.check_entity(&request.instance_id)?;
         let (at, state) = (Address::new(hub, instance), request.include_state);
         let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
-        let with_worker = self.0.dispatcher.operations_handed_out(hub, &at.instance);
+        let with_worker = self.0.dispatcher.operations_handed_out(hub, &at.instance).await;
+        let with_worker = with_worker.map_err(|error| status::of_completion(&error))?;
         let entity = look(&partition, move |view: &dyn View| {
             let record = read::entity(view, &at).filter(|record| record.has_state)?;
             Some(read::metadata(view, &at, &record, state))

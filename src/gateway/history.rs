@@ -12,7 +12,7 @@ use futures::stream::{self, Stream};
 use tonic::Status;
 
 use super::list::look;
-use super::{Gateway, SEND_LIMIT};
+use super::{Gateway, SEND_LIMIT, status};
 use crate::engine::read::{self, HistoryPart};
 use crate::engine::{Address, View};
 use crate::machine::Partition;
@@ -56,7 +56,8 @@ impl Gateway {
         let (generation, mut end, mut hidden) = (head.generation, head.history_events, Vec::new());
         if request.for_work_item_processing {
             // A worker is told what its turn began with, whatever was committed since (R2.94).
-            let through = self.0.dispatcher.past_of_turn(hub, &at.instance);
+            let through = self.0.dispatcher.past_of_turn(hub, &at.instance).await;
+            let through = through.map_err(|error| status::of_completion(&error))?;
             end = end.min(through.unwrap_or(end));
             hidden = head.hidden;
         }

@@ -1,6 +1,7 @@
 //! `CreateTaskHub` and `DeleteTaskHub` (R2.97), and our own `ListTaskHubs`.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use durahub_proto::own::task_hub_service_server::TaskHubService;
 use durahub_proto::{own, wire};
@@ -9,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::list::look;
 use super::{Gateway, hub_name, propose};
+use crate::access::Identity;
 use crate::engine::command::DeleteHub;
 use crate::engine::{Command, View, read};
 
@@ -37,7 +39,7 @@ impl Gateway {
         let command = Command::DeleteHub(DeleteHub { name: name.clone() });
         propose(&self.0.metadata, command.into_bytes()).await?;
         tracing::info!(hub = name, "task hub deleted");
-        self.0.dispatcher.hub_was_deleted();
+        self.close_deleted_hubs().await;
         Ok(wire::DeleteTaskHubResponse {})
     }
 
@@ -57,6 +59,8 @@ impl TaskHubService for Gateway {
         &self,
         request: Request<own::ListTaskHubsRequest>,
     ) -> Result<Response<own::ListTaskHubsResponse>, Status> {
+        // Nobody hears of a hub in which they have no role.
+        let who = request.extensions().get::<Arc<Identity>>().cloned();
         let request = request.into_inner();
         let count = match usize::try_from(request.page_size) {
             Ok(0) => PAGE_MAX,
@@ -71,14 +75,16 @@ impl TaskHubService for Gateway {
         let page = look(&self.0.metadata, move |view: &dyn View| {
             let hubs = read::hubs(view);
             let behind = (Bound::Excluded(request.after), Bound::Unbounded);
-            let mut rest = hubs.range::<String, _>(behind);
+            let sees = |name: &str| who.as_ref().is_some_and(|who| who.sees(name));
+            let rest = hubs.range::<String, _>(behind).filter(|(name, _)| sees(name));
+            let mut rest = rest.peekable();
             let hub = |(name, hub): (&String, &crate::engine::state::HubRecord)| own::TaskHub {
                 name: name.clone(),
                 created: hub.created,
             };
             let task_hubs: Vec<_> = rest.by_ref().take(count).map(hub).collect();
             let last = task_hubs.last().map(|hub| hub.name.clone());
-            let next_after = last.filter(|_| rest.next().is_some()).unwrap_or_default();
+            let next_after = last.filter(|_| rest.peek().is_some()).unwrap_or_default();
             own::ListTaskHubsResponse { task_hubs, next_after }
         });
         page.await.map(Response::new)

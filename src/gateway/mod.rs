@@ -151,12 +151,19 @@ impl Gateway {
         match propose(&self.0.metadata, command.into_bytes()).await? {
             Reply::Hub { id } => {
                 if recreate {
-                    self.0.dispatcher.hub_was_deleted();
+                    self.close_deleted_hubs().await;
                 }
                 tracing::info!(hub = name, id, recreate, "task hub created");
                 Ok(id)
             }
             other => Err(Status::internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// Sees to it that no node takes calls for a deleted hub that it still knows.
+    async fn close_deleted_hubs(&self) {
+        if let Err(error) = self.0.dispatcher.close_deleted_hubs(&self.0.metadata).await {
+            tracing::warn!(%error, "a deleted task hub is closed a little later");
         }
     }
 

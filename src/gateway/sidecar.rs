@@ -9,9 +9,17 @@ use futures::{Stream, TryStreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
+use crate::access::Subject;
 use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// Notes which instance a call is about.
+fn about<T>(request: &Request<T>, id: impl FnOnce(&T) -> &str) -> Subject {
+    let subject = Subject::of(request.extensions());
+    subject.note(id(request.get_ref()));
+    subject
+}
 
 #[tonic::async_trait]
 impl TaskHubSidecarService for Gateway {
@@ -23,8 +31,11 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::CreateInstanceRequest>,
     ) -> Answer<wire::CreateInstanceResponse> {
+        let subject = about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
-        self.start(hub, request.into_inner()).await.map(Response::new)
+        let answer = self.start(hub, request.into_inner()).await?;
+        subject.note(&answer.instance_id);
+        Ok(Response::new(answer))
     }
 
     async fn get_instance(
@@ -63,6 +74,7 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::TerminateRequest>,
     ) -> Answer<wire::TerminateResponse> {
+        about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
         self.terminate(hub, request.into_inner()).await.map(Response::new)
     }
@@ -71,6 +83,7 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::SuspendRequest>,
     ) -> Answer<wire::SuspendResponse> {
+        about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
         self.suspend(hub, request.into_inner()).await.map(Response::new)
     }
@@ -79,6 +92,7 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::ResumeRequest>,
     ) -> Answer<wire::ResumeResponse> {
+        about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
         self.resume(hub, request.into_inner()).await.map(Response::new)
     }
@@ -137,7 +151,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonActivityTaskRequest>,
     ) -> Answer<wire::AbandonActivityTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, Abandoned::Activity, &request.get_ref().completion_token);
+        self.abandon(hub, Abandoned::Activity, &request.get_ref().completion_token).await?;
         Ok(Response::new(wire::AbandonActivityTaskResponse {}))
     }
 
@@ -146,7 +160,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonOrchestrationTaskRequest>,
     ) -> Answer<wire::AbandonOrchestrationTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, Abandoned::Turn, &request.get_ref().completion_token);
+        self.abandon(hub, Abandoned::Turn, &request.get_ref().completion_token).await?;
         Ok(Response::new(wire::AbandonOrchestrationTaskResponse {}))
     }
 
@@ -155,7 +169,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::AbandonEntityTaskRequest>,
     ) -> Answer<wire::AbandonEntityTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.0.dispatcher.abandon(hub, Abandoned::Batch, &request.get_ref().completion_token);
+        self.abandon(hub, Abandoned::Batch, &request.get_ref().completion_token).await?;
         Ok(Response::new(wire::AbandonEntityTaskResponse {}))
     }
 
@@ -171,6 +185,7 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::RewindInstanceRequest>,
     ) -> Answer<wire::RewindInstanceResponse> {
+        about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
         self.rewind(hub, request.into_inner()).await.map(Response::new)
     }
@@ -179,6 +194,7 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::RestartInstanceRequest>,
     ) -> Answer<wire::RestartInstanceResponse> {
+        about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
         self.restart(hub, request.into_inner()).await.map(Response::new)
     }
@@ -203,6 +219,10 @@ impl TaskHubSidecarService for Gateway {
         &self,
         request: Request<wire::PurgeInstancesRequest>,
     ) -> Answer<wire::PurgeInstancesResponse> {
+        about(&request, |request| match &request.request {
+            Some(wire::purge_instances_request::Request::InstanceId(id)) => id,
+            _ => "",
+        });
         let hub = self.hub(request.metadata()).await?;
         self.purge(hub, request.into_inner()).await.map(Response::new)
     }

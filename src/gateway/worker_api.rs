@@ -1,10 +1,17 @@
 //! What workers call (section 3).
 
+use std::time::Duration;
+
 use durahub_proto::wire;
 use tonic::Status;
 
 use super::{Gateway, status};
-use crate::dispatch::{StreamOptions, WorkStream};
+use crate::dispatch::{Abandoned, StreamOptions, WorkStream};
+use crate::engine::read;
+use crate::machine::RowsView;
+
+/// Pause between two looks at the hubs.
+const HUB_LOOK: Duration = Duration::from_secs(10);
 
 impl Gateway {
     pub(super) fn work_items(
@@ -28,9 +35,22 @@ impl Gateway {
                 () = gateway.closed() => {}
                 // Its name may be in use again, with another number: the worker must ask anew.
                 () = gateway.0.dispatcher.hub_closed(hub) => {}
+                () = gateway.hub_gone(hub) => {}
             }
         };
         self.0.dispatcher.open_stream(StreamOptions { hub, request }, closing)
+    }
+
+    /// Ends once no hub has that number. Looked up now and then: where a replica catches up by a snapshot, nobody
+    /// hears that a hub was closed.
+    async fn hub_gone(&self, hub: u32) {
+        loop {
+            tokio::time::sleep(HUB_LOOK).await;
+            let hubs = self.0.metadata.peek(|rows| read::hubs(&RowsView(rows)));
+            if hubs.values().all(|it| it.id != hub) {
+                return;
+            }
+        }
     }
 
     pub(super) async fn complete_turn(
@@ -51,6 +71,16 @@ impl Gateway {
         let done = self.0.dispatcher.complete_activity(hub, response).await;
         done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
+    }
+
+    pub(super) async fn abandon(
+        &self,
+        hub: u32,
+        kind: Abandoned,
+        token: &str,
+    ) -> Result<(), Status> {
+        let done = self.0.dispatcher.abandon(hub, kind, token).await;
+        done.map_err(|error| status::of_completion(&error))
     }
 
     pub(super) async fn complete_batch(

@@ -4,6 +4,7 @@
 //! default is the story of the node.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -33,6 +34,9 @@ pub enum LogError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// Logging was not started, or its end is gone.
+    #[error("change the log filter")]
+    Gone,
     /// Something else has already taken the process's logs.
     #[error("start logging")]
     Taken(#[from] tracing_subscriber::util::TryInitError),
@@ -43,15 +47,37 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`] when the filter cannot be read or logging was already started.
 pub fn start(filter: &str, style: Style) -> Result<(), LogError> {
-    let subscriber =
+    let lines =
         tracing_subscriber::fmt().with_env_filter(env_filter(filter)?).with_writer(std::io::stderr);
     match style {
-        Style::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).finish().try_init()?,
+        Style::Text => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.finish().try_init()?;
+            let _ = CHANGE.set(Box::new(move |filter| handle.reload(filter).is_ok()));
+        }
         Style::Json => {
-            subscriber.json().flatten_event(true).with_span_list(false).finish().try_init()?
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            let lines = lines.with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.finish().try_init()?;
+            let _ = CHANGE.set(Box::new(move |filter| handle.reload(filter).is_ok()));
         }
     }
     Ok(())
+}
+
+/// Puts another filter in place of the one that runs; says whether it did.
+static CHANGE: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
+
+/// Changes what is logged from now on.
+///
+/// # Errors
+/// [`LogError`] when the filter cannot be read, or logging was not started here.
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
+    let filter = env_filter(filter)?;
+    let changed = CHANGE.get().is_some_and(|change| change(filter));
+    if changed { Ok(()) } else { Err(LogError::Gone) }
 }
 
 fn env_filter(filter: &str) -> Result<EnvFilter, LogError> {

@@ -168,7 +168,8 @@ pub(crate) const ROOMS: &[Room] = &[
         name: "gateway",
         paths: &["src/gateway/"],
         ours: Some(&[
-            "dispatch", "engine", "machine", SUPPORT[0], SUPPORT[1], SUPPORT[2], SUPPORT[3],
+            "access", "dispatch", "engine", "machine", SUPPORT[0], SUPPORT[1], SUPPORT[2],
+            SUPPORT[3],
         ]),
         never: HIDDEN,
         ..FREE
@@ -188,12 +189,30 @@ pub(crate) const ROOMS: &[Room] = &[
     Room {
         name: "bench",
         paths: &["src/bench/", "src/bench.rs"],
-        ours: Some(&[]),
+        ours: Some(&["dial", "tls"]),
         never: &["durahub_cluster", "openraft", "sled", "bincode"],
         ..FREE
     },
     Room { name: "telemetry", paths: &["src/telemetry/"], ours: Some(&[]), never: LEAF, ..FREE },
-    Room { name: "config", paths: &["src/config/"], ours: Some(&[]), never: LEAF, ..FREE },
+    // A configuration knows what a grant looks like.
+    Room { name: "config", paths: &["src/config/"], ours: Some(&["access"]), never: LEAF, ..FREE },
+    Room {
+        name: "access",
+        paths: &["src/access/"],
+        ours: Some(&["clock", "tls"]),
+        never: HIDDEN,
+        services: false,
+        ..FREE
+    },
+    Room {
+        name: "throttle",
+        paths: &["src/throttle/"],
+        ours: Some(&["access", "clock", "tls"]),
+        never: HIDDEN,
+        services: false,
+        ..FREE
+    },
+    Room { name: "tls", paths: &["src/tls/"], ours: Some(&[]), never: HIDDEN, ..FREE },
     Room {
         name: "clock",
         paths: &["src/clock.rs"],
@@ -211,23 +230,45 @@ pub(crate) const ROOMS: &[Room] = &[
     Room {
         name: "http",
         paths: &["src/http.rs"],
-        ours: Some(&["health", "telemetry"]),
+        ours: Some(&["access", "health", "telemetry", "tls"]),
         never: LEAF,
         ..FREE
     },
     Room {
         name: "shell",
-        paths: &["src/banner.rs", "src/listen.rs", "src/panics.rs", "src/shutdown.rs"],
+        paths: &[
+            "src/banner.rs",
+            "src/listen.rs",
+            "src/panics.rs",
+            "src/reload.rs",
+            "src/shutdown.rs",
+        ],
         ours: Some(&[]),
         never: LEAF,
         ..FREE
     },
-    Room { name: "server", paths: &["src/server.rs", "src/server/"], never: HIDDEN, ..FREE },
+    Room {
+        name: "server",
+        paths: &["src/server.rs", "src/server/", "src/security.rs"],
+        never: HIDDEN,
+        ..FREE
+    },
+    Room { name: "dial", paths: &["src/dial.rs"], ours: Some(&["tls"]), never: LEAF, ..FREE },
     // The command line is the one place that starts a server.
     Room {
         name: "cli",
         paths: &["src/cli.rs", "src/cli/", "src/main.rs", "src/lib.rs"],
-        ours: Some(&["bench", "cli", "config", "panics", "server", "shutdown", "telemetry"]),
+        ours: Some(&[
+            "access",
+            "bench",
+            "cli",
+            "config",
+            "dial",
+            "panics",
+            "server",
+            "shutdown",
+            "telemetry",
+        ]),
         never: HIDDEN,
         ..FREE
     },

@@ -1,136 +1,168 @@
-//! Load on a cluster: clients on every node start orchestrations, workers on every node run them.
+//! Load on a cluster, recorded: customers behind a load balancer, a worker on every node, a register in every
+//! partition.
 //!
-//! A client does what an SDK's retry does: it repeats a call that was refused as `UNAVAILABLE`, and one whose
-//! outcome it does not know, under the same instance id. An instance counts as acknowledged when the server said
-//! so, or said that it exists already.
+//! Until work feeds travel between nodes, a node hands out only the work that it leads, so each needs a worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use durahub_proto::wire;
+use durahub_cluster::placement::partition_of;
 use tokio::task::JoinHandle;
-use tonic::Code;
-use wire::OrchestrationStatus;
 
 use crate::nodes::{Cluster, PATIENCE};
-use crate::support::actions::{complete, schedule_task};
-use crate::support::program::Running;
-use crate::support::{Client, Program};
+use crate::record::calls::{Gateways, channel};
+use crate::record::customers::{self, Pace};
+use crate::record::ledger::{Ledger, REGISTER};
+use crate::record::register::Registers;
+use crate::record::{check, worker};
 
-/// The program: one activity, whose result is the output.
-pub(crate) fn program() -> Program {
-    Program::new()
-        .orchestrator("Greet", |history| match history.result(1) {
-            None => vec![schedule_task(1, "Hello", history.input())],
-            Some(result) => vec![complete(2, &result.expect("Hello never fails"))],
-        })
-        .activity("Hello", |name| Ok(format!("hello {name}")))
-}
+/// Number of the first task hub of a cluster.
+const DEFAULT_HUB: u32 = 1;
+/// Fewer calls than a busy machine can take: what is shown is not how much the cluster bears.
+const PACE: Pace = Pace { customers: 6, open: 40, pause: 60 };
+/// Readers of each register.
+const READERS: usize = 3;
+/// An orchestration of the load that takes longer was delayed.
+const DELAYED: Duration = Duration::from_secs(5);
 
-/// Clients that start instances until they are told to stop.
+/// Load that runs until it is told to end.
 pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Vec<String>>>,
-    /// Milliseconds that the slowest call took, its repetitions included.
-    pub(crate) slowest: Arc<AtomicU64>,
-    _workers: Vec<Running>,
+    pub(crate) gateways: Arc<Gateways>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) registers: Registers,
+    customers: JoinHandle<anyhow::Result<()>>,
+    workers: Vec<(u64, JoinHandle<()>)>,
+    begun: Instant,
 }
 
 impl Load {
-    /// Begins the load through these nodes.
-    pub(crate) fn begin(cluster: &Cluster, through: &[u64]) -> Load {
-        let (stop, slowest) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default());
-        let workers = cluster.nodes.iter().map(|node| cluster.work(node.id, &program())).collect();
-        let clients = through.iter().map(|id| {
-            let (client, id) = (cluster.client(*id), *id);
-            tokio::spawn(start_many(client, id, Arc::clone(&stop), Arc::clone(&slowest)))
-        });
-        Load {
-            stop: Arc::clone(&stop),
-            clients: clients.collect(),
-            slowest: Arc::clone(&slowest),
-            _workers: workers,
+    /// Begins the load on all nodes that run, and waits until it is answered.
+    pub(crate) async fn begin(cluster: &Cluster) -> Load {
+        let gateways = Arc::<Gateways>::default();
+        for id in cluster.running() {
+            gateways.add(id, channel(&cluster.node(id).grpc));
         }
+        let ledger = Arc::new(Ledger::of_a_cluster());
+        let registers = Registers::begin(&gateways, &one_per_partition(cluster, REGISTER), READERS);
+        let random = fastrand::Rng::new();
+        let load = customers::run(Arc::clone(&gateways), Arc::clone(&ledger), PACE, random);
+        let mut load = Load {
+            gateways,
+            ledger,
+            registers,
+            customers: tokio::spawn(load),
+            workers: Vec::new(),
+            begun: Instant::now(),
+        };
+        for id in cluster.running() {
+            load.add_worker(cluster, id);
+        }
+        load.progress(10).await;
+        load
     }
 
+    /// A worker at this node, from now on.
     pub(crate) fn add_worker(&mut self, cluster: &Cluster, id: u64) {
-        self._workers.push(cluster.work(id, &program()));
+        let channel = channel(&cluster.node(id).grpc);
+        let run = worker::run(channel, Arc::clone(&self.ledger), fastrand::Rng::new());
+        self.workers.push((id, tokio::spawn(run)));
     }
 
-    /// Ends the load and checks that everything that was acknowledged completes, as seen through `node`.
-    pub(crate) async fn end(self, cluster: &Cluster, node: u64) -> usize {
-        self.stop.store(true, Ordering::SeqCst);
-        let mut acknowledged = Vec::new();
-        for client in self.clients {
-            acknowledged.extend(client.await.expect("a client"));
+    /// The load balancer sends calls to this node, too, and a worker connects to it.
+    pub(crate) fn add_node(&mut self, cluster: &Cluster, id: u64) {
+        self.gateways.add(id, channel(&cluster.node(id).grpc));
+        self.add_worker(cluster, id);
+    }
+
+    /// The load balancer sends no more calls to this node, and its worker goes.
+    pub(crate) fn remove_node(&mut self, id: u64) {
+        self.gateways.remove(id);
+        for (_, worker) in self.workers.extract_if(.., |(node, _)| *node == id) {
+            worker.abort();
         }
-        let client = cluster.client(node);
+    }
+
+    /// Waits until so many more instances were started and acknowledged.
+    pub(crate) async fn progress(&self, count: u64) {
+        let before = self.ledger.acknowledged_starts();
+        let progress = self.ledger.progress_beyond(before + count);
+        tokio::time::timeout(PATIENCE, progress).await.expect("the cluster takes load");
+    }
+
+    /// Waits until every partition has taken a write that was acknowledged after `now`.
+    pub(crate) async fn every_partition_serves(&self, now: Instant) {
         let until = Instant::now() + PATIENCE;
-        for id in &acknowledged {
-            loop {
-                let request = wire::GetInstanceRequest {
-                    instance_id: id.clone(),
-                    get_inputs_and_outputs: true,
-                };
-                let answer = client.rpc().get_instance(request).await;
-                let state = match answer.map(tonic::Response::into_inner) {
-                    Ok(answer) => {
-                        assert!(answer.exists, "{id} was acknowledged and is lost");
-                        answer.orchestration_state.expect("a state")
-                    }
-                    Err(status) => {
-                        assert!(Instant::now() < until, "{id}: {status}");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                };
-                if state.orchestration_status() == OrchestrationStatus::Completed {
-                    let output = state.output.map(|output| output.as_str().to_owned());
-                    assert_eq!(output, Some(format!("hello {id}")), "{id}");
-                    break;
-                }
-                assert!(Instant::now() < until, "{id} is still {:?}", state.orchestration_status());
-                tokio::time::sleep(Duration::from_millis(50)).await;
+        for register in &self.registers.all {
+            while register.last_acknowledged().is_none_or(|last| last <= now) {
+                assert!(Instant::now() < until, "{} is never written again", register.id);
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-        acknowledged.len()
+    }
+
+    /// The longest time since then during which a partition took no write.
+    pub(crate) fn silence(&self, partition: usize, since: Instant) -> Duration {
+        self.registers.all[partition - 1].longest_silence(since, Instant::now())
+    }
+
+    /// Ends the load, waits until all work is done, and checks everything that was recorded.
+    #[allow(clippy::print_stderr)] // figures of a run are worth a line
+    pub(crate) async fn end(self, cluster: &Cluster, name: &str) -> Figures {
+        let lasted = self.begun.elapsed();
+        let operations = self.registers.operations();
+        let mut wrong = self.registers.end().await;
+        self.ledger.end_load();
+        let ended = tokio::time::timeout(PATIENCE, self.customers).await;
+        ended.expect("the customers end").expect("no panic").expect("no error");
+        if let Err(open) = check::drain(&self.gateways, &self.ledger, PATIENCE).await {
+            wrong.push(format!("{open:#}"));
+        }
+        match check::all(&self.gateways, &self.ledger).await {
+            Ok(found) => wrong.extend(found),
+            Err(error) => wrong.push(format!("not all could be looked at: {error}")),
+        }
+        for (_, worker) in self.workers {
+            worker.abort();
+        }
+        wrong.extend(self.ledger.violations());
+        wrong.extend(cluster.complaints());
+        let durations = self.ledger.durations();
+        let at = |share: usize| durations.get(durations.len() * share / 1000).copied();
+        let delayed = durations.iter().filter(|took| **took > DELAYED).count();
+        let failed = self.ledger.failed_calls();
+        eprintln!(
+            "{name}: {} in {:.0} s, {operations} register operations; orchestrations took {:?} (p50), {:?} (p99), \
+             {:?} at most; {delayed} of {} took over {DELAYED:?}; {} calls failed for their callers",
+            self.ledger.summary(),
+            lasted.as_secs_f64(),
+            at(500).unwrap_or_default(),
+            at(990).unwrap_or_default(),
+            durations.last().copied().unwrap_or_default(),
+            durations.len(),
+            failed.len(),
+        );
+        let shown: Vec<_> = wrong.iter().take(20).map(|wrong| format!("- {wrong}")).collect();
+        assert!(wrong.is_empty(), "{name}: {} violations:\n{}", wrong.len(), shown.join("\n"));
+        Figures { ended: durations.len(), delayed, failed }
     }
 }
 
-async fn start_many(
-    client: Client,
-    node: u64,
-    stop: Arc<AtomicBool>,
-    slowest: Arc<AtomicU64>,
-) -> Vec<String> {
-    let mut acknowledged = Vec::new();
-    for n in 0.. {
-        if stop.load(Ordering::SeqCst) {
-            break;
-        }
-        let id = format!("i{node}-{n}");
-        let begun = Instant::now();
-        loop {
-            let request = wire::CreateInstanceRequest {
-                instance_id: id.clone(),
-                name: "Greet".into(),
-                input: Some(id.as_str().into()),
-                ..Default::default()
-            };
-            match client.rpc().start_instance(request).await {
-                Ok(_) => break,
-                // An earlier attempt got through.
-                Err(status) if status.code() == Code::AlreadyExists => break,
-                Err(status) => {
-                    assert!(begun.elapsed() < PATIENCE, "start {id} through node {node}: {status}")
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        slowest.fetch_max(begun.elapsed().as_millis() as u64, Ordering::SeqCst);
-        acknowledged.push(id);
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    acknowledged
+/// What a run came to.
+pub(crate) struct Figures {
+    /// Orchestrations whose end was told.
+    pub(crate) ended: usize,
+    /// Those that took over five seconds.
+    pub(crate) delayed: usize,
+    /// Calls that failed although an SDK would have repeated them.
+    pub(crate) failed: Vec<String>,
+}
+
+/// Ids that begin with `name`, one in each partition, in the order of partitions.
+pub(crate) fn one_per_partition(cluster: &Cluster, name: &str) -> Vec<String> {
+    let count = cluster.shape.partitions;
+    let ids = (1..=count).map(|partition| {
+        let mut ids = (0..).map(|n| format!("{name}-{n}"));
+        ids.find(|id| partition_of(DEFAULT_HUB, id, count).0 == partition).expect("one")
+    });
+    ids.collect()
 }

@@ -1,5 +1,6 @@
 //! Nodes of a cluster as processes on loopback: start, kill -9, pause, terminate, ask.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -7,19 +8,43 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
 
+use crate::links::Links;
+use crate::support::Client;
 use crate::support::server::http_get;
-use crate::support::{Client, Program, WorkerOptions, program::Running};
 
 /// How long a start, a stop or a move may take: a debug build on two busy cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One cluster at a time: each of them wants the whole machine.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// What is special about a cluster.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) partitions: u32,
+    /// Whether ways between nodes can be cut.
+    pub(crate) links: bool,
+    /// Log entries between two compactions of a partition.
+    pub(crate) snapshot_every: u64,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape { partitions: 4, links: false, snapshot_every: 50_000 }
+    }
+}
+
 /// One node.
 pub(crate) struct Process {
     pub(crate) id: u64,
-    grpc: String,
+    pub(crate) grpc: String,
     http: String,
+    /// Where it listens.
     pub(crate) peer: String,
+    /// Where other nodes find it.
+    reach: String,
     /// What the first start is told besides the usual.
     args: Vec<String>,
     child: Option<Child>,
@@ -28,7 +53,16 @@ pub(crate) struct Process {
 /// A cluster; its processes die with it.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Process>,
+    pub(crate) shape: Shape,
+    pub(crate) links: Links,
     folder: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// The server under test: `DURAHUB_TEST_BINARY` names another one, a release build for example.
+pub(crate) fn binary() -> std::ffi::OsString {
+    let other = std::env::var_os("DURAHUB_TEST_BINARY");
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_durahub").into())
 }
 
 fn free_ports<const N: usize>() -> [String; N] {
@@ -38,26 +72,20 @@ fn free_ports<const N: usize>() -> [String; N] {
     held.map(|port| port.local_addr().expect("an address").to_string())
 }
 
+async fn process(id: u64, links: &Links, shape: Shape) -> Process {
+    let [grpc, http, peer] = free_ports();
+    let reach = if shape.links { links.open(id, peer.clone()).await } else { peer.clone() };
+    Process { id, grpc, http, peer, reach, args: Vec::new(), child: None }
+}
+
 impl Cluster {
     /// Three nodes that form a cluster, started side by side.
     pub(crate) async fn start() -> Cluster {
-        let folder =
-            tempfile::Builder::new().prefix("durahub-cluster-").tempdir().expect("a folder");
-        let ports: [String; 9] = free_ports();
-        let list = (1..=3).map(|id| format!("{id}={}", ports[3 * id - 1]));
-        let list = list.collect::<Vec<_>>().join(",");
-        let nodes = (1..=3_usize).map(|id| {
-            let args = ["--node-id", &id.to_string(), "--initial-cluster", &list];
-            Process {
-                id: id as u64,
-                grpc: ports[3 * id - 3].clone(),
-                http: ports[3 * id - 2].clone(),
-                peer: ports[3 * id - 1].clone(),
-                args: args.map(str::to_owned).to_vec(),
-                child: None,
-            }
-        });
-        let mut cluster = Cluster { nodes: nodes.collect(), folder };
+        Cluster::start_as(Shape::default()).await
+    }
+
+    pub(crate) async fn start_as(shape: Shape) -> Cluster {
+        let mut cluster = Cluster::prepare(shape).await;
         for id in 1..=3 {
             cluster.launch(id);
         }
@@ -68,12 +96,32 @@ impl Cluster {
         cluster
     }
 
-    /// A node that joins the cluster through another.
+    /// Folders and addresses of three nodes; nothing runs yet.
+    pub(crate) async fn prepare(shape: Shape) -> Cluster {
+        let alone = ALONE.lock().await;
+        let folder =
+            tempfile::Builder::new().prefix("durahub-cluster-").tempdir().expect("a folder");
+        let links = Links::new();
+        let mut nodes = Vec::new();
+        for id in 1..=3 {
+            nodes.push(process(id, &links, shape).await);
+        }
+        let list = nodes.iter().map(|node| format!("{}={}", node.id, node.reach));
+        let list = list.collect::<Vec<_>>().join(",");
+        for node in &mut nodes {
+            let args = ["--node-id", &node.id.to_string(), "--initial-cluster", &list];
+            node.args = args.map(str::to_owned).to_vec();
+        }
+        Cluster { nodes, shape, links, folder, _alone: alone }
+    }
+
+    /// A node that joins the cluster through another, and gets this id.
     pub(crate) async fn join(&mut self, id: u64) {
-        let [grpc, http, peer] = free_ports();
+        let mut node = process(id, &self.links, self.shape).await;
         let through = self.nodes.iter().find(|node| node.child.is_some()).expect("a node runs");
-        let args = vec!["--join".to_owned(), through.peer.clone()];
-        self.nodes.push(Process { id, grpc, http, peer, args, child: None });
+        node.args = vec!["--join".to_owned(), through.reach.clone()];
+        node.args.extend(["--advertise-peer".to_owned(), node.reach.clone()]);
+        self.nodes.push(node);
         self.launch(id);
         self.ready(id).await;
     }
@@ -94,12 +142,15 @@ impl Cluster {
         self.folder.path().join(format!("data-{id}"))
     }
 
-    fn launch(&mut self, id: u64) {
+    pub(crate) fn launch(&mut self, id: u64) {
         let (log, data) = (self.log(id), self.data(id));
+        let partitions = self.shape.partitions.to_string();
+        let snapshot_every = self.shape.snapshot_every.to_string();
         let log = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let node = self.node_mut(id);
-        let child = Command::new(env!("CARGO_BIN_EXE_durahub"))
-            .args(["serve", "--log-format", "json", "--partitions", "4"])
+        let child = Command::new(binary())
+            .args(["serve", "--log-format", "json", "--partitions", &partitions])
+            .args(["--snapshot-every", &snapshot_every])
             .args(["--grpc-addr", &node.grpc, "--http-addr", &node.http, "--peer-addr", &node.peer])
             .arg("--data-dir")
             .arg(data)
@@ -108,7 +159,10 @@ impl Cluster {
             .stdout(File::from(std::os::fd::OwnedFd::from(log.try_clone().expect("a handle"))))
             .stderr(log)
             .spawn();
-        node.child = Some(child.expect("start a node"));
+        let child = child.expect("start a node");
+        let pid = child.id();
+        node.child = Some(child);
+        self.links.runs(id, pid);
     }
 
     pub(crate) async fn ready(&mut self, id: u64) {
@@ -152,7 +206,7 @@ impl Cluster {
     }
 
     pub(crate) fn signal(&self, id: u64, name: &str) {
-        let pid = self.node(id).child.as_ref().expect("it runs").id();
+        let pid = self.pid(id);
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
         assert!(sent.expect("run a shell").success());
     }
@@ -160,6 +214,11 @@ impl Cluster {
     /// Asks a node to stop and waits until it has.
     pub(crate) async fn terminate(&mut self, id: u64) {
         self.signal(id, "TERM");
+        self.ended(id).await;
+    }
+
+    /// Waits until a node that was asked to stop has stopped.
+    pub(crate) async fn ended(&mut self, id: u64) {
         let until = Instant::now() + PATIENCE;
         let mut child = self.node_mut(id).child.take().expect("it runs");
         while child.try_wait().expect("its status").is_none() {
@@ -172,14 +231,52 @@ impl Cluster {
         Client::new(&self.node(id).grpc)
     }
 
-    pub(crate) fn work(&self, id: u64, program: &Program) -> Running {
-        program.run(&self.client(id), WorkerOptions::default())
+    /// Nodes that run.
+    pub(crate) fn running(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|node| node.child.is_some()).map(|node| node.id).collect()
+    }
+
+    pub(crate) fn pid(&self, id: u64) -> u32 {
+        self.node(id).child.as_ref().expect("it runs").id()
+    }
+
+    /// How often a replica of this node caught up by a snapshot.
+    pub(crate) fn snapshots(&self, id: u64) -> usize {
+        let text = std::fs::read_to_string(self.log(id)).expect("its log");
+        text.matches("caught up by a snapshot").count()
+    }
+
+    /// What the nodes wrote that no node should ever write, whatever happens around it; two leaders of one term
+    /// are told of as well.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut leaders = BTreeMap::new();
+        for node in &self.nodes {
+            let text = std::fs::read_to_string(self.log(node.id)).unwrap_or_default();
+            let bad = text.lines().filter(|line| {
+                line.contains("\"level\":\"ERROR\"") || line.contains("panicked at")
+            });
+            found.extend(bad.take(5).map(|line| format!("node {} wrote: {line}", node.id)));
+            for (partition, term) in text.lines().filter_map(began_to_lead) {
+                let first = *leaders.entry((partition, term)).or_insert(node.id);
+                if first != node.id {
+                    found.push(format!(
+                        "nodes {first} and {} both led partition {partition} in term {term}",
+                        node.id
+                    ));
+                }
+            }
+        }
+        if leaders.is_empty() {
+            found.push("no node wrote that it leads: the log is not what this check reads".into());
+        }
+        found
     }
 
     /// `durahub cluster ...`, asked through one node.
     pub(crate) fn operate(&self, through: u64, args: &[&str]) -> Output {
         let endpoint = format!("http://{}", self.node(through).peer);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_durahub"));
+        let mut command = Command::new(binary());
         command.arg("cluster").args(args).args(["--endpoint", &endpoint]);
         command.output().expect("run the command line")
     }
@@ -194,14 +291,36 @@ impl Cluster {
         self.status(through)["partitions"][partition]["leader"].as_u64()
     }
 
+    /// Waits until the cluster no longer lists a node.
+    pub(crate) async fn gone(&self, through: u64, id: u64) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(through);
+            if !status["nodes"].as_array().expect("nodes").iter().any(|node| node["node"] == id) {
+                return;
+            }
+            assert!(Instant::now() < until, "node {id} is not removed: {status:#}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Lets a node found a cluster of its own in its folder, and stops it.
+    pub(crate) async fn found_alone(&mut self, id: u64) {
+        let alone = ["--node-id".to_owned(), id.to_string()].to_vec();
+        let args = std::mem::replace(&mut self.node_mut(id).args, alone);
+        self.restart(id).await;
+        self.terminate(id).await;
+        self.node_mut(id).args = args;
+    }
+
     /// Waits until so many nodes share leaders and votes.
     pub(crate) async fn balanced(&self, count: usize) -> Value {
-        let through = self.nodes.iter().find(|node| node.child.is_some()).expect("a node runs").id;
+        let through = self.running()[0];
         let until = Instant::now() + PATIENCE;
         loop {
             let status = self.status(through);
             let nodes = status["nodes"].as_array().expect("nodes");
-            let most = 5_usize.div_ceil(count) as u64;
+            let most = (self.shape.partitions as usize + 1).div_ceil(count) as u64;
             let even = nodes.len() == count
                 && nodes.iter().all(|node| node["reachable"] == true)
                 && nodes.iter().all(|node| node["leads"].as_u64().is_some_and(|n| n <= most));
@@ -219,6 +338,14 @@ impl Cluster {
     }
 }
 
+/// Partition and term, if this is the line of a node that begins to lead.
+fn began_to_lead(line: &str) -> Option<(u64, u64)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    (fields.get("message")? == "leading").then_some(())?;
+    Some((fields.get("partition")?.as_u64()?, fields.get("term")?.as_u64()?))
+}
+
 impl Drop for Cluster {
     #[allow(clippy::print_stderr)] // what the nodes said is all there is to find out why
     fn drop(&mut self) {
@@ -229,6 +356,8 @@ impl Drop for Cluster {
             }
         }
         if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!("data folders and logs are kept in {}", self.folder.path().display());
             for node in &self.nodes {
                 let text = std::fs::read_to_string(self.log(node.id)).unwrap_or_default();
                 let lines: Vec<_> = text.lines().collect();

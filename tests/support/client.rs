@@ -31,6 +31,7 @@ pub struct Client {
 pub struct Headers {
     task_hub: Option<MetadataValue<Ascii>>,
     worker: Option<MetadataValue<Ascii>>,
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 impl Interceptor for Headers {
@@ -40,6 +41,9 @@ impl Interceptor for Headers {
         }
         if let Some(worker) = &self.worker {
             request.metadata_mut().insert("workerid", worker.clone());
+        }
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
         }
         Ok(request)
     }
@@ -52,6 +56,19 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let endpoint = endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(5));
         Client { channel: endpoint.connect_lazy(), headers: Headers::default() }
+    }
+
+    /// A client on this connection.
+    pub fn over(channel: Channel) -> Self {
+        Client { channel, headers: Headers::default() }
+    }
+
+    /// The same connection, with this token.
+    pub fn with_token(&self, token: &str) -> Self {
+        let mut client = self.clone();
+        let value = format!("Bearer {token}");
+        client.headers.authorization = Some(value.parse().expect("a header value"));
+        client
     }
 
     /// The same connection, with this task hub in the header.

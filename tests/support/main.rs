@@ -3,6 +3,10 @@
 #[path = "../../src/bench/fake/mod.rs"]
 #[allow(dead_code, clippy::unwrap_used)]
 mod fake;
+#[path = "record/mod.rs"]
+mod record;
+#[path = "record/sight.rs"]
+mod sight;
 #[path = "mod.rs"]
 mod support;
 

@@ -6,6 +6,7 @@
 //! - [`worker::Worker`] is a worker under the test's control, one item at a time;
 //! - [`program::Program`] is a worker that runs by itself, from closures;
 //! - [`habits`] run a program as each public SDK would, with its habits;
+//! - [`security`] makes certificates and tokens;
 //! - [`actions`] builds the actions of a turn, [`history::History`] reads what a turn is given.
 //!
 //! Everything panics with the reason when something is not as it should be: this is test code.
@@ -17,6 +18,7 @@ pub mod client;
 pub mod habits;
 pub mod history;
 pub mod program;
+pub mod security;
 pub mod server;
 pub mod worker;
 

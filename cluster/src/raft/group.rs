@@ -109,6 +109,7 @@ impl<M: Machine> Group<M> {
         let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
         let watcher = tokio::spawn(watch_leadership(id, raft.clone(), sender));
         let (flusher, quarantined) = (setup.flusher, AtomicBool::new(false));
+        metrics::quarantined(id.0).set(0.0);
         let group = Self { id, raft, leadership, watcher, snapshots, facts, flusher, quarantined };
         if !setup.joins {
             group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
@@ -167,6 +168,13 @@ impl<M: Machine> Group<M> {
                 self.confirm_leadership().await
             }
         }
+    }
+
+    /// Whether this node leads and a quorum has answered it lately; a lone voter needs no answer. Waits for
+    /// nobody.
+    pub(crate) async fn has_quorum(&self) -> bool {
+        self.raft.voter_ids().count() <= 1
+            || self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await.is_ok()
     }
 
     async fn confirm_leadership(&self) -> Result<(), Error> {
@@ -326,7 +334,8 @@ fn config(id: GroupId, snapshot_every: u64, keep_entries: u64) -> Config {
         install_snapshot_timeout: 600_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
         max_in_snapshot_log_to_keep: keep_entries,
-        purge_batch_size: 1024,
+        // Many at a time, but never more than a whole compaction.
+        purge_batch_size: snapshot_every.min(1024),
         replication_lag_threshold: 20_000.max(keep_entries * 2),
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),

@@ -241,6 +241,8 @@ impl<M: Machine> RaftStateMachine<Types> for State<M> {
         self.facts.points.lock().clear();
         self.look_around();
         self.facts.changed.notify_waiters();
+        let index = self.applied.last.as_ref().map_or(0, LogId::index);
+        tracing::info!(partition = self.group.0, index, "caught up by a snapshot");
         Ok(())
     }
 

@@ -33,6 +33,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -53,6 +54,19 @@ pub(crate) enum Space {
 
 /// Puts (`Some`) and deletions (`None`) that become visible and durable together.
 pub(crate) type WriteBatch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What [`Engine::tidy`] has done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tidied {
+    /// Bytes on disk before.
+    pub(crate) before: u64,
+    /// Bytes on disk after.
+    pub(crate) after: u64,
+    /// Bytes of keys and values.
+    pub(crate) alive: u64,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
 
 /// Visitor of a scan; breaks to stop early.
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
@@ -77,6 +91,15 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// Bytes that the engine occupies on disk; 0 when it keeps nothing.
     fn size_on_disk(&self) -> u64;
+
+    /// Gives disk space back where that is worth the work; takes long, and others go on meanwhile. `None` when
+    /// nothing was done.
+    ///
+    /// # Errors
+    /// After an error the engine must not be used any more.
+    fn tidy(&self) -> io::Result<Option<Tidied>> {
+        Ok(None)
+    }
 
     /// True when nothing outlives the process, so that group commit has no point.
     fn volatile(&self) -> bool;

@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use durahub_proto::peer::frame::Body;
 use durahub_proto::peer::{Frame, Hello, Method};
 
-use super::outbox::Begin;
 use super::{FRAME_BYTES, MESSAGE_BYTES};
 
 /// Bytes of unfinished messages that one stream may hold.
@@ -30,10 +29,22 @@ pub(super) enum Message {
     Cancel {
         call: u64,
     },
+    /// The next item of a feed.
+    Item {
+        call: u64,
+        payload: Bytes,
+    },
+}
+
+/// What a message is, by its first frame.
+enum Begun {
+    Request { method: Method, group: u32 },
+    Response,
+    Item,
 }
 
 struct Partial {
-    begin: Begin,
+    begin: Begun,
     length: usize,
     data: BytesMut,
 }
@@ -52,16 +63,12 @@ impl Inbox {
         match frame.body {
             Some(Body::Hello(hello)) => Ok(Some(Message::Hello(hello))),
             Some(Body::Request(request)) => {
-                let begin = Begin::Request {
-                    method: request.method(),
-                    group: request.group,
-                    timeout_ms: request.timeout_ms,
-                };
+                let begin = Begun::Request { method: request.method(), group: request.group };
                 self.begin(call, begin, request.length, request.data)
             }
             Some(Body::Response(response)) => match response.refusal {
                 Some(refusal) => Ok(Some(Message::Response { call, result: Err(refusal.reason) })),
-                None => self.begin(call, Begin::Response, response.length, response.data),
+                None => self.begin(call, Begun::Response, response.length, response.data),
             },
             Some(Body::More(data)) => {
                 self.bytes += data.len();
@@ -82,7 +89,7 @@ impl Inbox {
                 }
                 Ok(Some(Message::Cancel { call }))
             }
-            Some(Body::Item(_)) => Err("items are not known to this version".into()),
+            Some(Body::Item(item)) => self.begin(call, Begun::Item, item.length, item.data),
             // A kind of frame of a newer version.
             None => Ok(None),
         }
@@ -91,7 +98,7 @@ impl Inbox {
     fn begin(
         &mut self,
         call: u64,
-        begin: Begin,
+        begin: Begun,
         length: u64,
         data: Bytes,
     ) -> Result<Option<Message>, String> {
@@ -132,10 +139,11 @@ impl Inbox {
     }
 }
 
-fn whole(call: u64, begin: Begin, payload: Bytes) -> Message {
+fn whole(call: u64, begin: Begun, payload: Bytes) -> Message {
     match begin {
-        Begin::Request { method, group, .. } => Message::Request { call, method, group, payload },
-        Begin::Response => Message::Response { call, result: Ok(payload) },
+        Begun::Request { method, group } => Message::Request { call, method, group, payload },
+        Begun::Response => Message::Response { call, result: Ok(payload) },
+        Begun::Item => Message::Item { call, payload },
     }
 }
 

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use durahub_proto::peer::peer_client::PeerClient;
 use durahub_proto::peer::{Frame, Hello};
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Code, Status, Streaming};
 
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
-use super::{CONNECT_TIME, Shared, connect};
-use crate::peers::{Call, Peer, PeerError};
+use super::{CONNECT_TIME, Shared, causes, connect};
+use crate::peers::{Call, Method, Peer, PeerError};
+use crate::program::Feed;
 
 /// Pause after the first failure to connect; doubled with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -44,7 +45,13 @@ struct Session {
     outbox: Outbox,
     next_call: AtomicU64,
     /// `None` once the session has ended.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Result<Bytes, PeerError>>>>>,
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
+}
+
+/// Who waits for what the peer says in a call.
+enum Waiting {
+    Answer(oneshot::Sender<Result<Bytes, PeerError>>),
+    Items(mpsc::UnboundedSender<Bytes>),
 }
 
 impl Link {
@@ -67,6 +74,12 @@ impl Link {
         tokio::time::timeout_at(deadline, session.call(self.peer, call, timeout))
             .await
             .unwrap_or_else(|_| late())
+    }
+
+    /// Opens a feed.
+    pub(super) async fn feed(self: &Arc<Self>, to: &Peer) -> Result<Feed, PeerError> {
+        let session = self.session(to).await?;
+        session.feed(self.peer).await
     }
 
     fn unreachable(&self, reason: &str) -> PeerError {
@@ -184,6 +197,7 @@ async fn receive(session: &Session, mut answers: Streaming<Frame>, mut inbox: In
         };
         match inbox.accept(frame) {
             Ok(Some(Message::Response { call, result })) => session.answer(call, result),
+            Ok(Some(Message::Item { call, payload })) => session.item(call, payload),
             Ok(_) => {}
             Err(reason) => return reason,
         }
@@ -196,7 +210,7 @@ impl Session {
         let (sender, answer) = oneshot::channel();
         let id = self.next_call.fetch_add(1, Ordering::Relaxed);
         match self.waiting.lock().as_mut() {
-            Some(waiting) => waiting.insert(id, sender),
+            Some(waiting) => waiting.insert(id, Waiting::Answer(sender)),
             None => {
                 let reason = "the link was just lost".into();
                 return Err(PeerError::Unreachable { peer, reason });
@@ -218,12 +232,53 @@ impl Session {
         }
     }
 
+    async fn feed(self: Arc<Self>, peer: u64) -> Result<Feed, PeerError> {
+        let (mine, theirs) = Feed::pair();
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        match self.waiting.lock().as_mut() {
+            Some(waiting) => waiting.insert(id, Waiting::Items(theirs.sender)),
+            None => {
+                let reason = "the link was just lost".into();
+                return Err(PeerError::Unreachable { peer, reason });
+            }
+        };
+        let begin = Begin::Request { method: Method::Feed, group: 0, timeout_ms: 0 };
+        self.outbox.send(id, begin, Bytes::new()).await;
+        let mut to_send = theirs.receiver;
+        tokio::spawn(async move {
+            while let Some(item) = to_send.recv().await {
+                self.outbox.send_item(id, item).await;
+            }
+            let open = self.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
+            if open.is_some() {
+                self.outbox.cancel(id);
+            }
+        });
+        Ok(mine)
+    }
+
     fn answer(&self, call: u64, result: Result<Bytes, String>) {
         let waiting = self.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&call));
-        if let Some(waiting) = waiting {
-            // The peer's id is filled in by the caller.
-            let result = result.map_err(|reason| PeerError::Failed { peer: 0, reason });
-            let _ = waiting.send(result);
+        match waiting {
+            Some(Waiting::Answer(waiting)) => {
+                // The peer's id is filled in by the caller.
+                let result = result.map_err(|reason| PeerError::Failed { peer: 0, reason });
+                let _ = waiting.send(result);
+            }
+            Some(Waiting::Items(_)) => {
+                if let Err(reason) = result {
+                    tracing::debug!(%reason, "a feed was refused");
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn item(&self, call: u64, item: Bytes) {
+        let waiting = self.waiting.lock();
+        if let Some(Waiting::Items(items)) = waiting.as_ref().and_then(|all| all.get(&call)) {
+            // Whoever no longer reads has let go of the feed.
+            let _ = items.send(item);
         }
     }
 
@@ -231,7 +286,10 @@ impl Session {
     fn end(&self, peer: u64, reason: &str) {
         self.outbox.close();
         for (_, waiting) in self.waiting.lock().take().into_iter().flatten() {
-            let _ = waiting.send(Err(PeerError::Lost { peer, reason: reason.into() }));
+            // Feeds end when their senders are dropped.
+            if let Waiting::Answer(waiting) = waiting {
+                let _ = waiting.send(Err(PeerError::Lost { peer, reason: reason.into() }));
+            }
         }
     }
 }
@@ -256,7 +314,8 @@ impl Drop for Unanswered<'_> {
 
 /// What a status of a peer means.
 pub(super) fn refusal(peer: u64, status: &Status) -> PeerError {
-    let reason = status.message().to_owned();
+    let cause = std::error::Error::source(status).map(|cause| format!(": {}", causes(cause)));
+    let reason = status.message().to_owned() + &cause.unwrap_or_default();
     match status.code() {
         Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument => {
             PeerError::Failed { peer, reason }

@@ -10,7 +10,7 @@
 //! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
 //! - [`server`]: the answering side;
 //! - [`snapshot`]: both sides of a snapshot;
-//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS.
+//! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS, and for who showed what.
 //!
 //! The name of a peer's host is looked up at every connect: addresses may change behind stable names.
 //!
@@ -36,9 +36,10 @@ use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
 pub use server::PeerServer;
-pub use stream::{PeerStream, Plain, Secure};
+pub use stream::{PeerInfo, PeerStream, Plain, Secure, Shown};
 
 use crate::peers::{Call, Judge, Peer, PeerError, SnapshotCall, Transport};
+use crate::program::Feed;
 use link::Link;
 
 /// Version of the protocol that this build speaks.
@@ -50,8 +51,11 @@ const FRAME_BYTES: usize = 256 << 10;
 const MESSAGE_BYTES: usize = 256 << 20;
 /// Time to reach a host and be greeted.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// Silence after which a connection is probed, and then how long the probe may take.
-const KEEPALIVE: Duration = Duration::from_secs(3);
+/// Silence after which a connection is probed. A leader whose followers hear it, but which hears nobody, keeps
+/// them from voting until its links end: so it is short.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// How long a probe may take.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(2);
 /// Window of one stream, in bytes: what may be on its way without the receiver having read it.
 const STREAM_WINDOW: u32 = 2 << 20;
 /// Window of a connection, in bytes.
@@ -86,6 +90,13 @@ impl AddressBook {
         let mut nodes: Vec<u64> = self.0.read().known.keys().copied().collect();
         nodes.sort_unstable();
         nodes
+    }
+
+    /// Where the book knows a node, or all of its nodes.
+    pub(crate) fn addresses(&self, node: Option<u64>) -> Vec<String> {
+        let book = self.0.read();
+        let known = book.known.iter().filter(|(id, _)| node.is_none_or(|node| node == **id));
+        known.map(|(_, address)| address.clone()).collect()
     }
 
     fn find(&self, peer: &Peer) -> String {
@@ -150,6 +161,11 @@ impl Transport for GrpcTransport {
         Box::pin(async move { link.call(to, call, timeout).await })
     }
 
+    fn feed<'a>(&'a self, to: &'a Peer) -> BoxFuture<'a, Result<Feed, PeerError>> {
+        let link = self.link(to.id);
+        Box::pin(async move { link.feed(to).await })
+    }
+
     fn snapshot<'a>(
         &'a self,
         to: &'a Peer,
@@ -207,7 +223,7 @@ async fn connect(secure: &Arc<dyn Secure>, peer: u64, address: &str) -> Result<C
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_ANSWER)
         .keep_alive_while_idle(true);
     let dial = stream::Dial { secure: Arc::clone(secure), address: address.to_owned() };
     let connecting = endpoint.connect_with_connector(dial);

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use durahub_proto::peer::frame::Body;
-use durahub_proto::peer::{Cancel, Frame, Hello, Method, Refusal, Request, Response};
+use durahub_proto::peer::{Cancel, Frame, Hello, Item, Method, Refusal, Request, Response};
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +20,8 @@ use super::FRAME_BYTES;
 
 /// Bytes of one kind of bulk that may wait; one message may be longer when it is alone.
 const ROOM_BYTES: usize = 64 << 20;
+/// Bytes of feeds that may wait; one item may be longer when it is alone. Little, since items are sent in order.
+const FEED_BYTES: usize = 1 << 20;
 /// Shorter messages of consensus wait for nothing.
 const SHORT_BYTES: usize = 4 << 10;
 
@@ -54,6 +56,7 @@ pub(super) struct Outbox {
     waiting: Arc<Mutex<Waiting>>,
     bulk: Arc<Semaphore>,
     proposals: Arc<Semaphore>,
+    feeds: Arc<Semaphore>,
 }
 
 impl Outbox {
@@ -63,6 +66,7 @@ impl Outbox {
             waiting: Arc::default(),
             bulk: Arc::new(Semaphore::new(ROOM_BYTES)),
             proposals: Arc::new(Semaphore::new(ROOM_BYTES)),
+            feeds: Arc::new(Semaphore::new(FEED_BYTES)),
         };
         outbox.push(Frame { call: 0, body: Some(Body::Hello(hello)) }, None);
         outbox
@@ -71,7 +75,7 @@ impl Outbox {
     /// Queues a message, after waiting for room if it is bulk.
     pub(super) async fn send(&self, call: u64, begin: Begin, payload: Bytes) {
         let room = match &begin {
-            Begin::Request { method: Method::Propose, .. } => Some(&self.proposals),
+            Begin::Request { method: Method::Propose | Method::Ask, .. } => Some(&self.proposals),
             Begin::Response => None,
             _ if payload.len() < SHORT_BYTES => None,
             _ => Some(&self.bulk),
@@ -102,6 +106,30 @@ impl Outbox {
             waiting.long.push_back(Long { call, rest, begun: false, _room: room });
             wake(waiting);
         }
+    }
+
+    /// Queues the next item of a feed. All its pieces at once: those of a feed are never mixed.
+    pub(super) async fn send_item(&self, call: u64, payload: Bytes) {
+        let wanted = payload.len().clamp(1, FEED_BYTES) as u32;
+        let mut room = Arc::clone(&self.feeds).acquire_many_owned(wanted).await.ok();
+        let length = payload.len() as u64;
+        let mut rest = payload;
+        let data = rest.split_to(rest.len().min(FRAME_BYTES));
+        let mut body = Body::Item(Item { length, data, last: false });
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return;
+        }
+        loop {
+            let frame = Frame { call, body: Some(body) };
+            if rest.is_empty() {
+                waiting.short.push_back((frame, room.take()));
+                break;
+            }
+            waiting.short.push_back((frame, None));
+            body = Body::More(rest.split_to(rest.len().min(FRAME_BYTES)));
+        }
+        wake(waiting);
     }
 
     /// Queues a refusal.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use durahub_proto::peer::peer_server::{self, Peer};
 use durahub_proto::peer::{
     Frame, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Method, SnapshotAnswer,
@@ -22,11 +23,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
-use super::stream::{PeerStream, Secure};
-use super::{CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, STREAM_WINDOW, snapshot};
-use crate::admin::{AdminApi, AdminService};
+use super::stream::{PeerInfo, PeerStream, Secure};
+use super::{
+    CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, KEEPALIVE_ANSWER, STREAM_WINDOW, snapshot,
+};
+use crate::admin::{AdminApi, AdminService, Guard};
 use crate::machine::GroupId;
 use crate::peers::{Call, PeerService, Rejection};
+use crate::program::Feed;
 
 /// Connections that are being accepted at the same time.
 const ACCEPTING: usize = 64;
@@ -41,12 +45,13 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
-    /// Answers peers and operators on `listener` until [`PeerServer::stop`].
+    /// Answers peers, and the operators whom `guard` admits, on `listener` until [`PeerServer::stop`].
     pub fn start(
         listener: TcpListener,
         secure: Arc<dyn Secure>,
         service: Arc<dyn PeerService>,
         admin: Arc<dyn AdminService>,
+        guard: Arc<dyn Guard>,
     ) -> Self {
         let (stop, stopping) = watch::channel(false);
         let (accepted, incoming) = mpsc::channel(ACCEPTING);
@@ -56,9 +61,9 @@ impl PeerServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             .add_service(peer_server::PeerServer::new(peer))
-            .add_service(AdminApi::server(admin))
+            .add_service(AdminApi::server(admin, guard))
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), until(stopping));
         Self { stop, serving: tokio::spawn(serving), accepting }
     }
@@ -113,6 +118,29 @@ struct PeerApi {
     stopping: watch::Receiver<bool>,
 }
 
+impl PeerApi {
+    /// Refuses a caller whose certificate is for none of these addresses. Never with `PERMISSION_DENIED`, which
+    /// tells a node that it is no member any more.
+    fn check(&self, info: &PeerInfo, addresses: &[String]) -> Result<(), Status> {
+        if info.speaks_for(addresses.iter().map(String::as_str)) {
+            return Ok(());
+        }
+        let shown = info.shown.as_ref().map_or_else(
+            || "no certificate was shown".to_owned(),
+            |shown| format!("the certificate is for {:?}", shown.names()),
+        );
+        let text = format!("{shown}, not for the caller's address {addresses:?}");
+        tracing::warn!(reason = %text, "a peer was refused");
+        Err(Status::unauthenticated(text))
+    }
+}
+
+fn info<T>(request: &Request<T>) -> PeerInfo {
+    // A connection of which nothing is known may do nothing.
+    let unknown = || PeerInfo { secured: true, shown: None };
+    request.extensions().get::<PeerInfo>().cloned().unwrap_or_else(unknown)
+}
+
 pub(super) fn rejected(rejection: Rejection) -> Status {
     match rejection {
         Rejection::NotNow(reason) => Status::unavailable(reason),
@@ -129,6 +157,7 @@ impl Peer for PeerApi {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
+        let info = info(&request);
         let mut frames = request.into_inner();
         let mut inbox = Inbox::default();
         let first = tokio::time::timeout(CONNECT_TIME, frames.message())
@@ -137,6 +166,7 @@ impl Peer for PeerApi {
         let Some(Ok(Some(Message::Hello(hello)))) = first.map(|frame| inbox.accept(frame)) else {
             return Err(Status::invalid_argument("the first frame is not a greeting"));
         };
+        self.check(&info, &self.service.addresses(Some(hello.node)))?;
         let mine = self.service.greet(&hello).map_err(rejected)?;
         let outbox = Outbox::new(mine);
         let peer = hello.node;
@@ -145,6 +175,7 @@ impl Peer for PeerApi {
             service: Arc::clone(&self.service),
             outbox: outbox.clone(),
             running: Arc::default(),
+            feeds: Arc::default(),
         };
         let stopping = self.stopping.clone();
         tokio::spawn(async move {
@@ -154,6 +185,7 @@ impl Peer for PeerApi {
             };
             tracing::debug!(peer, reason = %ended, "an incoming link has ended");
             link.outbox.close();
+            link.feeds.lock().clear();
             for (_, task) in link.running.lock().drain() {
                 task.abort();
             }
@@ -165,6 +197,7 @@ impl Peer for PeerApi {
         &self,
         request: Request<Streaming<SnapshotFrame>>,
     ) -> Result<Response<SnapshotAnswer>, Status> {
+        self.check(&info(&request), &self.service.addresses(None))?;
         let payload = snapshot::receive(&self.service, request.into_inner()).await?;
         Ok(Response::new(SnapshotAnswer { payload }))
     }
@@ -173,10 +206,14 @@ impl Peer for PeerApi {
         &self,
         request: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
+        if info(&request).secured && info(&request).shown.is_none() {
+            return Err(Status::unauthenticated("a node must show a certificate"));
+        }
         Ok(Response::new(self.service.identify(&request.into_inner())))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        self.check(&info(&request), &[request.get_ref().address.clone()])?;
         self.service.join(request.into_inner()).await.map(Response::new).map_err(rejected)
     }
 }
@@ -187,6 +224,8 @@ struct Answering {
     service: Arc<dyn PeerService>,
     outbox: Outbox,
     running: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+    /// Where the items of open feeds go.
+    feeds: Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Bytes>>>>,
 }
 
 impl Answering {
@@ -198,10 +237,18 @@ impl Answering {
                 Err(status) => return status.message().to_owned(),
             };
             match inbox.accept(frame) {
+                Ok(Some(Message::Request { call, method: Method::Feed, .. })) => self.feed(call),
+                Ok(Some(Message::Item { call, payload })) => {
+                    if let Some(items) = self.feeds.lock().get(&call) {
+                        // Whoever no longer reads has let go of the feed.
+                        let _ = items.send(payload);
+                    }
+                }
                 Ok(Some(Message::Request { call, method, group, payload })) => {
                     self.answer(call, Call { group: GroupId(group), method, payload });
                 }
                 Ok(Some(Message::Cancel { call })) => {
+                    self.feeds.lock().remove(&call);
                     if let Some(task) = self.running.lock().remove(&call) {
                         task.abort();
                     }
@@ -213,6 +260,25 @@ impl Answering {
                 }
             }
         }
+    }
+
+    fn feed(&self, id: u64) {
+        let (mine, theirs) = Feed::pair();
+        self.feeds.lock().insert(id, mine.sender);
+        self.service.feed(self.peer, theirs);
+        let (outbox, running) = (self.outbox.clone(), Arc::clone(&self.running));
+        let feeds = Arc::clone(&self.feeds);
+        let mut to_send = mine.receiver;
+        let mut noted = self.running.lock();
+        let task = tokio::spawn(async move {
+            while let Some(item) = to_send.recv().await {
+                outbox.send_item(id, item).await;
+            }
+            feeds.lock().remove(&id);
+            outbox.send(id, Begin::Response, Bytes::new()).await;
+            running.lock().remove(&id);
+        });
+        noted.insert(id, task.abort_handle());
     }
 
     fn answer(&self, id: u64, call: Call) {

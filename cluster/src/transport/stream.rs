@@ -1,4 +1,5 @@
-//! How a TCP connection becomes a stream of bytes: as it is, or wrapped. TLS will be one more [`Secure`].
+//! How a TCP connection becomes a stream of bytes: as it is, or wrapped by a [`Secure`] of the program's, and
+//! what is known of the other end then.
 
 use std::io;
 use std::pin::Pin;
@@ -16,13 +17,50 @@ use tonic::transport::server::Connected;
 trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
+/// A certificate that the other end showed, and that is signed as it must be.
+pub trait Shown: Send + Sync + 'static {
+    /// Its names, the one that matters most first.
+    fn names(&self) -> &[String];
+
+    /// Whether it is the certificate of the node on this host.
+    fn is_for(&self, host: &str) -> bool;
+}
+
+/// What is known of the other end of a connection to the peer port.
+#[derive(Clone, Default)]
+pub struct PeerInfo {
+    /// Whether nodes must show a certificate.
+    pub secured: bool,
+    /// The one that was shown.
+    pub shown: Option<Arc<dyn Shown>>,
+}
+
+impl PeerInfo {
+    /// Whether the other end may speak for a node on one of these hosts (`host:port`).
+    pub(super) fn speaks_for<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) -> bool {
+        let host = |address: &'a str| address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let is_for = |shown: &Arc<dyn Shown>| {
+            addresses.into_iter().any(|address| shown.is_for(host(address)))
+        };
+        !self.secured || self.shown.as_ref().is_some_and(is_for)
+    }
+}
+
 /// A connection between nodes.
-pub struct PeerStream(Box<dyn Bytes>);
+pub struct PeerStream(Box<dyn Bytes>, PeerInfo);
 
 impl PeerStream {
     /// Wraps whatever carries the bytes.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(stream))
+        Self(Box::new(stream), PeerInfo::default())
+    }
+
+    /// The same for the answering end of a connection on which nodes must show a certificate.
+    pub fn secured(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        shown: Option<Arc<dyn Shown>>,
+    ) -> Self {
+        Self(Box::new(stream), PeerInfo { secured: true, shown })
     }
 }
 
@@ -81,9 +119,11 @@ impl Service<http::Uri> for Dial {
 }
 
 impl Connected for PeerStream {
-    type ConnectInfo = ();
+    type ConnectInfo = PeerInfo;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> PeerInfo {
+        self.1.clone()
+    }
 }
 
 impl AsyncRead for PeerStream {

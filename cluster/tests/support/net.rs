@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use durahub_cluster::admin::Open;
 use durahub_cluster::admin::messages::StatusResponse;
 use durahub_cluster::transport::{AddressBook, GrpcTransport, PeerServer, Plain};
 use durahub_cluster::{GroupId, Leadership, Node, NodeConfig, StartError, Storage};
@@ -170,7 +171,13 @@ impl Net {
         let machine = Arc::new(Counters::default());
         let node = Node::start(config, Arc::clone(&machine)).await?;
         assert_eq!(node.identity().node, id);
-        let server = PeerServer::start(listener, Arc::new(Plain), node.service(), node.admin());
+        let server = PeerServer::start(
+            listener,
+            Arc::new(Plain),
+            node.service(),
+            node.admin(),
+            Arc::new(Open),
+        );
         self.nodes.insert(id, Running { node, machine, server });
         Ok(())
     }

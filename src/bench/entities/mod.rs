@@ -79,7 +79,7 @@ pub(super) async fn measure(args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
         !args.no_worker,
         "entities: this workload has no worker but its own; leave out --no-worker"
     );
-    let target = Target::new(&args.endpoint, &args.task_hub)?;
+    let target = Target::new(&args.endpoint, &args.task_hub, &args.dial)?;
     target.check().await?;
     let run = format!("{:08x}", fastrand::u32(..));
     // Dropping the set ends the streams.

@@ -19,6 +19,11 @@ impl Kind {
     pub(crate) const COUNT: usize = 3;
     /// The kinds that are dispatched.
     pub(crate) const DISPATCHED: [Kind; 3] = [Kind::Turn, Kind::Activity, Kind::Entity];
+
+    /// The kind with that number between nodes; `None` for one of a newer version.
+    pub(crate) fn numbered(number: u32) -> Option<Kind> {
+        Kind::DISPATCHED.get(number as usize).copied()
+    }
 }
 
 /// An item of a hub.

@@ -15,13 +15,14 @@
 //! item still wants work is looked up when it is assembled.
 //!
 //! [`item`] is what waits, [`lease`] and [`stream`] are who has it, [`chunks`] are completions in parts;
-//! [`assign`] hands out, [`answer`] takes back.
+//! [`assign`] hands out, [`answer`] takes back; [`room`] is about streams that other nodes have work for, too.
 
 mod answer;
 mod assign;
 mod chunks;
 mod item;
 mod lease;
+mod room;
 mod stream;
 
 use std::collections::{BTreeSet, HashMap};
@@ -32,6 +33,7 @@ pub(crate) use self::chunks::{Kept, Series, index_of, is_partial};
 pub(crate) use self::item::{Key, Kind};
 pub use self::lease::LeaseTimes;
 pub(crate) use self::lease::{Claim, End, LeaseId};
+pub(crate) use self::room::{Note, RoomNote};
 pub(crate) use self::stream::{Offer, StreamId};
 
 use self::item::{Delayed, Slot, Waiting};
@@ -269,9 +271,9 @@ impl Hub {
         self.queues[kind as usize].oldest().map(|(since, _)| since)
     }
 
-    /// How many worker streams are open.
+    /// How many worker streams are open at this node's gateway.
     pub(crate) fn stream_count(&self) -> usize {
-        self.streams.len()
+        self.streams.local()
     }
 
     /// Whether any item is with a worker.

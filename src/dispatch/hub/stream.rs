@@ -1,4 +1,7 @@
 //! Worker streams, as a hub knows them: what they accept, and how much more they can hold.
+//!
+//! A stream may be at another node's gateway, and others may lead work for it as well. Its *room* here is what the
+//! gateway has lent to this leader ([`super::room`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -20,8 +23,10 @@ const UNSENT_BYTES: usize = 1 << 20;
 pub(crate) struct Offer {
     /// What it accepts.
     pub(crate) filter: Filter,
-    /// How many items of each kind it takes at once.
-    pub(crate) capacity: [usize; Kind::COUNT],
+    /// How many items of each kind may be with it at once, of those that this node leads.
+    pub(crate) room: [usize; Kind::COUNT],
+    /// Whether it is at the gateway of another node.
+    pub(crate) is_remote: bool,
     /// Whether it can ask for a history by itself (R3.30).
     pub(crate) streams_history: bool,
 }
@@ -30,7 +35,8 @@ pub(super) struct Stream {
     /// Shared by all streams that filter alike.
     pub(super) filter: Arc<Filter>,
     pub(super) streams_history: bool,
-    capacity: [usize; Kind::COUNT],
+    is_remote: bool,
+    pub(super) room: [Room; Kind::COUNT],
     leases: [HashSet<Key>; Kind::COUNT],
     /// Items on their way to the connection, and their bytes.
     unsent: usize,
@@ -50,9 +56,33 @@ impl Stream {
 
     /// Free room for a kind, if there is any.
     fn free(&self, kind: usize) -> Option<usize> {
-        let (capacity, held) = (self.capacity[kind], self.leases[kind].len());
-        (!self.is_full() && capacity > held).then(|| capacity - held)
+        let (lent, held) = (self.room[kind].lent, self.leases[kind].len());
+        (!self.is_full() && lent > held).then(|| lent - held)
     }
+
+    /// Gives up room that no item takes: what is owed to others, and of what they would like so much.
+    fn give_up(&mut self, kind: usize, idle: usize) -> usize {
+        let held = self.leases[kind].len();
+        let room = &mut self.room[kind];
+        let spare = room.lent.saturating_sub(held);
+        let owed = room.owed.min(spare);
+        let idle = room.idle.min(spare - owed).min(idle);
+        room.lent -= owed + idle;
+        (room.owed, room.idle) = (room.owed - owed, room.idle - idle);
+        owed + idle
+    }
+}
+
+/// Room for one kind of work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    /// How many items may be with the stream at once.
+    lent: usize,
+    /// For how many more the gateway was asked.
+    pub(super) wanted: usize,
+    /// How much the gateway wants back: what is not needed here, and what must go in any case.
+    idle: usize,
+    owed: usize,
 }
 
 /// The streams of a hub, and for each kind those with room, in order of it.
@@ -60,6 +90,14 @@ impl Stream {
 pub(super) struct Streams {
     all: BTreeMap<StreamId, Stream>,
     room: [BTreeSet<(usize, StreamId)>; Kind::COUNT],
+    /// Streams that hold all they may, and whose gateway was not asked for more.
+    exhausted: [BTreeSet<StreamId>; Kind::COUNT],
+    /// Streams whose gateway was asked for more.
+    pub(super) asked: [BTreeSet<StreamId>; Kind::COUNT],
+    /// Streams with free room that the gateway would like to have back.
+    recalled: [BTreeSet<StreamId>; Kind::COUNT],
+    /// Room on its way back to the gateway.
+    back: Vec<(StreamId, usize, usize)>,
 }
 
 impl Streams {
@@ -69,7 +107,8 @@ impl Streams {
         let stream = Stream {
             filter,
             streams_history: offer.streams_history,
-            capacity: offer.capacity,
+            is_remote: offer.is_remote,
+            room: offer.room.map(|lent| Room { lent, ..Room::default() }),
             leases: Default::default(),
             unsent: 0,
             unsent_bytes: 0,
@@ -82,6 +121,11 @@ impl Streams {
     /// Removes a stream; returns what it holds.
     pub(super) fn close(&mut self, id: StreamId) -> impl Iterator<Item = Key> + use<> {
         let stream = self.all.remove(&id);
+        for set in [&mut self.exhausted, &mut self.asked, &mut self.recalled].into_iter().flatten()
+        {
+            set.remove(&id);
+        }
+        self.back.retain(|(stream, ..)| *stream != id);
         for (room, listed) in self.room.iter_mut().zip(stream.iter().flat_map(|s| s.listed)) {
             listed.map(|free| room.remove(&(free, id)));
         }
@@ -96,8 +140,9 @@ impl Streams {
         self.all.values()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
+    /// How many are at this node's gateway.
+    pub(super) fn local(&self) -> usize {
+        self.all.values().filter(|stream| !stream.is_remote).count()
     }
 
     /// Streams with room for a kind, the one with most first.
@@ -124,28 +169,90 @@ impl Streams {
         self.change(id, |stream| {
             let was_full = stream.is_full();
             stream.unsent = stream.unsent.saturating_sub(1);
-            stream.unsent_bytes = stream.unsent_bytes.saturating_sub(bytes);
+            let rest = stream.unsent_bytes.saturating_sub(bytes);
+            stream.unsent_bytes = if stream.unsent == 0 { 0 } else { rest };
             was_full && !stream.is_full()
         })
         .unwrap_or_default()
     }
 
-    /// A stream no longer holds an item.
+    /// A stream no longer holds an item. The room that it took goes back at once, if it is owed.
     pub(super) fn release(&mut self, id: StreamId, key: &Key) {
-        self.change(id, |stream| stream.leases[key.kind() as usize].remove(key));
+        let kind = key.kind() as usize;
+        let given_up = self.change(id, |stream| {
+            stream.leases[kind].remove(key);
+            stream.give_up(kind, 0)
+        });
+        self.note_back(id, kind, given_up);
     }
 
     fn change<T>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> T) -> Option<T> {
         let stream = self.all.get_mut(&id)?;
         let result = change(stream);
-        for (kind, room) in self.room.iter_mut().enumerate() {
+        for (kind, listing) in self.room.iter_mut().enumerate() {
+            let (room, held) = (stream.room[kind], stream.leases[kind].len());
+            put(&mut self.exhausted[kind], id, room.lent <= held && room.wanted == 0);
+            put(&mut self.asked[kind], id, room.wanted > 0);
+            let is_recalled = room.lent > held && room.idle + room.owed > 0;
+            put(&mut self.recalled[kind], id, is_recalled);
             let free = stream.free(kind);
             let listed = std::mem::replace(&mut stream.listed[kind], free);
             if listed != free {
-                listed.map(|free| room.remove(&(free, id)));
-                free.map(|free| room.insert((free, id)));
+                listed.map(|free| listing.remove(&(free, id)));
+                free.map(|free| listing.insert((free, id)));
             }
         }
         Some(result)
+    }
+
+    /// The gateway lends more room.
+    pub(super) fn lend(&mut self, id: StreamId, kind: Kind, count: usize) {
+        self.change(id, |stream| {
+            let room = &mut stream.room[kind as usize];
+            room.lent += count;
+            room.wanted = room.wanted.saturating_sub(count);
+        });
+    }
+
+    /// How much the gateway wants back from now on.
+    pub(super) fn recall(&mut self, id: StreamId, kind: Kind, idle: usize, owed: usize) {
+        self.change(id, |stream| {
+            let room = &mut stream.room[kind as usize];
+            (room.idle, room.owed) = (idle, owed);
+        });
+    }
+
+    /// The gateway is asked for so much more.
+    pub(super) fn want(&mut self, id: StreamId, kind: usize, count: usize) {
+        self.change(id, |stream| stream.room[kind].wanted = count);
+    }
+
+    pub(super) fn exhausted(&self, kind: usize) -> impl Iterator<Item = (StreamId, &Stream)> {
+        self.exhausted[kind].iter().filter_map(|id| Some((*id, self.all.get(id)?)))
+    }
+
+    /// Takes what goes back to gateways, once nothing more can be handed out: what others have a right to, and
+    /// what nothing here needs.
+    pub(super) fn take_back(&mut self) -> Vec<(StreamId, usize, usize)> {
+        for kind in 0..Kind::COUNT {
+            // Each change takes its stream out of the set.
+            while let Some(id) = self.recalled[kind].first().copied() {
+                let given_up = self.change(id, |stream| stream.give_up(kind, usize::MAX));
+                self.note_back(id, kind, given_up);
+            }
+        }
+        std::mem::take(&mut self.back)
+    }
+
+    fn note_back(&mut self, id: StreamId, kind: usize, given_up: Option<usize>) {
+        self.back.extend(given_up.filter(|count| *count > 0).map(|count| (id, kind, count)));
+    }
+}
+
+fn put(set: &mut BTreeSet<StreamId>, id: StreamId, is_in: bool) {
+    if is_in {
+        set.insert(id);
+    } else {
+        set.remove(&id);
     }
 }

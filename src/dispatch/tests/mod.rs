@@ -7,7 +7,7 @@ mod workers;
 
 use std::time::Duration;
 
-use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes, Offer};
+use super::hub::{Assignment, Claim, End, Hub, Key, Kind, LeaseTimes, Note, Offer, RoomNote};
 use crate::engine::Class;
 
 const SECOND: i64 = 1_000_000_000;
@@ -34,7 +34,7 @@ fn class() -> Class {
 }
 
 fn stream(hub: &mut Hub, id: u64, capacity: usize) {
-    hub.open_stream(id, Offer { capacity: [capacity; Kind::COUNT], ..Default::default() });
+    hub.open_stream(id, Offer { room: [capacity; Kind::COUNT], ..Default::default() });
 }
 
 fn assign(hub: &mut Hub, now: i64, lease: u64) -> Option<(Key, u64)> {
@@ -150,6 +150,58 @@ fn a_leader_that_resigns_forgets_what_it_led() {
     assert_eq!(hub.next_deadline(), None);
     assert_eq!(assign(&mut hub, 0, 2), Some((turn("other"), 1)));
     assert!(hub.is_busy());
+}
+
+/// What the gateway of stream 1 is told.
+fn told(hub: &mut Hub) -> Vec<RoomNote> {
+    let notes = hub.settle(true).into_iter();
+    notes
+        .map(|Note { stream, about, .. }| (stream == 1).then_some(about).expect("stream 1"))
+        .collect()
+}
+
+#[test]
+fn room_that_is_used_up_is_asked_for_and_what_is_owed_goes_back_after_its_use() {
+    use RoomNote::{Back, Want};
+    let mut hub = hub();
+    stream(&mut hub, 1, 1);
+    for number in 0..4 {
+        hub.ready(activity(number), class(), 0);
+    }
+    assert!(assign(&mut hub, 0, 1).is_some() && assign(&mut hub, 0, 2).is_none());
+    assert_eq!(told(&mut hub), [Want(3)]);
+    assert_eq!(told(&mut hub), [], "once");
+    // Lent and called back at the same time: it serves for one item first.
+    hub.lend(1, Kind::Activity, 1);
+    hub.recall(1, Kind::Activity, 0, 1);
+    assert!(assign(&mut hub, 0, 3).is_some() && assign(&mut hub, 0, 4).is_none());
+    assert_eq!(told(&mut hub), [], "2 are still asked for");
+    hub.finish(&activity(0), 1, End::Done, 0);
+    assert!(assign(&mut hub, 0, 5).is_none(), "its room is owed");
+    assert_eq!(told(&mut hub), [Back(1)]);
+    hub.finish(&activity(1), 3, End::Done, 0);
+    assert!(assign(&mut hub, 0, 6).is_some(), "no more is owed");
+    // What is idle goes back when there is nothing for it.
+    hub.recall(1, Kind::Activity, 5, 0);
+    hub.lend(1, Kind::Activity, 2);
+    assert!(assign(&mut hub, 0, 7).is_some() && assign(&mut hub, 0, 8).is_none());
+    assert_eq!(told(&mut hub), [Back(1)]);
+    assert_eq!(hub.counts(Kind::Activity), (0, 2));
+}
+
+#[test]
+fn a_want_is_taken_back_when_nothing_waits_any_more() {
+    use RoomNote::Want;
+    let mut hub = hub();
+    stream(&mut hub, 1, 0);
+    assert_eq!(told(&mut hub), []);
+    hub.ready(turn("a"), class(), 0);
+    assert_eq!(told(&mut hub), [Want(1)]);
+    hub.resign(|_| true);
+    assert_eq!(told(&mut hub), [Want(0)]);
+    hub.ready(turn("b"), class(), 0);
+    assert!(hub.settle(false).is_empty(), "a node that hands out nothing wants nothing");
+    assert_eq!(told(&mut hub), [Want(1)]);
 }
 
 fn entity(name: &str) -> Key {

@@ -153,7 +153,7 @@ fn a_new_version_moves_a_waiting_item_to_the_workers_of_that_version() {
                 orchestrations: vec![name],
                 ..Default::default()
             })),
-            capacity: [10; Kind::COUNT],
+            room: [10; Kind::COUNT],
             ..Default::default()
         }
     };
@@ -179,8 +179,8 @@ fn a_history_that_is_too_large_waits_for_a_worker_that_can_stream_it() {
     let to = hub.assign(0, 1).expect("handed out");
     assert!(!to.streams_history);
     assert!(!hub.set_aside(&to, 0), "nobody can: it has to fail (R3.31)");
-    let capacity = [5; Kind::COUNT];
-    hub.open_stream(2, Offer { streams_history: true, capacity, ..Default::default() });
+    let room = [5; Kind::COUNT];
+    hub.open_stream(2, Offer { streams_history: true, room, ..Default::default() });
     assert!(hub.set_aside(&to, 0));
     let to = hub.assign(0, 2).expect("handed out again");
     assert_eq!((to.stream, to.streams_history), (2, true), "though stream 1 has more room");

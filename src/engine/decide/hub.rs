@@ -40,6 +40,7 @@ fn delete(plan: &mut Plan<'_>, name: String, hub: &HubRecord) {
     let deleted = plan.stamp.now;
     let hub = DeletedHubRecord { format: FORMAT, id: hub.id, name, deleted };
     plan.push(Event::HubDeleted { hub });
+    plan.tell(Effect::SweepDue);
 }
 
 /// Closes a deleted hub in this partition, and removes some of its instances, whatever they are doing. The

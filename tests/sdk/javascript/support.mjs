@@ -4,6 +4,8 @@
 // package for the managed service is not on npm, so the `taskhub` header comes through the base
 // package's metadata option (R1.8). A program calls the SDK itself, this module only saves it the set-up.
 //
+// When the variable DURAHUB_TEST_TOKEN holds a token, everything goes over TLS and carries it.
+//
 // The SDK is looked up from the working directory, which is where tests/sdk.rs installed it.
 //
 // `hub.reference` is true when the server is the Python SDK's in-memory one, which is useful to tell a
@@ -28,6 +30,8 @@ export const codes = grpc.status;
 // Seconds. Enough for a debug build on a busy machine; nothing below waits this long when all is well.
 export const PATIENCE = 60;
 
+const token = process.env.DURAHUB_TEST_TOKEN;
+
 const quiet = () => {};
 const logger = { error: console.error, warn: console.error, info: quiet, debug: quiet };
 
@@ -41,9 +45,10 @@ export class Hub {
     const metadataGenerator = async () => {
       const metadata = new grpc.Metadata();
       metadata.set("taskhub", name);
+      if (token) metadata.set("authorization", `Bearer ${token}`);
       return metadata;
     };
-    return { hostAddress: this.endpoint, metadataGenerator, logger };
+    return { hostAddress: this.endpoint, useTLS: Boolean(token), metadataGenerator, logger };
   }
 
   client(name) {
@@ -66,7 +71,7 @@ export class Hub {
 
   /** A call of the bare service, for what the client does not show. */
   async call(method, request) {
-    const stub = new GrpcClient(this.endpoint).stub;
+    const stub = new GrpcClient(this.endpoint, {}, Boolean(token)).stub;
     const metadata = await this.#options().metadataGenerator();
     try {
       return await new Promise((resolve, reject) =>
@@ -80,7 +85,7 @@ export class Hub {
   async history(instance) {
     const request = new pb.StreamInstanceHistoryRequest();
     request.setInstanceid(instance);
-    const stub = new GrpcClient(this.endpoint).stub;
+    const stub = new GrpcClient(this.endpoint, {}, Boolean(token)).stub;
     const metadata = await this.#options().metadataGenerator();
     const events = [];
     for await (const chunk of stub.streamInstanceHistory(request, metadata)) events.push(...chunk.getEventsList());
@@ -90,7 +95,7 @@ export class Hub {
 
   /** What a worker stream of `name` ends with when it must be refused. */
   async workerRefusal(name) {
-    const stub = new GrpcClient(this.endpoint).stub;
+    const stub = new GrpcClient(this.endpoint, {}, Boolean(token)).stub;
     const metadata = await this.#options(name).metadataGenerator();
     try {
       return await new Promise((resolve, reject) => {

@@ -1,7 +1,8 @@
 """What the SDK programs share: a hub to talk to, waiting, worker processes, and history checks.
 
 A `Hub` is one task hub of the server under test. It makes clients and workers of the real SDK
-(`durabletask.azuremanaged`, no TLS, no credential). Nothing here stands between a program and the
+(`durabletask.azuremanaged`): without TLS and credential, or, when the variable DURAHUB_TEST_TOKEN holds a
+token, over TLS with a credential that hands it out. Nothing here stands between a program and the
 SDK: a program calls the SDK itself, this module only saves it the set-up.
 
 `hub.reference` is true when the server is the SDK's own in-memory one, which is useful to tell a
@@ -18,6 +19,7 @@ import time
 from datetime import datetime, timezone
 
 import grpc
+from azure.core.credentials import AccessToken
 
 import durabletask.internal.orchestrator_service_pb2 as pb
 import durabletask.internal.orchestrator_service_pb2_grpc as stubs
@@ -32,6 +34,18 @@ PATIENCE = 60.0
 
 LOG = logging.getLogger("durabletask")
 
+TOKEN = os.environ.get("DURAHUB_TEST_TOKEN")
+
+
+class Credential:
+    """Hands out one token, as the credentials of Azure do."""
+
+    def get_token(self, *scopes, **_):
+        return AccessToken(TOKEN, int(time.time()) + 3600)
+
+
+CREDENTIAL = Credential() if TOKEN else None
+
 
 class Hub:
     """One task hub of the server under test."""
@@ -43,15 +57,15 @@ class Hub:
 
     def client(self, name: str | None = None) -> DurableTaskSchedulerClient:
         return DurableTaskSchedulerClient(
-            host_address=self.endpoint, taskhub=name or self.name, token_credential=None,
-            secure_channel=False, logger=LOG)
+            host_address=self.endpoint, taskhub=name or self.name, token_credential=CREDENTIAL,
+            secure_channel=bool(TOKEN), logger=LOG)
 
     @contextlib.contextmanager
     def worker(self, orchestrators=(), activities=(), orchestrations_at_once=None, activities_at_once=None, entities=(), configure=None):
         """A running worker; stopped at the end of the block."""
         worker = DurableTaskSchedulerWorker(
-            host_address=self.endpoint, taskhub=self.name, token_credential=None,
-            secure_channel=False, logger=LOG,
+            host_address=self.endpoint, taskhub=self.name, token_credential=CREDENTIAL,
+            secure_channel=bool(TOKEN), logger=LOG,
             concurrency_options=ConcurrencyOptions(
                 maximum_concurrent_orchestration_work_items=orchestrations_at_once,
                 maximum_concurrent_activity_work_items=activities_at_once,
@@ -68,8 +82,14 @@ class Hub:
     @contextlib.contextmanager
     def stub(self, name: str | None = None):
         """The bare service, for what the client does not show, and the headers to send with a call."""
-        with grpc.insecure_channel(self.endpoint) as channel:
-            yield stubs.TaskHubSidecarServiceStub(channel), [("taskhub", name or self.name)]
+        headers = [("taskhub", name or self.name)]
+        if TOKEN:
+            headers.append(("authorization", f"Bearer {TOKEN}"))
+            opened = grpc.secure_channel(self.endpoint, grpc.ssl_channel_credentials())
+        else:
+            opened = grpc.insecure_channel(self.endpoint)
+        with opened as channel:
+            yield stubs.TaskHubSidecarServiceStub(channel), headers
 
     @contextlib.contextmanager
     def worker_process(self, program: str, role: str):

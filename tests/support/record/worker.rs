@@ -12,15 +12,15 @@ use durahub_proto::wire::history_event::EventType;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType;
 use durahub_proto::wire::work_item::Request as Item;
 use durahub_proto::wire::{
-    ActivityRequest, ActivityResponse, CompleteOrchestrationAction, CreateTimerAction,
-    GetWorkItemsRequest, HistoryEvent, OrchestrationStatus, OrchestratorAction,
+    ActivityRequest, ActivityResponse, CompleteOrchestrationAction, CreateSubOrchestrationAction,
+    CreateTimerAction, GetWorkItemsRequest, HistoryEvent, OrchestrationStatus, OrchestratorAction,
     OrchestratorRequest, OrchestratorResponse, ScheduleTaskAction, WorkItem,
 };
 use prost::Message;
 use tonic::transport::Channel;
 
-use crate::ledger::{Kind, Ledger, Step, activity_input};
-use crate::load::{Client, is_broken, within};
+use super::calls::{Client, is_broken, within};
+use super::ledger::{Kind, Ledger, REGISTER, Step, activity_input, child};
 
 /// Runs until it is aborted.
 pub(crate) async fn run(channel: Channel, ledger: Arc<Ledger>, mut random: fastrand::Rng) {
@@ -110,6 +110,11 @@ async fn run_activity(
 }
 
 async fn take_turn(mut client: Client, ledger: &Ledger, turn: OrchestratorRequest, token: String) {
+    if let Some(register) = register_turn(&turn, &token) {
+        let _ = client.complete_orchestrator_task(within(10, register)).await;
+        return;
+    }
+    ledger.born(&turn.instance_id);
     ledger.saw_past(&turn.instance_id, &turn.past_events);
     let actions = match History::read(&turn) {
         Ok(history) => history.next_actions(&turn.instance_id),
@@ -124,6 +129,15 @@ async fn take_turn(mut client: Client, ledger: &Ledger, turn: OrchestratorReques
     if let Err(status) = client.complete_orchestrator_task(within(10, response)).await {
         lost(ledger, "complete a turn", &status);
     }
+}
+
+/// The answer to a turn of a register: it waits for ever.
+fn register_turn(turn: &OrchestratorRequest, token: &str) -> Option<OrchestratorResponse> {
+    turn.instance_id.starts_with(REGISTER).then(|| OrchestratorResponse {
+        instance_id: turn.instance_id.clone(),
+        completion_token: token.to_owned(),
+        ..Default::default()
+    })
 }
 
 /// A completion that did not arrive is nothing to this worker; one that was refused is (R3.55).
@@ -141,6 +155,8 @@ struct History {
     results: Vec<(i32, String)>,
     timers: Vec<i32>,
     fired: Vec<i32>,
+    children: Vec<i32>,
+    answers: Vec<(i32, String)>,
     /// Different ones; a client may have had to send one twice.
     events: Vec<String>,
 }
@@ -170,6 +186,8 @@ impl History {
             results: Vec::new(),
             timers: Vec::new(),
             fired: Vec::new(),
+            children: Vec::new(),
+            answers: Vec::new(),
             events: Vec::new(),
         };
         for event in past.into_iter().chain(new) {
@@ -208,6 +226,20 @@ impl History {
                     }
                     history.fired.push(fired.timer_id);
                 }
+                EventType::SubOrchestrationInstanceCreated(_) => {
+                    history.children.push(event.event_id);
+                }
+                EventType::SubOrchestrationInstanceCompleted(answer) => {
+                    let task = answer.task_scheduled_id;
+                    if !history.children.contains(&task)
+                        || history.answers.iter().any(|(id, _)| *id == task)
+                    {
+                        return Err(format!("child {task} answered twice, or is none (S9)"));
+                    }
+                    history
+                        .answers
+                        .push((task, answer.result.map(String::from).unwrap_or_default()));
+                }
                 EventType::EventRaised(raised) => {
                     let payload = raised.input.map(String::from).unwrap_or_default();
                     if !history.events.contains(&payload) {
@@ -234,6 +266,9 @@ impl History {
                 }
                 Step::Timer(_) => (self.timers.contains(&id), self.fired.contains(&id)),
                 Step::Events(count) => (true, self.events.len() >= *count),
+                Step::Child => {
+                    (self.children.contains(&id), self.answers.iter().any(|(task, _)| *task == id))
+                }
             };
             if done {
                 continue;
@@ -242,7 +277,7 @@ impl History {
         }
         let complete = CompleteOrchestrationAction {
             orchestration_status: OrchestrationStatus::Completed.into(),
-            result: Some(output(self.results.iter().map(|(_, result)| result.as_str())).into()),
+            result: Some(output(self.answered().map(|(_, result)| result.as_str())).into()),
             ..Default::default()
         };
         vec![OrchestratorAction {
@@ -251,12 +286,26 @@ impl History {
         }]
     }
 
+    /// Results of activities, then those of children.
+    fn answered(&self) -> impl Iterator<Item = &(i32, String)> {
+        self.results.iter().chain(&self.answers)
+    }
+
     fn action(&self, id: i32, step: Step, instance: &str) -> OrchestratorAction {
         let action = match step {
             Step::Timer(length) => {
                 let now = SystemTime::try_from(self.now).unwrap_or(SystemTime::UNIX_EPOCH);
                 OrchestratorActionType::CreateTimer(CreateTimerAction {
                     fire_at: Some((now + length).into()),
+                })
+            }
+            Step::Child => {
+                let (instance_id, input) = child(instance, id);
+                OrchestratorActionType::CreateSubOrchestration(CreateSubOrchestrationAction {
+                    instance_id,
+                    name: Kind::Sequence.name().to_owned(),
+                    input: Some(input.into()),
+                    ..Default::default()
                 })
             }
             Step::Activity | Step::Events(_) => {

@@ -7,37 +7,43 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use durahub_proto::wire::task_hub_sidecar_service_client::TaskHubSidecarServiceClient;
-use durahub_proto::wire::{CreateInstanceRequest, OrchestrationIdReusePolicy, RaiseEventRequest};
+use durahub_proto::wire::{
+    CreateInstanceRequest, GetInstanceRequest, OrchestrationIdReusePolicy, RaiseEventRequest,
+};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use crate::ledger::{EVENT, Kind, Ledger};
+use super::calls::{Client, Gateways, is_broken, within};
+use super::ledger::{EVENT, Kind, Ledger};
 
-pub(crate) type Client = TaskHubSidecarServiceClient<Channel>;
-
-/// How many customers start instances at the same time.
-const CUSTOMERS: usize = 6;
-
-/// How many instances may be open, so that the work of a life fits into a life.
-const OPEN: usize = 48;
+/// How much they ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Customers that start instances at the same time.
+    pub(crate) customers: usize,
+    /// Instances that may be open: what is in hand when a server dies should be done soon after it is back.
+    pub(crate) open: usize,
+    /// Pause of a customer between two starts, in milliseconds.
+    pub(crate) pause: u64,
+}
 
 /// Runs until the ledger says that the load is over and every start and event has been acknowledged.
 pub(crate) async fn run(
-    channel: Channel,
+    gateways: Arc<Gateways>,
     ledger: Arc<Ledger>,
+    pace: Pace,
     mut random: fastrand::Rng,
 ) -> anyhow::Result<()> {
-    let open = Arc::new(Semaphore::new(OPEN));
+    let open = Arc::new(Semaphore::new(pace.open));
     let mut customers = JoinSet::new();
-    for customer in 0..CUSTOMERS {
+    for customer in 0..pace.customers {
         customers.spawn(serve(
             customer,
-            Client::new(channel.clone()),
+            Arc::clone(&gateways),
             Arc::clone(&ledger),
             Arc::clone(&open),
+            pace,
             random.fork(),
         ));
     }
@@ -49,9 +55,10 @@ pub(crate) async fn run(
 
 async fn serve(
     customer: usize,
-    client: Client,
+    gateways: Arc<Gateways>,
     ledger: Arc<Ledger>,
     open: Arc<Semaphore>,
+    pace: Pace,
     mut random: fastrand::Rng,
 ) {
     let mut orders = JoinSet::new();
@@ -65,25 +72,25 @@ async fn serve(
         let padding = "x".repeat(random.usize(..200));
         let input = format!("\"{instance} {padding}\"");
         let pause = Duration::from_millis(random.u64(..20));
-        start(client.clone(), &ledger, &instance, kind, input).await;
+        start(&gateways, &ledger, &instance, kind, input).await;
 
-        let (client, ledger) = (client.clone(), Arc::clone(&ledger));
+        let (gateways, ledger) = (Arc::clone(&gateways), Arc::clone(&ledger));
         orders.spawn(async move {
             for event in 0..kind.events() {
-                raise(client.clone(), &ledger, &instance, format!("\"{instance} event {event}\""))
-                    .await;
+                raise(&gateways, &ledger, &instance, format!("\"{instance} event {event}\"")).await;
                 tokio::time::sleep(pause).await;
             }
             // It has all it needs, and is open until it ends.
-            await_end(client, &ledger, &instance).await;
+            await_end(&gateways, &ledger, &instance).await;
             drop(permit);
         });
         while orders.try_join_next().is_some() {}
+        tokio::time::sleep(Duration::from_millis(pace.pause)).await;
     }
     orders.join_all().await;
 }
 
-async fn start(mut client: Client, ledger: &Ledger, instance: &str, kind: Kind, input: String) {
+async fn start(gateways: &Gateways, ledger: &Ledger, instance: &str, kind: Kind, input: String) {
     ledger.starting(instance, kind, &input);
     loop {
         let request = CreateInstanceRequest {
@@ -93,27 +100,38 @@ async fn start(mut client: Client, ledger: &Ledger, instance: &str, kind: Kind, 
             orchestration_id_reuse_policy: Some(OrchestrationIdReusePolicy::default()),
             ..Default::default()
         };
-        match client.start_instance(within(10, request)).await {
-            Ok(answer) if answer.get_ref().instance_id == instance => break,
-            Ok(answer) => ledger
-                .violation(format!("started {instance}, the answer names {:?}", answer.get_ref())),
+        let send = |mut client: Client| {
+            let request = within(10, request.clone());
+            async move { client.start_instance(request).await }
+        };
+        match gateways.call(send).await {
+            Ok(answer) if answer.instance_id == instance => break,
+            Ok(answer) => {
+                ledger.violation(format!("started {instance}, the answer names {answer:?}"))
+            }
             // The answer to an earlier send was lost, the start was not.
             Err(status) if status.code() == Code::AlreadyExists => break,
             Err(status) if again(ledger, &format!("start {instance}"), &status).await => {}
             Err(_) => break,
         }
     }
-    ledger.started();
+    ledger.started(instance);
 }
 
-async fn raise(mut client: Client, ledger: &Ledger, instance: &str, payload: String) {
-    for sends in 1.. {
+async fn raise(gateways: &Gateways, ledger: &Ledger, instance: &str, payload: String) {
+    let mut sends = 0;
+    loop {
         let request = RaiseEventRequest {
             instance_id: instance.to_owned(),
             name: EVENT.to_owned(),
             input: Some(payload.as_str().into()),
         };
-        match client.raise_event(within(10, request)).await {
+        let send = |mut client: Client| {
+            sends += 1;
+            let request = within(10, request.clone());
+            async move { client.raise_event(request).await }
+        };
+        match gateways.call(send).await {
             Ok(_) => {
                 ledger.raised(instance, payload, sends);
                 return;
@@ -126,14 +144,15 @@ async fn raise(mut client: Client, ledger: &Ledger, instance: &str, payload: Str
 }
 
 /// Waits for the end as a client would (R2.34); what it ended with is checked when all is over.
-async fn await_end(mut client: Client, ledger: &Ledger, instance: &str) {
+async fn await_end(gateways: &Gateways, ledger: &Ledger, instance: &str) {
     loop {
-        let request = durahub_proto::wire::GetInstanceRequest {
-            instance_id: instance.to_owned(),
-            ..Default::default()
+        let request = GetInstanceRequest { instance_id: instance.to_owned(), ..Default::default() };
+        let send = |mut client: Client| {
+            let request = within(5, request.clone());
+            async move { client.wait_for_instance_completion(request).await }
         };
-        match client.wait_for_instance_completion(within(5, request)).await {
-            Ok(answer) if answer.get_ref().exists => return,
+        match gateways.call(send).await {
+            Ok(answer) if answer.exists => return ledger.ended(instance),
             Ok(_) => {
                 return ledger.violation(format!(
                     "{instance}: acknowledged, and then it does not exist (S1)"
@@ -147,26 +166,19 @@ async fn await_end(mut client: Client, ledger: &Ledger, instance: &str) {
     }
 }
 
-/// A request with a deadline: a call that hangs is a call that failed.
-pub(crate) fn within<T>(seconds: u64, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(Duration::from_secs(seconds));
-    request
-}
-
 /// Whether a failed call may be repeated, after a pause. A dead server shows as a broken connection; any
 /// other refusal is a violation, `NOT_FOUND` for an instance whose start was acknowledged first of all (S1).
 async fn again(ledger: &Ledger, what: &str, status: &Status) -> bool {
     if is_broken(status) {
+        // A wait that is over, by the clock of either side, is asked again by every SDK (R1.35, R1.36).
+        let over = matches!(status.code(), Code::DeadlineExceeded)
+            || (status.code() == Code::Cancelled && status.message() == "Timeout expired");
+        if !(over && what.starts_with("wait")) {
+            ledger.call_failed(format!("{what}: {status}"));
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
         return true;
     }
     ledger.violation(format!("{what}: {status}"));
     false
-}
-
-/// Whether this is how a call ends when the server dies.
-pub(crate) fn is_broken(status: &Status) -> bool {
-    use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unknown};
-    matches!(status.code(), Unavailable | Unknown | Cancelled | DeadlineExceeded | Internal)
 }

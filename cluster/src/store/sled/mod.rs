@@ -3,17 +3,27 @@
 //! sled's own `flush` writes its buffer and asks the kernel to start writing; it does not sync the disk.
 //! So [`SledEngine::sync`] calls `fdatasync` on the database file through a second descriptor afterwards
 //! (a sync covers the file, not the descriptor). sled's timed flusher is off; nothing else syncs.
+//!
+//! sled gives little of its file back: after a restart it reuses no part of what it found, however little of
+//! that is alive. So once in a while the rows are copied into a new database, which then takes the place
+//! of the old one: [`copy`]. Where the databases lie and which one counts: [`folder`].
+
+mod copy;
+mod folder;
 
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use sled::{Db, Tree};
 
-use super::{Engine, Space, Visit, WriteBatch, check_limits, closed};
+use self::copy::Changed;
+use self::folder::Databases;
+use super::{Engine, Space, Tidied, Visit, WriteBatch, check_limits, closed};
 
 const LOG_TREE: &str = "raft";
 
@@ -24,6 +34,15 @@ fn state_tree(group: u32) -> String {
 /// An engine over a sled database.
 pub(crate) struct SledEngine {
     open: RwLock<Option<Open>>,
+    groups: u32,
+    cache_bytes: u64,
+    databases: Mutex<Databases>,
+    /// What is written while a copy is made; `None` while none is.
+    changed: Mutex<Option<Changed>>,
+    /// Bytes written since the rows were last weighed.
+    written: AtomicU64,
+    /// Tells a copy that is being made to give up.
+    closing: AtomicBool,
 }
 
 struct Open {
@@ -35,10 +54,34 @@ struct Open {
 
 impl SledEngine {
     /// Opens or creates the database in folder `path` for groups `0..groups`.
+    pub(crate) fn open(path: &Path, groups: u32, cache_bytes: u64) -> io::Result<Self> {
+        let databases = Databases::open(path)?;
+        let open = Open::new(&databases.current(), groups, cache_bytes)?;
+        open.sync_all(&databases.current())?;
+        Ok(Self {
+            open: RwLock::new(Some(open)),
+            groups,
+            cache_bytes,
+            databases: Mutex::new(databases),
+            changed: Mutex::new(None),
+            // Weighs at the first occasion: what was found cannot be reused otherwise.
+            written: AtomicU64::new(u64::MAX >> 1),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&Open) -> io::Result<T>) -> io::Result<T> {
+        let open = self.open.read();
+        f(open.as_ref().ok_or_else(closed)?)
+    }
+}
+
+impl Open {
+    /// Opens or creates one database.
     ///
     /// A half-written snapshot of sled's page table, left by a hard stop, blocks opening although the
     /// data is whole: it is removed and opening is tried once more.
-    pub(crate) fn open(path: &Path, groups: u32, cache_bytes: u64) -> io::Result<Self> {
+    fn new(path: &Path, groups: u32, cache_bytes: u64) -> io::Result<Self> {
         let db = match open_db(path, cache_bytes) {
             Ok(db) => db,
             Err(first) => {
@@ -54,21 +97,28 @@ impl SledEngine {
             .map(|group| db.open_tree(state_tree(group)).map_err(to_io))
             .collect::<io::Result<Vec<_>>>()?;
         let file = File::open(path.join("db"))?;
-        file.sync_all()?;
+        Ok(Self { db, log, states, file })
+    }
+
+    /// Makes the file and its name durable.
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        self.db.flush().map_err(to_io)?;
+        self.file.sync_all()?;
         sync_dir(path)?;
-        if let Some(parent) = path.parent() {
-            sync_dir(parent)?;
+        path.parent().map_or(Ok(()), sync_dir)
+    }
+
+    /// Closes the files: once it returns, nobody has them open.
+    fn close(self) {
+        let Self { db, log, states, file } = self;
+        drop((db, log, states));
+        // Jobs that sled still runs in the background, and scans, keep the database and its lock alive
+        // for a moment. Whoever opens the folder next would be refused, so wait for the lock here.
+        if let Err(error) = file.lock() {
+            tracing::warn!(%error, "cannot tell whether the database is free again");
         }
-        Ok(Self { open: RwLock::new(Some(Open { db, log, states, file })) })
     }
 
-    fn with<T>(&self, f: impl FnOnce(&Open) -> io::Result<T>) -> io::Result<T> {
-        let open = self.open.read();
-        f(open.as_ref().ok_or_else(closed)?)
-    }
-}
-
-impl Open {
     fn tree(&self, space: Space) -> io::Result<&Tree> {
         match space {
             Space::Log => Ok(&self.log),
@@ -106,6 +156,12 @@ impl Engine for SledEngine {
     fn write(&self, space: Space, batch: WriteBatch) -> io::Result<()> {
         check_limits(&batch)?;
         self.with(|open| {
+            let bytes = batch.iter().map(|(key, value)| row_bytes(key, value.as_deref())).sum();
+            self.written.fetch_add(bytes, Ordering::Relaxed);
+            // Noted after it is done: what a copy reads of a noted key is at least that new.
+            let is_copied = self.changed.lock().is_some();
+            let keys: Option<Vec<_>> =
+                is_copied.then(|| batch.iter().map(|(key, _)| key.clone()).collect());
             let mut writes = sled::Batch::default();
             for (key, value) in batch {
                 match value {
@@ -113,13 +169,20 @@ impl Engine for SledEngine {
                     None => writes.remove(key),
                 }
             }
-            open.tree(space)?.apply_batch(writes).map_err(to_io)
+            open.tree(space)?.apply_batch(writes).map_err(to_io)?;
+            if let (Some(keys), Some(changed)) = (keys, self.changed.lock().as_mut()) {
+                changed.note(space, keys);
+            }
+            Ok(())
         })
     }
 
     fn clear(&self, space: Space) -> io::Result<()> {
         let mut open = self.open.write();
         let open = open.as_mut().ok_or_else(closed)?;
+        if let Some(changed) = self.changed.lock().as_mut() {
+            changed.give_up();
+        }
         match space {
             Space::Log => open.log.clear().map_err(to_io),
             Space::State(group) => {
@@ -148,15 +211,23 @@ impl Engine for SledEngine {
         false
     }
 
+    fn tidy(&self) -> io::Result<Option<Tidied>> {
+        self.tidy_above(copy::SMALLEST)
+    }
+
     fn close(&self) {
-        let Some(Open { db, log, states, file }) = self.open.write().take() else { return };
-        drop((db, log, states));
-        // Jobs that sled still runs in the background, and scans, keep the database and its lock alive
-        // for a moment. Whoever opens the folder next would be refused, so wait for the lock here.
-        if let Err(error) = file.lock() {
-            tracing::warn!(%error, "cannot tell whether the database is free again");
+        self.closing.store(true, Ordering::Release);
+        // A copy that is being made has this lock, and gives up.
+        let _databases = self.databases.lock();
+        if let Some(open) = self.open.write().take() {
+            open.close();
         }
     }
+}
+
+/// What a row takes.
+fn row_bytes(key: &[u8], value: Option<&[u8]>) -> u64 {
+    (key.len() + value.map_or(0, <[u8]>::len)) as u64
 }
 
 fn open_db(path: &Path, cache_bytes: u64) -> io::Result<Db> {
@@ -231,8 +302,8 @@ mod tests {
     #[test]
     fn unfinished_page_table_snapshot_does_not_block_opening() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sled");
-        let engine = SledEngine::open(&path, 1, 16 << 20).unwrap();
+        let engine = SledEngine::open(dir.path(), 1, 16 << 20).unwrap();
+        let path = engine.databases.lock().current();
         engine.write(Space::State(0), vec![(b"k".to_vec(), Some(b"v".to_vec()))]).unwrap();
         engine.sync().unwrap();
         engine.close();
@@ -241,7 +312,7 @@ mod tests {
         fs::write(path.join("snap.0000000000000FFF.generating"), b"half").unwrap();
         assert!(remove_leftovers(&path).unwrap());
         assert!(!remove_leftovers(&path).unwrap());
-        let engine = SledEngine::open(&path, 1, 16 << 20).unwrap();
+        let engine = SledEngine::open(dir.path(), 1, 16 << 20).unwrap();
         assert_eq!(engine.get(Space::State(0), b"k").unwrap().as_deref(), Some(&b"v"[..]));
     }
 }

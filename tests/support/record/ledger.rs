@@ -5,11 +5,13 @@
 //! same is it certain that one process handed a task out and took its result; across a crash a token may
 //! have lost its meaning and the server still answers OK (R3.48, R3.55). Both are read on the side that
 //! errs towards "different".
+//!
+//! A cluster has no lives: a token stays good as long as its task is open, whoever leads (R3.48).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -23,6 +25,8 @@ pub(crate) enum Step {
     Timer(Duration),
     /// Wait until this many different events have arrived.
     Events(usize),
+    /// Run a child, a [`Kind::Sequence`], and wait for its answer.
+    Child,
 }
 
 /// An orchestration of the load, by the name under which it is started.
@@ -31,16 +35,18 @@ pub(crate) enum Kind {
     Sequence,
     Timed,
     Eventful,
+    Family,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 3] = [Kind::Sequence, Kind::Timed, Kind::Eventful];
+    pub(crate) const ALL: [Kind; 4] = [Kind::Sequence, Kind::Timed, Kind::Eventful, Kind::Family];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Sequence => "Sequence",
             Kind::Timed => "Timed",
             Kind::Eventful => "Eventful",
+            Kind::Family => "Family",
         }
     }
 
@@ -49,11 +55,12 @@ impl Kind {
     }
 
     pub(crate) fn steps(self) -> &'static [Step] {
-        use Step::{Activity, Events, Timer};
+        use Step::{Activity, Child, Events, Timer};
         match self {
             Kind::Sequence => &[Activity, Activity, Activity],
             Kind::Timed => const { &[Activity, Timer(Duration::from_millis(150)), Activity] },
             Kind::Eventful => &[Events(3), Activity],
+            Kind::Family => &[Activity, Child],
         }
     }
 
@@ -66,6 +73,11 @@ impl Kind {
     }
 }
 
+/// The id of a child, and what it is given.
+pub(crate) fn child(instance: &str, task: i32) -> (String, String) {
+    (format!("{instance}.{task}"), format!("\"child of {instance}/{task}\""))
+}
+
 /// What an activity of this instance is given; the worker checks it, and so does the history.
 pub(crate) fn activity_input(instance: &str, task: i32) -> String {
     format!("\"input of {instance}/{task}\"")
@@ -74,11 +86,28 @@ pub(crate) fn activity_input(instance: &str, task: i32) -> String {
 /// The name of every event of the load.
 pub(crate) const EVENT: &str = "News";
 
+/// The orchestration behind a register: it does nothing.
+pub(crate) const REGISTER: &str = "Register";
+
+/// What the calls go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Servers {
+    /// One process, which dies and comes back.
+    #[default]
+    One,
+    /// A cluster.
+    Many,
+}
+
 /// One instance, its start acknowledged.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) kind: Kind,
     pub(crate) input: String,
+    pub(crate) servers: Servers,
+    /// From the acknowledgement of its start until its end was told to a client.
+    pub(crate) took: Option<Duration>,
+    pub(crate) acknowledged: Option<Instant>,
     /// In the order in which they were sent.
     pub(crate) events: Vec<Sent>,
     /// What was handed out, by task id, in the order in which it arrived.
@@ -115,8 +144,26 @@ impl Attempt {
     }
 }
 
+impl Record {
+    /// A record of an instance about which nothing is known yet.
+    pub(crate) fn new(kind: Kind, input: &str, servers: Servers) -> Record {
+        Record {
+            kind,
+            input: input.to_owned(),
+            servers,
+            took: None,
+            acknowledged: None,
+            events: Vec::new(),
+            tasks: BTreeMap::new(),
+            past: Vec::new(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Ledger {
+    servers: Servers,
+    failed: Mutex<Vec<String>>,
     instances: Mutex<BTreeMap<String, Record>>,
     violations: Mutex<Vec<String>>,
     life: AtomicU64,
@@ -126,6 +173,21 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// A ledger of calls to a cluster.
+    pub(crate) fn of_a_cluster() -> Ledger {
+        Ledger { servers: Servers::Many, ..Ledger::default() }
+    }
+
+    /// A call failed although an SDK would have repeated it as often as it does.
+    pub(crate) fn call_failed(&self, what: String) {
+        self.failed.lock().push(what);
+    }
+
+    /// Calls that failed for their callers.
+    pub(crate) fn failed_calls(&self) -> Vec<String> {
+        self.failed.lock().clone()
+    }
+
     /// The current life of the server, from 0. Between two lives the coming one.
     pub(crate) fn life(&self) -> u64 {
         self.life.load(Ordering::SeqCst)
@@ -166,18 +228,40 @@ impl Ledger {
 
     /// Written down before the start is sent: a worker may see the instance before the client hears of it.
     pub(crate) fn starting(&self, instance: &str, kind: Kind, input: &str) {
-        let record = Record {
-            kind,
-            input: input.to_owned(),
-            events: Vec::new(),
-            tasks: BTreeMap::new(),
-            past: Vec::new(),
-        };
+        let record = Record::new(kind, input, self.servers);
         self.instances.lock().insert(instance.to_owned(), record);
     }
 
-    pub(crate) fn started(&self) {
+    pub(crate) fn started(&self, instance: &str) {
         self.starts.fetch_add(1, Ordering::SeqCst);
+        self.with(instance, |record| record.acknowledged = Some(Instant::now()));
+    }
+
+    /// A client was told that the instance has ended.
+    pub(crate) fn ended(&self, instance: &str) {
+        self.with(instance, |record| {
+            record.took = record.acknowledged.map(|begun| begun.elapsed());
+        });
+    }
+
+    /// How long instances took whose end was told, shortest first.
+    pub(crate) fn durations(&self) -> Vec<Duration> {
+        let instances = self.instances.lock();
+        let mut took: Vec<_> = instances.values().filter_map(|record| record.took).collect();
+        took.sort_unstable();
+        took
+    }
+
+    /// A turn of an instance that no client started: the child of one that a client did start.
+    pub(crate) fn born(&self, instance: &str) {
+        let mut instances = self.instances.lock();
+        let Some((parent, task)) = instance.rsplit_once('.') else { return };
+        if instances.contains_key(instance) || !instances.contains_key(parent) {
+            return;
+        }
+        let task = task.parse().unwrap_or_default();
+        let record = Record::new(Kind::Sequence, &child(parent, task).1, self.servers);
+        instances.insert(instance.to_owned(), record);
     }
 
     pub(crate) fn raised(&self, instance: &str, payload: String, sends: u32) {

@@ -1,0 +1,243 @@
+//! The audit log: who did what, and what was decided, one JSON line each. Never a payload.
+//!
+//! Lines are written by a thread of its own: a slow disk does not slow calls. If it cannot keep up, lines are
+//! counted instead, and the next one that is written tells how many are missing. Refusals of callers that
+//! nobody knows are bounded to a few per second, so that a stranger cannot fill the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::clock::Clock;
+
+/// Lines that wait to be written.
+const WAITING: usize = 16_384;
+/// Refusals of strangers that are written per second.
+const STRANGERS_PER_SECOND: u32 = 10;
+
+/// What is noted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'a> {
+    /// Name and kind of the caller; `None` for one that nobody knows.
+    pub(super) who: Option<(&'a str, &'a str)>,
+    /// Where the call came from.
+    pub(super) from: &'a str,
+    /// The call, as in `StartInstance`.
+    pub(super) what: &'a str,
+    /// The task hub, or empty.
+    pub(super) hub: &'a str,
+    /// The instance or the node that it was about, or empty.
+    pub(super) subject: &'a str,
+    /// Whether it was allowed.
+    pub(super) allowed: bool,
+    /// gRPC code of the answer; `None` while there is none.
+    pub(super) code: Option<i32>,
+}
+
+/// The audit log; a cheap handle. The default keeps none.
+#[derive(Clone, Default)]
+pub struct Audit(Option<Arc<Shared>>);
+
+struct Shared {
+    lines: SyncSender<Line>,
+    lost: AtomicU64,
+    clock: Clock,
+    /// Second that is running, and refusals of strangers in it.
+    strangers: Mutex<(i64, u32)>,
+}
+
+enum Line {
+    Text(String),
+    Reopen,
+}
+
+enum Target {
+    Output,
+    File(BufWriter<File>),
+}
+
+fn open(path: &Path) -> std::io::Result<Target> {
+    if path.as_os_str() == "-" {
+        return Ok(Target::Output);
+    }
+    Ok(Target::File(BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?)))
+}
+
+impl Audit {
+    /// Adds lines to a file, or writes them to standard output for `-`.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn start(path: PathBuf, clock: Clock) -> std::io::Result<Audit> {
+        let target = open(&path)?;
+        let (lines, waiting) = sync_channel(WAITING);
+        std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || write(&path, target, &waiting))?;
+        let (lost, strangers) = (AtomicU64::new(0), Mutex::default());
+        Ok(Audit(Some(Arc::new(Shared { lines, lost, clock, strangers }))))
+    }
+
+    /// Opens the file again, under its name: whoever rotates logs has moved the old one away.
+    pub fn reopen(&self) {
+        if let Some(shared) = &self.0 {
+            let _ = shared.lines.try_send(Line::Reopen);
+        }
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(super) fn note(&self, entry: &Entry<'_>) {
+        let Some(shared) = &self.0 else { return };
+        let now = shared.clock.now();
+        if entry.who.is_none() && !shared.take_stranger(now.div_euclid(1_000_000_000)) {
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let lost = shared.lost.swap(0, Ordering::Relaxed);
+        let line = line(entry, now, lost);
+        if shared.lines.try_send(Line::Text(line)).is_err() {
+            shared.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    fn take_stranger(&self, second: i64) -> bool {
+        let mut strangers = self.strangers.lock();
+        if strangers.0 != second {
+            *strangers = (second, 0);
+        }
+        strangers.1 += 1;
+        strangers.1 <= STRANGERS_PER_SECOND
+    }
+}
+
+fn line(entry: &Entry<'_>, now: i64, lost: u64) -> String {
+    let (seconds, nanos) = (now.div_euclid(1_000_000_000), now.rem_euclid(1_000_000_000));
+    let time = prost_types::Timestamp { seconds, nanos: nanos as i32 };
+    let mut line = json!({
+        "time": time.to_string(),
+        "who": entry.who.map(|(name, _)| name),
+        "identity": entry.who.map_or("unknown", |(_, kind)| kind),
+        "from": entry.from,
+        "what": entry.what,
+        "decision": if entry.allowed { "allowed" } else { "denied" },
+    });
+    let mut add = |key: &str, value: serde_json::Value| line[key] = value;
+    if !entry.hub.is_empty() {
+        add("hub", entry.hub.into());
+    }
+    if !entry.subject.is_empty() {
+        add("instance", entry.subject.into());
+    }
+    if let Some(code) = entry.code {
+        add("code", code.into());
+    }
+    if lost > 0 {
+        add("linesLost", lost.into());
+    }
+    format!("{line}\n")
+}
+
+fn write(path: &Path, mut target: Target, lines: &Receiver<Line>) {
+    let mut failing = false;
+    loop {
+        let next = match lines.try_recv() {
+            Ok(line) => line,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                if let Target::File(file) = &mut target {
+                    tell(path, &mut failing, file.flush());
+                }
+                let Ok(line) = lines.recv() else { return };
+                line
+            }
+        };
+        match (next, &mut target) {
+            (Line::Text(text), Target::Output) => {
+                tell(path, &mut failing, std::io::stdout().lock().write_all(text.as_bytes()));
+            }
+            (Line::Text(text), Target::File(file)) => {
+                tell(path, &mut failing, file.write_all(text.as_bytes()));
+            }
+            (Line::Reopen, Target::Output) => {}
+            (Line::Reopen, Target::File(file)) => {
+                tell(path, &mut failing, file.flush());
+                match open(path) {
+                    Ok(opened) => target = opened,
+                    Err(error) => tell(path, &mut failing, Err(error)),
+                }
+            }
+        }
+    }
+}
+
+/// Logs the first failure after a success, and nothing else.
+fn tell(path: &Path, failing: &mut bool, result: std::io::Result<()>) {
+    match result {
+        Ok(()) => *failing = false,
+        Err(error) if !*failing => {
+            *failing = true;
+            tracing::error!(path = %path.display(), %error, "the audit log cannot be written");
+        }
+        Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: Entry<'_> = Entry {
+        who: Some(("ci", "token")),
+        from: "127.0.0.1:5",
+        what: "StartInstance",
+        hub: "orders",
+        subject: "a\"b\n",
+        allowed: true,
+        code: Some(0),
+    };
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let text = line(&ENTRY, 1_500_000_000, 3);
+        assert_eq!(text.matches('\n').count(), 1);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["time"], "1970-01-01T00:00:01.500Z");
+        assert_eq!((&json["who"], &json["instance"]), (&"ci".into(), &"a\"b\n".into()));
+        assert_eq!((&json["decision"], &json["linesLost"]), (&"allowed".into(), &3.into()));
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_disk_and_their_number_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, clock) = (folder.path().join("audit"), Clock::manual(5_000_000_000));
+        let audit = Audit::start(path.clone(), clock).unwrap();
+        for _ in 0..100 {
+            audit.note(&Entry { who: None, allowed: false, ..ENTRY });
+        }
+        audit.note(&ENTRY);
+        let lines = || -> Vec<serde_json::Value> {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect()
+        };
+        let found = loop {
+            let lines = lines();
+            if lines.last().is_some_and(|line| line["who"] == "ci") {
+                break lines;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(found.len(), STRANGERS_PER_SECOND as usize + 1);
+        assert_eq!(found.last().unwrap()["linesLost"], 90);
+    }
+}

@@ -1,0 +1,350 @@
+//! Questions to the leader of an instance, from whatever gateway a worker or a client uses.
+//!
+//! Everything that is asked may be asked twice: a completion is accepted once, and an item that was given back
+//! is not given back again. So when nobody knows what became of a question, or another node leads meanwhile, it
+//! is asked again, until a leader answers or the time is over.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use durahub_cluster::{Error, Feed, Leadership, Program};
+use durahub_proto::peer::ask::About;
+use durahub_proto::peer::ask_outcome::Outcome;
+use durahub_proto::peer::{Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge};
+use durahub_proto::wire;
+use futures::future::BoxFuture;
+use prost::Message as _;
+use tokio::time::Instant;
+
+use crate::dispatch::hub::{Key, Kind};
+use crate::dispatch::token::{Token, Work};
+use crate::dispatch::{CompleteError, Dispatcher};
+
+/// How long a leader is looked for.
+const SEARCH_TIME: Duration = Duration::from_secs(10);
+/// Pause before looking again; a change of leader ends it early.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Pause before asking a node that was named.
+const BREATH: Duration = Duration::from_millis(2);
+/// Time for one question, besides that for its bytes.
+const ASK_TIME: Duration = Duration::from_secs(5);
+/// Slowest way on which a long question still arrives in time.
+const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
+
+/// What a worker gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// An orchestrator turn.
+    Turn,
+    /// An activity.
+    Activity,
+    /// A batch of an entity.
+    Batch,
+}
+
+impl Abandoned {
+    fn kind(self) -> Kind {
+        match self {
+            Abandoned::Turn => Kind::Turn,
+            Abandoned::Activity => Kind::Activity,
+            Abandoned::Batch => Kind::Entity,
+        }
+    }
+}
+
+/// Who answers a question.
+enum At {
+    Here,
+    Node(u64),
+    Nobody,
+}
+
+impl Dispatcher {
+    /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale or if
+    /// more parts of it follow (R3.66).
+    ///
+    /// # Errors
+    /// When the partition cannot be reached, or its leader holds as many unfinished completions as it may.
+    pub async fn complete_turn(
+        &self,
+        hub: u32,
+        response: wire::OrchestratorResponse,
+    ) -> Result<(), CompleteError> {
+        let about = |it: &wire::OrchestratorResponse| About::Turn(encoded(it));
+        let Some(at) = subject(&response.completion_token, &response.instance_id) else {
+            return Ok(());
+        };
+        self.ask(hub, &at, response, about, |it| self.complete_turn_here(hub, it)).await.map(drop)
+    }
+
+    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
+    ///
+    /// # Errors
+    /// When the partition cannot be reached.
+    pub async fn complete_activity(
+        &self,
+        hub: u32,
+        response: wire::ActivityResponse,
+    ) -> Result<(), CompleteError> {
+        let about = |it: &wire::ActivityResponse| About::Activity(encoded(it));
+        let Some(at) = subject(&response.completion_token, &response.instance_id) else {
+            return Ok(());
+        };
+        self.ask(hub, &at, response, about, |it| self.complete_activity_here(hub, it))
+            .await
+            .map(drop)
+    }
+
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
+    ///
+    /// # Errors
+    /// When the partition cannot be reached.
+    pub async fn complete_batch(
+        &self,
+        hub: u32,
+        result: wire::EntityBatchResult,
+    ) -> Result<(), CompleteError> {
+        let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
+        // The result names nothing but its token (R3.45).
+        let Some(at) = subject(&result.completion_token, "") else { return Ok(()) };
+        self.ask(hub, &at, result, about, |it| self.complete_batch_here(hub, it)).await.map(drop)
+    }
+
+    /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
+    ///
+    /// # Errors
+    /// When the leader cannot be reached.
+    pub async fn abandon(
+        &self,
+        hub: u32,
+        kind: Abandoned,
+        token: &str,
+    ) -> Result<(), CompleteError> {
+        let Some(at) = subject(token, "") else { return Ok(()) };
+        let kind = kind.kind();
+        let abandon = Abandon { kind: kind as u32, token: token.to_owned() };
+        let about = |it: &Abandon| About::Abandon(it.clone());
+        let here = |it: Abandon| async move {
+            self.abandon_here(hub, kind, &it.token);
+            Ok(())
+        };
+        self.ask(hub, &at, abandon, about, here).await.map(drop)
+    }
+
+    /// How many operations of an entity are with a worker.
+    ///
+    /// # Errors
+    /// When the leader cannot be reached.
+    pub async fn operations_handed_out(
+        &self,
+        hub: u32,
+        entity: &str,
+    ) -> Result<u32, CompleteError> {
+        self.handed_out(hub, Kind::Entity, entity).await.map(Option::unwrap_or_default)
+    }
+
+    /// How many events the history had that a worker computes the turn of an instance from, if one does
+    /// (R2.94).
+    ///
+    /// # Errors
+    /// When the leader cannot be reached.
+    pub async fn past_of_turn(
+        &self,
+        hub: u32,
+        instance: &str,
+    ) -> Result<Option<u32>, CompleteError> {
+        self.handed_out(hub, Kind::Turn, instance).await
+    }
+
+    async fn handed_out(
+        &self,
+        hub: u32,
+        kind: Kind,
+        instance: &str,
+    ) -> Result<Option<u32>, CompleteError> {
+        let about = |(): &()| {
+            About::HandedOut(HandedOut { kind: kind as u32, instance: instance.to_owned() })
+        };
+        match self.ask(hub, instance, (), about, |()| async { Ok(()) }).await? {
+            Some(held) => Ok(held.count),
+            None => Ok(self.handed_out_here(hub, kind, instance)),
+        }
+    }
+
+    fn handed_out_here(&self, hub: u32, kind: Kind, instance: &str) -> Option<u32> {
+        let instance = instance.into();
+        let key = match kind {
+            Kind::Entity => Key::Entity { instance },
+            _ => Key::Turn { instance },
+        };
+        match self.with_hub(hub, |hub| hub.handed_out(&key)) {
+            Some((_, Work::Entity(batch))) => Some(batch.count),
+            Some((_, Work::Turn(turn))) => Some(turn.history_events),
+            _ => None,
+        }
+    }
+
+    /// Does something at the leader of an instance: here, or by a question to its node. Returns what another
+    /// node said that a worker has.
+    async fn ask<T, Doing>(
+        &self,
+        hub: u32,
+        instance: &str,
+        what: T,
+        about: impl Fn(&T) -> About,
+        here: impl FnOnce(T) -> Doing,
+    ) -> Result<Option<Held>, CompleteError>
+    where
+        Doing: Future<Output = Result<(), CompleteError>>,
+    {
+        let mut leadership = self.partition_of(hub, instance).leadership();
+        let until = Instant::now() + SEARCH_TIME;
+        let (mut question, mut named, mut unknown) = (None, None, None);
+        loop {
+            let known = match (*leadership.borrow_and_update(), self.0.peers.get()) {
+                (Leadership::Leader { .. }, _) | (_, None) => At::Here,
+                (Leadership::Follower { leader }, Some(peers)) => {
+                    let other = named.take().or(leader).filter(|node| *node != peers.node());
+                    other.map_or(At::Nobody, At::Node)
+                }
+            };
+            match (known, self.0.peers.get()) {
+                (At::Here, _) => return here(what).await.map(|()| None),
+                (At::Node(node), Some(peers)) => {
+                    let question = question
+                        .get_or_insert_with(|| encoded(&Ask { hub, about: Some(about(&what)) }));
+                    let bytes = question.len() as f64 / BYTES_PER_SECOND;
+                    let time = ASK_TIME + Duration::from_secs_f64(bytes);
+                    let answer = peers.ask(node, question.clone(), time).await;
+                    match answer.map(|answer| AskOutcome::decode(answer).map(|it| it.outcome)) {
+                        Ok(Ok(Some(Outcome::NotLeader(NotLeader { leader })))) => named = leader,
+                        Ok(Ok(Some(outcome))) => return settle(outcome),
+                        Ok(Ok(None)) => unknown = Some("the leader gave no outcome".to_owned()),
+                        Ok(Err(error)) => unknown = Some(error.to_string()),
+                        Err(error) if error.not_sent() => {}
+                        Err(error) => unknown = Some(error.to_string()),
+                    }
+                }
+                _ => {}
+            }
+            if Instant::now() >= until {
+                return Err(CompleteError::Cluster(match unknown {
+                    Some(reason) => Error::Unavailable(reason),
+                    None => Error::NotLeader { leader: named },
+                }));
+            }
+            match named {
+                Some(_) => tokio::time::sleep(BREATH).await,
+                None => drop(tokio::time::timeout(LOOK_AGAIN, leadership.changed()).await),
+            }
+        }
+    }
+
+    /// Answers a question of another node's gateway.
+    async fn answer_ask(&self, hub: u32, about: About) -> Result<Outcome, CompleteError> {
+        match about {
+            About::Turn(bytes) => {
+                let Ok(it) = wire::OrchestratorResponse::decode(bytes) else { return Ok(DONE) };
+                self.must_lead(hub, subject(&it.completion_token, &it.instance_id))?;
+                self.complete_turn_here(hub, it).await?;
+            }
+            About::Activity(bytes) => {
+                let Ok(it) = wire::ActivityResponse::decode(bytes) else { return Ok(DONE) };
+                self.must_lead(hub, subject(&it.completion_token, &it.instance_id))?;
+                self.complete_activity_here(hub, it).await?;
+            }
+            About::Batch(bytes) => {
+                let Ok(it) = wire::EntityBatchResult::decode(bytes) else { return Ok(DONE) };
+                self.must_lead(hub, subject(&it.completion_token, ""))?;
+                self.complete_batch_here(hub, it).await?;
+            }
+            About::Abandon(Abandon { kind, token }) => {
+                let Some(kind) = Kind::numbered(kind) else { return Ok(DONE) };
+                self.must_lead(hub, subject(&token, ""))?;
+                self.abandon_here(hub, kind, &token);
+            }
+            About::HandedOut(HandedOut { kind, instance }) => {
+                let Some(kind) = Kind::numbered(kind) else { return Ok(DONE) };
+                self.must_lead(hub, Some(instance.clone()))?;
+                let count = self.handed_out_here(hub, kind, &instance);
+                return Ok(Outcome::Held(Held { count }));
+            }
+        }
+        Ok(DONE)
+    }
+
+    fn must_lead(&self, hub: u32, instance: Option<String>) -> Result<(), CompleteError> {
+        let Some(instance) = instance else { return Ok(()) };
+        match *self.partition_of(hub, &instance).leadership().borrow() {
+            Leadership::Leader { .. } => Ok(()),
+            Leadership::Follower { leader } => Err(Error::NotLeader { leader }.into()),
+        }
+    }
+}
+
+const DONE: Outcome = Outcome::Done(Done {});
+
+/// What answers the dispatchers of other nodes.
+pub(in crate::dispatch) fn program(dispatcher: Dispatcher) -> Arc<dyn Program> {
+    Arc::new(dispatcher)
+}
+
+impl Program for Dispatcher {
+    fn answer(&self, question: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        let dispatcher = self.clone();
+        Box::pin(async move {
+            let Ask { hub, about } = Ask::decode(question).map_err(|error| error.to_string())?;
+            let about = about.ok_or("a question that this version does not know")?;
+            // On a task of its own: a link that breaks must not end what is being committed.
+            let answer = tokio::spawn(async move { dispatcher.answer_ask(hub, about).await }).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            Ok(encoded(&AskOutcome { outcome: Some(answer.unwrap_or_else(told)) }))
+        })
+    }
+
+    fn accept(&self, from: u64, feed: Feed) {
+        self.serve_gateway(from, feed);
+    }
+}
+
+/// How a failure travels.
+fn told(error: CompleteError) -> Outcome {
+    match error {
+        CompleteError::NoRoom => Outcome::NoRoom(Done {}),
+        CompleteError::Cluster(error) => match error {
+            Error::NotLeader { leader } => Outcome::NotLeader(NotLeader { leader }),
+            Error::Stopping => Outcome::NotLeader(NotLeader { leader: None }),
+            Error::Unavailable(reason) => Outcome::Unavailable(reason),
+            Error::TooLarge { bytes, limit } => {
+                Outcome::TooLarge(TooLarge { bytes: bytes as u64, limit: limit as u64 })
+            }
+        },
+    }
+}
+
+/// The instance that a completion is about: by its token or, where it has none, by its id. `None` for garbage.
+fn subject(token: &str, instance: &str) -> Option<String> {
+    if token.is_empty() {
+        return (!instance.is_empty()).then(|| instance.to_owned());
+    }
+    Some(Token::from_text(token)?.work?.key().instance().to_string())
+}
+
+fn encoded(message: &impl prost::Message) -> Bytes {
+    Bytes::from(message.encode_to_vec())
+}
+
+fn settle(outcome: Outcome) -> Result<Option<Held>, CompleteError> {
+    match outcome {
+        Outcome::Done(_) => Ok(None),
+        Outcome::Held(held) => Ok(Some(held)),
+        Outcome::NotLeader(NotLeader { leader }) => Err(Error::NotLeader { leader }.into()),
+        Outcome::Unavailable(reason) => Err(Error::Unavailable(reason).into()),
+        Outcome::NoRoom(_) => Err(CompleteError::NoRoom),
+        Outcome::TooLarge(TooLarge { bytes, limit }) => {
+            Err(Error::TooLarge { bytes: bytes as usize, limit: limit as usize }.into())
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The audit log: who did what, where, and what was decided; never a payload.
+
+use std::time::Duration;
+
+use durahub_proto::wire;
+use serde_json::Value;
+
+use super::Guarded;
+use super::support::Client;
+
+async fn lines(guarded: &Guarded, count: usize) -> Vec<Value> {
+    let path = guarded.path("audit.jsonl");
+    let wait = async {
+        loop {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.ends_with('\n') && text.lines().count() >= count {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(30), wait).await.expect("lines");
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn every_lifecycle_and_administrative_action_leaves_a_line_and_no_payload() {
+    let guarded = Guarded::start(&[]).await;
+    let contributor = guarded.client("contributor");
+    let created = contributor.start("order-1", "Order", "\"secret payload\"").await;
+    let drawn = contributor.start("", "Order", "\"secret payload\"").await;
+    let mut rpc = contributor.rpc();
+    rpc.terminate_instance(wire::TerminateRequest {
+        instance_id: "order-1".into(),
+        output: Some("\"secret payload\"".into()),
+        ..Default::default()
+    })
+    .await
+    .unwrap();
+    // Reads leave none.
+    contributor.rpc().get_instance(wire::GetInstanceRequest::default()).await.unwrap();
+    // Refused: by role, by hub, and nobody.
+    let mut denied = guarded.client("reader").rpc();
+    denied.create_task_hub(wire::CreateTaskHubRequest::default()).await.unwrap_err();
+    let query = wire::QueryInstancesRequest::default();
+    guarded.client("other").rpc().query_instances(query).await.unwrap_err();
+    let stranger = Client::over(guarded.channel(None)).in_hub("b");
+    stranger.rpc().start_instance(wire::CreateInstanceRequest::default()).await.unwrap_err();
+    // An operator, on the peer port.
+    let token = guarded.token("root").to_owned();
+    let peer = format!("http://{}", guarded.server.addresses.peer);
+    let drain = ["cluster", "--endpoint", &peer, "drain", "1"];
+    assert_eq!(guarded.run(&drain, &[("DURAHUB_TOKEN", &token)]).0, 0);
+
+    let lines = lines(&guarded, 7).await;
+    let row = |line: &Value| {
+        let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+        [
+            text("who"),
+            text("identity"),
+            text("what"),
+            text("hub"),
+            text("instance"),
+            text("decision"),
+        ]
+        .join(" ")
+    };
+    let expected = [
+        format!("contributor token StartInstance a {created} allowed"),
+        format!("contributor token StartInstance a {drawn} allowed"),
+        "contributor token TerminateInstance a order-1 allowed".to_owned(),
+        "reader token CreateTaskHub a - denied".to_owned(),
+        "other token QueryInstances a - denied".to_owned(),
+        "- unknown StartInstance b - denied".to_owned(),
+        "root token Drain - node 1 allowed".to_owned(),
+    ];
+    assert_eq!(lines.iter().map(row).collect::<Vec<_>>(), expected);
+    for line in &lines {
+        assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+        assert!(!line.to_string().contains("secret"), "{line}");
+    }
+    assert_eq!(lines[0]["code"], 0);
+    assert!(lines[0]["from"].as_str().unwrap().starts_with("127.0.0.1:"), "{}", lines[0]);
+
+    // Rotated away: the next line goes into a new file of the old name.
+    let (path, old) = (guarded.path("audit.jsonl"), guarded.path("audit.1"));
+    std::fs::rename(&path, &old).unwrap();
+    guarded.hang_up();
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    contributor.start("order-2", "Order", "").await;
+    assert_eq!(self::lines(&guarded, 1).await[0]["instance"], "order-2");
+}

@@ -1,0 +1,223 @@
+//! What one hub and one connection may ask, and what a client that floods meets.
+
+use std::time::Duration;
+
+use durahub_proto::wire;
+use tonic::{Code, Status};
+
+use super::support::server::ServerOptions;
+use super::support::{Client, TestServer};
+
+async fn get(client: &Client) -> Result<(), Status> {
+    client.rpc().get_instance(wire::GetInstanceRequest::default()).await.map(drop)
+}
+
+async fn with_file(text: &str) -> (TestServer, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("durahub.toml");
+    std::fs::write(&path, text).unwrap();
+    let args = vec!["--config".to_owned(), path.display().to_string()];
+    let options = ServerOptions { args, ..Default::default() };
+    (TestServer::start_with(options).await, folder)
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_told_and_changed_while_the_node_runs() {
+    let text = "task_hubs = ['a', 'b']\n[limits]\nhub_calls_per_second = 5\n";
+    let (server, folder) = with_file(text).await;
+    let (a, b) = (server.client_in("a"), server.client_in("b"));
+    let refused = loop {
+        if let Err(status) = get(&a).await {
+            break status;
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("limits.hub_calls_per_second"), "{}", refused.message());
+    let hint = refused.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap();
+    let hint: u64 = hint.parse().unwrap();
+    assert!((1..=1000).contains(&hint), "{hint}");
+    // Another hub has a share of its own; workers are not counted.
+    get(&b).await.unwrap();
+    for _ in 0..50 {
+        a.rpc().hello(()).await.unwrap();
+        let none = wire::ActivityResponse { completion_token: "none".into(), ..Default::default() };
+        let completed = a.rpc().complete_activity_task(none).await;
+        assert!(completed.is_ok_and(|_| true), "a worker's call is not counted");
+    }
+    // The hint is right.
+    while get(&a).await.is_ok() {}
+    tokio::time::sleep(Duration::from_millis(hint + 300)).await;
+    get(&a).await.unwrap();
+
+    // The file changes: no restart, no signal.
+    let path = folder.path().join("durahub.toml");
+    let text = "task_hubs = ['a', 'b']\nlog_level = 'info,h2=debug'\ncache_mb = 64\n";
+    std::fs::write(&path, text).unwrap();
+    let change = async {
+        // More calls at once than the old rate would let through.
+        while !futures::future::join_all((0..20).map(|_| get(&a))).await.iter().all(Result::is_ok) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), change).await.expect("the new limits");
+    assert!(server.log().contains("cache_mb"), "a setting that waits is named");
+    get(&a).await.unwrap();
+    assert!(server.log().contains("\"level\":\"DEBUG\""), "the new log level");
+    // A file with a mistake changes nothing.
+    std::fs::write(&path, "[limits]\nhub_calls_per_secnd = 1\n").unwrap();
+    let told = async {
+        while !server.log().contains("hub_calls_per_secnd") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.expect("the mistake is told");
+    for _ in 0..20 {
+        get(&a).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_a_share_of_calls_at_the_same_time() {
+    let server = TestServer::start_with_args(&["--connection-calls-in-flight=2"]).await;
+    let one = server.client();
+    one.start("slow", "Slow", "").await;
+    let wait = || {
+        let mut rpc = one.rpc();
+        let request = wire::GetInstanceRequest { instance_id: "slow".into(), ..Default::default() };
+        // The test's own calls may be in its way.
+        tokio::spawn(async move {
+            while rpc.wait_for_instance_completion(request.clone()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let waits = [wait(), wait()];
+    let refused = loop {
+        if let Err(status) = get(&one).await {
+            break status;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("limits.connection_calls_in_flight"), "{refused}");
+    // Another connection of the same client has its own.
+    get(&server.client()).await.unwrap();
+    // A call that its client gives up counts no more.
+    waits.iter().for_each(tokio::task::JoinHandle::abort);
+    let free = async {
+        while get(&one).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), free).await.expect("room again");
+}
+
+/// A raw HTTP/2 connection, and the task that runs it.
+async fn raw(
+    server: &TestServer,
+) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+    let tcp = tokio::net::TcpStream::connect(server.addresses.grpc).await.unwrap();
+    let (sender, connection) = h2::client::handshake(tcp).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn hello(server: &TestServer) -> tonic::codegen::http::request::Builder {
+    let uri = format!("http://{}/TaskHubSidecarService/Hello", server.addresses.grpc);
+    tonic::codegen::http::Request::post(uri).header("content-type", "application/grpc")
+}
+
+/// CVE-2023-44487: streams that are opened and reset at once cost nothing that stays, and keep nobody out.
+#[tokio::test]
+async fn a_flood_of_resets_leaves_nothing_behind() {
+    let server = TestServer::start_with_args(&["--cache-mb=16"]).await;
+    server.client().rpc().hello(()).await.unwrap();
+    let (mut sender, running) = raw(&server).await;
+    let before = resident_mib(server.pid());
+    for opened in 0..100_000 {
+        sender = match sender.ready().await {
+            Ok(sender) => sender,
+            // The server has had enough of it, which is fine.
+            Err(_) => break,
+        };
+        let request = hello(&server).body(()).unwrap();
+        let Ok((_, mut stream)) = sender.send_request(request, false) else { break };
+        stream.send_reset(h2::Reason::CANCEL);
+        if opened % 20_000 == 0 {
+            let others = async { server.client().rpc().hello(()).await };
+            tokio::time::timeout(Duration::from_secs(10), others).await.expect("in time").unwrap();
+        }
+    }
+    let after = resident_mib(server.pid());
+    assert!(after < before + 20, "{before} MiB before, {after} MiB after");
+    running.abort();
+    server.client().rpc().hello(()).await.unwrap();
+}
+
+/// Streams that the server has to reset, because they break the protocol, end the connection.
+#[tokio::test]
+async fn a_flood_of_broken_streams_ends_its_connection_and_nothing_else() {
+    let server = TestServer::start().await;
+    let (mut sender, running) = raw(&server).await;
+    let mut opened = 0_u32;
+    while let Ok(ready) = sender.ready().await {
+        sender = ready;
+        // Five bytes are announced and none comes.
+        let request = hello(&server).header("content-length", "5").body(()).unwrap();
+        let Ok((answer, _)) = sender.send_request(request, true) else { break };
+        let _ = answer.await;
+        opened += 1;
+        assert!(opened < 10_000, "nobody stops the flood");
+    }
+    let ended = running.await.unwrap().unwrap_err();
+    assert_eq!(ended.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{ended}");
+    server.client().rpc().hello(()).await.unwrap();
+}
+
+/// A client that never reads its stream of work: what waits for it stays on the server's disk.
+#[tokio::test]
+async fn memory_stays_flat_under_a_client_that_never_reads() {
+    let server = TestServer::start_with_args(&["--cache-mb=16"]).await;
+    let client = server.client();
+    // A window that is never opened again, and room for thousands of items.
+    let (sender, _running) = raw(&server).await;
+    let uri = format!("http://{}/TaskHubSidecarService/GetWorkItems", server.addresses.grpc);
+    let request = tonic::codegen::http::Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let wanted = wire::GetWorkItemsRequest {
+        max_concurrent_orchestration_work_items: 100_000,
+        ..Default::default()
+    };
+    let message = prost::Message::encode_to_vec(&wanted);
+    let mut frame = vec![0];
+    frame.extend((message.len() as u32).to_be_bytes());
+    frame.extend(message);
+    let (answer, mut stream) = sender.ready().await.unwrap().send_request(request, false).unwrap();
+    stream.send_data(frame.into(), true).unwrap();
+    let _unread = answer.await.unwrap();
+
+    let input = format!("\"{}\"", "x".repeat(64 << 10));
+    let starts = async |from: u32, to: u32| {
+        for batch in (from..to).collect::<Vec<_>>().chunks(50) {
+            let starts = batch.iter().map(|n| {
+                let (client, input) = (client.clone(), input.clone());
+                async move { client.start(&format!("i-{n}"), "Unread", &input).await }
+            });
+            futures::future::join_all(starts).await;
+        }
+    };
+    starts(0, 500).await;
+    let before = resident_mib(server.pid());
+    starts(500, 2500).await;
+    let after = resident_mib(server.pid());
+    // 2,000 inputs of 64 KiB are 125 MiB.
+    assert!(after < before + 60, "{before} MiB before, {after} MiB after");
+}
+
+fn resident_mib(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}

@@ -1,0 +1,214 @@
+//! Keys, tokens and certificates are replaced while streams are open, and no stream notices.
+
+use std::time::Duration;
+
+use durahub_proto::wire;
+use durahub_proto::wire::work_item::Request as Item;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::{Code, Streaming};
+
+use super::Guarded;
+use super::support::security::{Ca, Pair, Signer, key_set};
+use super::support::{Client, TestServer};
+
+/// An open worker stream.
+struct Stream {
+    items: Streaming<wire::WorkItem>,
+    starts: Client,
+    started: u32,
+}
+
+impl Stream {
+    async fn open(worker: &Client, starts: Client) -> Stream {
+        let request = wire::GetWorkItemsRequest {
+            max_concurrent_orchestration_work_items: 100,
+            ..Default::default()
+        };
+        let items = worker.rpc().get_work_items(request).await.unwrap().into_inner();
+        Stream { items, starts, started: 0 }
+    }
+
+    /// A new instance must arrive on the stream that is open.
+    async fn lives(&mut self) {
+        self.started += 1;
+        let id = format!("live-{}", self.started);
+        self.starts.start(&id, "Live", "").await;
+        let arrival = async {
+            loop {
+                let item = self.items.message().await.expect("the stream lives").expect("no end");
+                if let Some(Item::OrchestratorRequest(turn)) = item.request
+                    && turn.instance_id == id
+                {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), arrival).await.expect("a work item");
+    }
+}
+
+async fn code(client: &Client) -> Code {
+    client.rpc().hello(()).await.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+async fn until(client: &Client, wanted: Code) {
+    let change = async {
+        while code(client).await != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), change).await.expect("a change");
+}
+
+#[tokio::test]
+async fn keys_of_a_file_rotate_while_a_stream_is_open() {
+    let guarded = Guarded::start(&[]).await;
+    let over = Client::over(guarded.channel(None)).in_hub("a");
+    let by = |signer: &Signer| over.with_token(&signer.token(&json!({ "role": "contributor" })));
+    let (old, next) = (&guarded.signer, Signer::new("two"));
+    let mut stream = Stream::open(&by(old), guarded.client("contributor")).await;
+    stream.lives().await;
+
+    // The next key is published; nothing but the change of the file tells the server.
+    std::fs::write(guarded.path("keys.json"), key_set(&[old, &next])).unwrap();
+    until(&by(&next), Code::Ok).await;
+    assert_eq!(code(&by(old)).await, Code::Ok);
+    // The old one is taken away.
+    std::fs::write(guarded.path("keys.json"), key_set(&[&next])).unwrap();
+    until(&by(old), Code::Unauthenticated).await;
+    assert_eq!(code(&by(&next)).await, Code::Ok);
+    stream.lives().await;
+}
+
+/// A server of one document, on plain HTTP of this machine. Counts how often it was asked.
+struct Issuer {
+    url: String,
+    keys: std::sync::Arc<std::sync::Mutex<(String, u32)>>,
+}
+
+impl Issuer {
+    async fn start(keys: String) -> Issuer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let keys = std::sync::Arc::new(std::sync::Mutex::new((keys, 0)));
+        let shared = keys.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                let _ = socket.read(&mut request).await;
+                let body = {
+                    let mut shared = shared.lock().unwrap();
+                    shared.1 += 1;
+                    shared.0.clone()
+                };
+                let head = "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n";
+                let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+            }
+        });
+        Issuer { url, keys }
+    }
+
+    fn set(&self, keys: String) {
+        self.keys.lock().unwrap().0 = keys;
+    }
+
+    fn asked(&self) -> u32 {
+        self.keys.lock().unwrap().1
+    }
+}
+
+#[tokio::test]
+async fn keys_of_a_url_are_fetched_when_a_token_names_a_new_one() {
+    let (old, next) = (Signer::new("one"), Signer::new("two"));
+    let issuer = Issuer::start(key_set(&[&old])).await;
+    let server = TestServer::start_with_args(&[
+        "--auth-mode=jwt",
+        &format!("--auth-jwt-jwks-url={}", issuer.url),
+        "--auth-jwt-issuer",
+        super::ISSUER,
+        "--auth-jwt-audience",
+        super::AUDIENCE,
+        "--auth-grants=claim.role:worker=contributor@default",
+        // It is the new key that makes the server ask, not the time.
+        "--auth-jwt-jwks-refresh=24h",
+    ])
+    .await;
+    let by =
+        |signer: &Signer| server.client().with_token(&signer.token(&json!({ "role": "worker" })));
+    let mut stream = Stream::open(&by(&old), by(&old)).await;
+    stream.lives().await;
+    assert_eq!(code(&by(&next)).await, Code::Unauthenticated);
+    issuer.set(key_set(&[&old, &next]));
+    until(&by(&next), Code::Ok).await;
+    stream.lives().await;
+    // Whoever sends tokens of unknown keys makes the server ask every few seconds at most.
+    let (before, stranger) = (issuer.asked(), Signer::new("three"));
+    for _ in 0..50 {
+        assert_eq!(code(&by(&stranger)).await, Code::Unauthenticated);
+    }
+    assert!(issuer.asked() - before <= 2, "asked {} times", issuer.asked() - before);
+}
+
+#[tokio::test]
+async fn tokens_and_grants_change_while_a_stream_is_open() {
+    let guarded = Guarded::start(&[]).await;
+    let mut stream = Stream::open(&guarded.client("worker"), guarded.client("contributor")).await;
+    stream.lives().await;
+    let path = guarded.path("tokens.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    // The worker's token is withdrawn: no new call, but the stream that was judged goes on (R1.14).
+    let without = text.split("[[token]]").filter(|entry| !entry.contains("'worker'"));
+    let without: Vec<_> = without.collect();
+    std::fs::write(&path, without.join("[[token]]")).unwrap();
+    until(&guarded.client("worker"), Code::Unauthenticated).await;
+    stream.lives().await;
+    std::fs::write(&path, text).unwrap();
+    until(&guarded.client("worker"), Code::Ok).await;
+    stream.lives().await;
+}
+
+/// The serial number of the certificate that a new connection is shown.
+async fn shown(guarded: &Guarded) -> bool {
+    let client = Client::over(guarded.channel(None));
+    client.rpc().hello(()).await.is_err_and(|status| status.code() == Code::Unauthenticated)
+}
+
+#[tokio::test]
+async fn certificates_are_replaced_without_a_dropped_stream() {
+    let mut guarded = Guarded::start(&[]).await;
+    let contributor = guarded.client("contributor");
+    let mut stream = Stream::open(&guarded.client("worker"), contributor).await;
+    stream.lives().await;
+
+    // Another CA, so that a connection shows which certificate the server has.
+    let next = Ca::new("next");
+    let folder = guarded.folder.path().to_owned();
+    let pair = next.issue(&folder, "next", &["localhost"], "server");
+    let Pair { cert, key } = guarded.server_pair.clone();
+    let old_ca = guarded.ca_file.clone();
+
+    // A key without its certificate is not taken; the old pair stays.
+    let old_key = std::fs::read(&key).unwrap();
+    std::fs::copy(&pair.key, &key).unwrap();
+    guarded.hang_up();
+    while !guarded.server.log().contains("not read again, the old one stays") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(shown(&guarded).await, "the old certificate is shown");
+    std::fs::write(&key, old_key).unwrap();
+
+    std::fs::copy(&pair.cert, &cert).unwrap();
+    std::fs::copy(&pair.key, &key).unwrap();
+    guarded.ca_file = next.write(&folder.join("next-ca.pem"));
+    let change = async {
+        while !shown(&guarded).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), change).await.expect("the new certificate");
+    guarded.ca_file = old_ca;
+    assert!(!shown(&guarded).await, "the old certificate is gone");
+    // The connection of before, and its stream.
+    stream.lives().await;
+}

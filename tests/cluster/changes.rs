@@ -1,0 +1,60 @@
+//! Nodes that restart one by one, come, go and are replaced, while the cluster works.
+
+use crate::load::Load;
+use crate::nodes::{Cluster, Shape};
+use crate::setting;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rolling_restart_fails_no_call() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::begin(&cluster).await;
+    for _ in 0..setting("DURAHUB_CLUSTER_ROUNDS", 1) {
+        for id in 1..=3 {
+            cluster.terminate(id).await;
+            cluster.restart(id).await;
+            cluster.balanced(3).await;
+            load.progress(20).await;
+        }
+    }
+    let figures = load.end(&cluster, "rolling restart").await;
+    assert!(figures.failed.is_empty(), "calls failed: {:#?}", figures.failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_become_five_and_three_again_and_one_is_replaced() {
+    // The log is short, so whoever comes later finds its beginning gone.
+    let shape = Shape { snapshot_every: 200, ..Shape::default() };
+    let mut cluster = Cluster::start_as(shape).await;
+    let mut load = Load::begin(&cluster).await;
+    for id in 4..=5 {
+        cluster.join(id).await;
+        load.add_node(&cluster, id);
+        cluster.balanced(id as usize).await;
+        load.progress(20).await;
+    }
+    for id in 1..=2 {
+        let output = cluster.operate(5, &["remove-node", &id.to_string()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        cluster.gone(5, id).await;
+        load.remove_node(id);
+        cluster.terminate(id).await;
+        cluster.balanced(5 - id as usize).await;
+        load.progress(20).await;
+    }
+    // A node whose disk is gone: it is taken out, and a new one comes in its place.
+    cluster.kill9(3);
+    load.remove_node(3);
+    std::fs::remove_dir_all(cluster.data(3)).unwrap();
+    let output = cluster.operate(4, &["remove-node", "3"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    cluster.join(6).await;
+    load.add_node(&cluster, 6);
+    cluster.gone(4, 3).await;
+    cluster.balanced(3).await;
+    load.progress(20).await;
+    let snapshots = cluster.snapshots(6);
+    assert!(snapshots > 0, "the new node has the log from its beginning");
+    let table = String::from_utf8(cluster.operate(6, &["status"]).stdout).unwrap();
+    assert!(table.contains("NODE") && table.contains("0 (metadata)"), "{table}");
+    load.end(&cluster, "3 to 5 to 3").await;
+}

@@ -1,0 +1,62 @@
+//! Who is not let in: ids that were used, folders that were lost, folders of another cluster.
+
+use crate::nodes::Cluster;
+
+/// Exit code of a node that has no place in its cluster.
+const EXPELLED: i32 = 78;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn used_ids_lost_folders_and_folders_of_other_clusters_are_refused() {
+    let mut cluster = Cluster::start().await;
+    cluster.client(1).start("a1", "Greet", "").await;
+
+    // A folder that was emptied: the node has forgotten how it voted.
+    cluster.kill9(3);
+    let kept = cluster.data(3).with_extension("kept");
+    std::fs::rename(cluster.data(3), &kept).unwrap();
+    let (code, said) = cluster.refused(3).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("node 3 was here before with another data folder"), "{said}");
+    assert!(!cluster.data(3).exists(), "a refusal leaves nothing behind");
+
+    // A folder of another cluster: that of a node alone.
+    cluster.found_alone(3).await;
+    let (code, said) = cluster.refused(3).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("belongs to cluster"), "{said}");
+    std::fs::remove_dir_all(cluster.data(3)).unwrap();
+
+    // The folder of another node of the same cluster: its id does not fit, or it is used twice.
+    cluster.kill9(2);
+    copy(&cluster.data(2), &cluster.data(3));
+    let (code, said) = cluster.refused(3).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("belongs to node 2, not to node 3"), "{said}");
+    std::fs::remove_dir_all(cluster.data(3)).unwrap();
+    cluster.restart(2).await;
+
+    // With the folder that it had, the node is welcome.
+    std::fs::rename(&kept, cluster.data(3)).unwrap();
+    cluster.restart(3).await;
+    cluster.balanced(3).await;
+    assert!(cluster.client(3).get("a1").await.is_some());
+
+    // An id is never used again, not even by the same node.
+    let output = cluster.operate(1, &["remove-node", "2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    cluster.gone(1, 2).await;
+    cluster.terminate(2).await;
+    let (code, said) = cluster.refused(2).await;
+    assert_eq!(code, Some(EXPELLED), "{said}");
+    assert!(said.contains("node 2 was removed from the cluster"), "{said}");
+    std::fs::remove_dir_all(cluster.data(2)).unwrap();
+    let (code, said) = cluster.refused(2).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("node 2 was removed, and ids are not used again"), "{said}");
+    assert!(cluster.client(3).get("a1").await.is_some());
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
+}
