@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use durahub_cluster::admin::messages::{NodeState, StatusResponse};
+use durahub_cluster::admin::messages::{NodeState, NodeStatus, StatusResponse};
 use durahub_cluster::admin::{AdminClient, AdminError};
 use serde_json::json;
 
@@ -55,6 +55,12 @@ enum ClusterCommand {
         partition: u32,
         /// Node id of the new leader
         node_id: u64,
+    },
+    /// Before nodes are stopped for good: check that those at these addresses are all that the cluster has.
+    CheckScaleIn {
+        /// Addresses under which the nodes that stay are known, comma separated
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+        keep: Vec<String>,
     },
     /// Keep leaders away from a node, as before maintenance. A restart of the node ends it.
     Drain {
@@ -112,6 +118,7 @@ async fn ask(args: ClusterArgs) -> anyhow::Result<String> {
             client.transfer_leader(partition, node_id).await?;
             format!("node {node_id} leads partition {partition}\n")
         }
+        ClusterCommand::CheckScaleIn { keep } => check_scale_in(&client.status().await?, &keep)?,
         ClusterCommand::Drain { node_id, undo: false } => {
             client.drain(node_id, false).await?;
             format!("leaders are moving away from node {node_id}; it keeps its replicas\n")
@@ -121,6 +128,22 @@ async fn ask(args: ClusterArgs) -> anyhow::Result<String> {
             format!("node {node_id} may lead again\n")
         }
     })
+}
+
+/// Says that nothing but the nodes at `keep` belongs to the cluster. An id that is only reserved holds nothing.
+fn check_scale_in(status: &StatusResponse, keep: &[String]) -> anyhow::Result<String> {
+    let holds = |node: &&NodeStatus| node.state() != NodeState::Expected || node.votes_in > 0;
+    let stopped = status.nodes.iter().filter(holds).filter(|node| !keep.contains(&node.address));
+    let stopped: Vec<_> =
+        stopped.map(|node| format!("node {} ({})", node.node, node.address)).collect();
+    if stopped.is_empty() {
+        return Ok("no node of the cluster would be stopped\n".to_owned());
+    }
+    bail!(
+        "still in the cluster: {}. Remove each with `durahub cluster remove-node ID` and wait until `durahub \
+         cluster status` no longer lists it",
+        stopped.join(", ")
+    )
 }
 
 fn state(state: i32) -> &'static str {
@@ -247,7 +270,7 @@ fn as_json(status: &StatusResponse) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use durahub_cluster::admin::messages::{GroupStatus, NodeStatus, ReplicaStatus};
+    use durahub_cluster::admin::messages::{GroupStatus, ReplicaStatus};
 
     use super::*;
 
@@ -288,6 +311,22 @@ mod tests {
              0 (metadata)  none    0     -       -         ?\n\
              1             2       9     2       5         17\n"
         );
+    }
+
+    #[test]
+    fn nodes_are_stopped_only_when_the_cluster_has_let_them_go() {
+        let mut status = status();
+        let keep = ["a:8083".to_owned()];
+        let told = check_scale_in(&status, &keep).unwrap_err().to_string();
+        assert!(told.starts_with("still in the cluster: node 2 (b:8083)."), "{told}");
+        check_scale_in(&status, &[keep[0].clone(), "b:8083".to_owned()]).unwrap();
+        // A node that is being emptied still holds votes; an id that was reserved never did.
+        status.nodes[0].state = NodeState::Leaving.into();
+        check_scale_in(&status, &keep).unwrap_err();
+        status.nodes[0].state = NodeState::Expected.into();
+        check_scale_in(&status, &keep).unwrap_err();
+        status.nodes[0].votes_in = 0;
+        check_scale_in(&status, &keep).unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod entity;
 mod failure;
+mod health;
 mod hub;
 mod instance;
 mod show;
@@ -56,6 +57,8 @@ enum Command {
     Serve(Flags),
     /// Look at the configuration without running a node.
     Config(ConfigArgs),
+    /// Ask a node whether it takes work, or only whether it lives.
+    Health(health::HealthArgs),
     /// Look at a cluster and change it while it runs.
     Cluster(cluster::ClusterArgs),
     /// Create, list and delete task hubs of a running server.
@@ -137,6 +140,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
             print(&Config::default().to_toml())
         }
+        Command::Health(args) => print(&health::run(&args)?),
         Command::Cluster(args) => print(&runtime()?.block_on(cluster::run(args))?),
         Command::Hub(args) => runtime()?.block_on(hub::run(args)),
         Command::Instance(args) => runtime()?.block_on(instance::run(args)),
