@@ -28,7 +28,7 @@ async fn signal(client: &Client, entity: &str, name: &str) {
     let request = wire::SignalEntityRequest {
         instance_id: entity.into(),
         name: name.into(),
-        request_id: format!("00000000-0000-4000-8000-{:012x}", fastrand::u32(..)),
+        request_id: format!("00000000-0000-4000-8000-{:012x}", fastrand::u64(..1 << 48)),
         ..Default::default()
     };
     good("signal", client.rpc().signal_entity(request).await);
