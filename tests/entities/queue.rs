@@ -53,7 +53,7 @@ async fn a_long_queue_is_worked_off_in_order() {
     good("a repeat", client.rpc().signal_entity(request("r1")).await);
 
     let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
-    let mut seen = vec![0; SENDERS];
+    let mut seen = [0; SENDERS];
     let mut done = 0;
     while done <= length {
         let batch = worker.next_entity().await;
