@@ -122,7 +122,7 @@ impl Gateway {
             let changed = async {
                 loop {
                     tokio::time::sleep(if again { LEADER_PAUSE } else { LOOK_AGAIN }).await;
-                    let status = partition.peek(&status_of);
+                    let status = partition.peek(status_of);
                     let is_met = status.map_or(was_known, |status| wanted.is_met_by(status));
                     if again || is_met {
                         return;

@@ -96,7 +96,7 @@ async fn start(client: &Client, id: &str, name: &str, input: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_on_one_node_and_clients_on_others_get_everything_done() {
     let cluster = Cluster::start().await;
-    let _worker = cluster.work(1, &program());
+    let _worker = program().run(&cluster.client(1), WorkerOptions::default());
     let (second, third) = (cluster.client(2), cluster.client(3));
     let ids = spread("all-", 6);
     for id in &ids {
