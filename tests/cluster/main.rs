@@ -3,6 +3,7 @@
 //! - [`kills`]: `kill -9` of any node and of leaders, pauses, a lost majority;
 //! - [`cuts`]: links between nodes that deliver nothing, in one direction or both;
 //! - [`changes`]: restarts one by one, nodes that come, go and are replaced;
+//! - [`feeds`]: work of all leaders at any gateway;
 //! - [`refusals`]: who is not let in;
 //! - [`idle`]: what a cluster costs that does nothing (by hand).
 //!
