@@ -23,6 +23,7 @@ const MAY: &[(&str, &[&str])] = &[
             "/TaskHubSidecarService/ListInstanceIds",
             "/TaskHubSidecarService/GetEntity",
             "/TaskHubSidecarService/QueryEntities",
+            "/durahub.v1.EntityService/ListEntityLocks",
         ],
     ),
     (
