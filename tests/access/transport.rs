@@ -144,7 +144,7 @@ async fn nodes_show_certificates_with_their_names() {
     refused_to_join(folder, &join(peer_args(&foreign_file, &foreign)), "certificate");
     // No TLS at all.
     let plain = vec![format!("--join={at}")];
-    refused_to_join(folder, &plain, "cannot be reached");
+    refused_to_join(folder, &plain, "no member lets this node join yet");
 
     // A node whose certificate carries a wrong name, as the one that is dialled.
     let liar = node(peer_args(&ca_file, &wrong)).await;
