@@ -143,7 +143,6 @@ const SERVED: &[Call] = &[
     call("/TaskHubSidecarService/AbandonTaskOrchestratorWorkItem", Needs::Work),
     call("/TaskHubSidecarService/AbandonTaskEntityWorkItem", Needs::Work),
     action("/TaskHubSidecarService/SkipGracefulOrchestrationTerminations", Needs::Contribute),
-    call("/durahub.v1.EntityService/ListEntityLocks", Needs::Read),
     // The answer holds only the hubs in which the caller has a role.
     call("/durahub.v1.TaskHubService/ListTaskHubs", Needs::Identity),
     call("/durahub.v1.EntityService/ListEntityLocks", Needs::Read),
