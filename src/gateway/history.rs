@@ -45,12 +45,31 @@ impl Gateway {
         hub: u32,
         request: wire::StreamInstanceHistoryRequest,
     ) -> Result<impl Stream<Item = Chunk> + Send + use<>, Status> {
-        let at = Address::new(hub, request.instance_id);
+        let mut reader = self.reader(hub, &request).await?;
+        // An instance that began anew before anything of it was read is simply read as it is now.
+        while reader.end > 0 && !reader.read().await? {
+            reader = self.reader(hub, &request).await?;
+        }
+        Ok(stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.chunk().await {
+                Ok(None) => None,
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
+                Err(status) => Some((Err(status), None)),
+            }
+        }))
+    }
+
+    async fn reader(
+        &self,
+        hub: u32,
+        request: &wire::StreamInstanceHistoryRequest,
+    ) -> Result<Reader, Status> {
+        let at = Address::new(hub, request.instance_id.as_str());
         let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
         let known = at.clone();
         let head = look(&partition, move |view: &dyn View| read::head(view, &known)).await?;
-        let execution = request.execution_id.filter(|id| !id.is_empty());
-        let wanted = execution.as_ref().map(Text::as_str);
+        let wanted = request.execution_id.as_ref().map(Text::as_str).filter(|id| !id.is_empty());
         let head = head.filter(|head| wanted.is_none_or(|wanted| wanted == head.execution_id));
         let head = head.unwrap_or_default();
         let (generation, mut end, mut hidden) = (head.generation, head.history_events, Vec::new());
@@ -62,15 +81,7 @@ impl Gateway {
             hidden = head.hidden;
         }
         let ready = VecDeque::new();
-        let reader = Reader { partition, at, generation, next: 0, end, ready, first: 0, hidden };
-        Ok(stream::unfold(Some(reader), |reader| async {
-            let mut reader = reader?;
-            match reader.chunk().await {
-                Ok(None) => None,
-                Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
-                Err(status) => Some((Err(status), None)),
-            }
-        }))
+        Ok(Reader { partition, at, generation, next: 0, end, ready, first: 0, hidden })
     }
 }
 
@@ -80,7 +91,11 @@ impl Reader {
         let (mut chunk, mut bytes) = (wire::HistoryChunk::default(), 0);
         loop {
             if self.ready.is_empty() && self.next < self.end {
-                self.read().await?;
+                if !self.read().await? {
+                    return Err(Status::aborted(
+                        "this history ended while it was read: the instance was purged or began anew; ask again",
+                    ));
+                }
             }
             let Some(event) = self.ready.front() else { break };
             if self.hidden.contains(&self.first) {
@@ -105,20 +120,15 @@ impl Reader {
         Ok((!chunk.events.is_empty()).then_some(chunk))
     }
 
-    async fn read(&mut self) -> Result<(), Status> {
+    /// Reads some more. False when the generation is gone.
+    async fn read(&mut self) -> Result<bool, Status> {
         let (at, generation, next, end) = (self.at.clone(), self.generation, self.next, self.end);
         let part = look(&self.partition, move |view: &dyn View| {
             read::history_part(view, &at, generation, next..end, CHUNK)
         });
-        match part.await? {
-            Some(HistoryPart { events, next }) => {
-                self.ready.extend(events);
-                self.next = next;
-                Ok(())
-            }
-            None => Err(Status::aborted(
-                "this history ended while it was read: the instance was purged or began anew; ask again",
-            )),
-        }
+        let Some(HistoryPart { events, next }) = part.await? else { return Ok(false) };
+        self.ready.extend(events);
+        self.next = next;
+        Ok(true)
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn tests_of(root: &Path) -> Vec<Shown> {
         let file = path.file_name().and_then(|it| it.to_str()).unwrap_or_default();
         tests.push(Shown { test: format!("script {file}"), text: read(&path) });
     }
-    let run = read(&root.join("tests/sdk.rs"));
+    let run = read(&root.join("tests/sdk/suite.rs"));
     for (sdk, file, begins) in [
         ("python", "tests/sdk/python/programs.py", "def "),
         ("python", "tests/sdk/python/entities.py", "def "),
@@ -94,7 +94,7 @@ fn functions(text: &str) -> impl Iterator<Item = (String, String)> {
     found.into_iter()
 }
 
-/// The programs that `tests/sdk.rs` runs with an SDK.
+/// The programs that `tests/sdk/suite.rs` runs with an SDK.
 fn listed(run: &str, sdk: &str) -> Vec<String> {
     let list = run.split_once(&format!("    {sdk} {{")).map_or("", |(_, list)| list);
     let list = list.split('}').next().unwrap_or_default();
