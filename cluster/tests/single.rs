@@ -116,7 +116,7 @@ async fn large_rows_and_commands_survive() {
     );
     node.stop().await;
     assert_eq!(
-        std::fs::read_dir(dir.path().join("data/sled/blobs")).unwrap().count(),
+        std::fs::read_dir(dir.path().join("data/sled/1/blobs")).unwrap().count(),
         0,
         "sled wrote blob files"
     );
