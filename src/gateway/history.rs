@@ -90,12 +90,10 @@ impl Reader {
     async fn chunk(&mut self) -> Result<Option<wire::HistoryChunk>, Status> {
         let (mut chunk, mut bytes) = (wire::HistoryChunk::default(), 0);
         loop {
-            if self.ready.is_empty() && self.next < self.end {
-                if !self.read().await? {
-                    return Err(Status::aborted(
-                        "this history ended while it was read: the instance was purged or began anew; ask again",
-                    ));
-                }
+            if self.ready.is_empty() && self.next < self.end && !self.read().await? {
+                return Err(Status::aborted(
+                    "this history ended while it was read: the instance was purged or began anew; ask again",
+                ));
             }
             let Some(event) = self.ready.front() else { break };
             if self.hidden.contains(&self.first) {
