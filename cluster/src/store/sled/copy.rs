@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::folder::Databases;
 use super::{Open, SledEngine, Tidied, row_bytes, to_io};
 use crate::store::{Engine, Space, closed};
 
@@ -84,8 +85,15 @@ impl SledEngine {
         if before < alive.saturating_mul(LARGEST_RATIO) + smallest / 2 {
             return Ok(None);
         }
-        let (number, path) = databases.next()?;
-        let free = free_bytes(&path)?;
+        let prepared =
+            databases.next().and_then(|(number, path)| Ok((number, free_bytes(&path)?, path)));
+        let (number, free, path) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::warn!(%error, "no copy of the database can be made");
+                return Ok(None);
+            }
+        };
         if free < alive.saturating_mul(2) {
             tracing::warn!(
                 file_bytes = before,
@@ -93,7 +101,7 @@ impl SledEngine {
                 free_bytes = free,
                 "the database could give space back, but there is no room for a copy of its rows"
             );
-            databases.remove_others()?;
+            clean(&databases);
             return Ok(None);
         }
         let started = Instant::now();
@@ -107,7 +115,7 @@ impl SledEngine {
             Err(Stopped::Unknown(error)) => return Err(error),
             Err(Stopped::InVain(reason)) => tracing::info!(reason, "the database was not copied"),
         }
-        databases.remove_others()?;
+        clean(&databases);
         let after = self.size_on_disk();
         let tidied = Tidied { before, after, alive, took: started.elapsed() };
         Ok((databases.current() == path).then_some(tidied))
@@ -187,6 +195,13 @@ impl SledEngine {
             visit(rows)?;
             std::thread::sleep(began.elapsed().min(Duration::from_secs(1)));
         }
+    }
+}
+
+/// Removes what does not count. What cannot be removed now, the next start removes.
+fn clean(databases: &Databases) {
+    if let Err(error) = databases.remove_others() {
+        tracing::warn!(%error, "an old database is still there");
     }
 }
 
@@ -320,6 +335,15 @@ mod tests {
         let engine = SledEngine::open(dir.path(), 2, 8 << 20).unwrap();
         assert!(rows(&engine, STATE).is_empty());
         assert_eq!(rows(&engine, Space::Log).len(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_cannot_begin_harms_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = hollow(dir.path());
+        std::fs::write(dir.path().join("2"), b"in the way").unwrap();
+        assert!(engine.tidy_above(SMALL).unwrap().is_none());
+        assert_eq!(rows(&engine, STATE).len(), 400);
     }
 
     #[test]
