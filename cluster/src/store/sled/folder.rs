@@ -49,6 +49,10 @@ impl Databases {
     pub(super) fn next(&self) -> io::Result<(u64, PathBuf)> {
         let number = self.current + 1;
         let folder = self.folder(number);
+        // Of a copy that was given up: its rows must not come back.
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
         fs::create_dir_all(&folder)?;
         Ok((number, folder))
     }
@@ -130,6 +134,8 @@ mod tests {
         assert_eq!(databases.current(), dir.path().join("1"));
         let (number, folder) = databases.next().unwrap();
         fs::write(folder.join("db"), b"new").unwrap();
+        // Given up: nothing of it is left for the next.
+        assert_eq!(fs::read_dir(databases.next().unwrap().1).unwrap().count(), 0);
         // Not switched: it goes.
         drop(Databases::open(dir.path()).unwrap());
         assert!(!folder.exists());
