@@ -22,6 +22,9 @@
 
 #![allow(clippy::print_stderr)] // what a run did is worth a line
 
+#[path = "support/ports.rs"]
+#[allow(unreachable_pub)]
+mod ports;
 #[path = "crash/process.rs"]
 mod process;
 #[path = "support/record/mod.rs"]

@@ -92,9 +92,7 @@ async fn health_tells_a_container_how_its_node_is() {
     // A node that waits for the rest of its cluster lives, and takes no work.
     let folder = tempfile::tempdir().unwrap();
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let http = free.local_addr().unwrap();
-    drop(free);
+    let http = support::ports::free();
     let mut alone = Command::new(BINARY)
         .current_dir(folder.path())
         .args(["--node-id=1", "--initial-cluster=1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3"])

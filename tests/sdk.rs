@@ -15,6 +15,9 @@
 /// Nodes of the server.
 const NODES: usize = 1;
 
+#[path = "support/ports.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod ports;
 #[path = "sdk/secured.rs"]
 mod secured;
 #[path = "support/security.rs"]

@@ -6,5 +6,8 @@
 /// Nodes of the server.
 const NODES: usize = 3;
 
+#[path = "support/ports.rs"]
+#[allow(unreachable_pub)]
+mod ports;
 #[path = "sdk/suite.rs"]
 mod suite;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,8 +10,8 @@ use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::links::Links;
-use crate::support::Client;
 use crate::support::server::http_get;
+use crate::support::{Client, ports};
 
 /// How long a start, a stop or a move may take: a debug build on two busy cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,15 +64,8 @@ pub(crate) fn binary() -> std::ffi::OsString {
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_durahub").into())
 }
 
-fn free_ports<const N: usize>() -> [String; N] {
-    // Bound together, so that they differ, and let go of before the server binds them.
-    let held: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|port| port.local_addr().expect("an address").to_string())
-}
-
 async fn process(id: u64, links: &Links, shape: Shape) -> Process {
-    let [grpc, http, peer] = free_ports();
+    let [grpc, http, peer] = std::array::from_fn(|_| ports::free().to_string());
     let reach = if shape.links { links.open(id, peer.clone()).await } else { peer.clone() };
     Process { id, grpc, http, peer, reach, args: Vec::new(), child: None }
 }

@@ -1,7 +1,6 @@
 //! The server as a process: start, kill -9, start again on the same folder and addresses.
 
 use std::fs::{self, OpenOptions};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::transport::{Channel, Endpoint};
+
+use crate::ports;
 
 /// How long a start may take: the log of some seconds of load is replayed, by a debug build.
 const START: Duration = Duration::from_secs(30);
@@ -24,16 +25,9 @@ pub(crate) struct Server {
 impl Server {
     /// A folder and three free addresses; nothing runs yet.
     pub(crate) fn prepare() -> anyhow::Result<Server> {
-        // Bound together, so that they differ, and let go of before the server binds them.
-        let ports = [
-            TcpListener::bind("127.0.0.1:0")?,
-            TcpListener::bind("127.0.0.1:0")?,
-            TcpListener::bind("127.0.0.1:0")?,
-        ];
-        let [grpc, http, peer] =
-            ports.map(|port| port.local_addr().map(|address| address.to_string()));
+        let [grpc, http, peer] = std::array::from_fn(|_| ports::free().to_string());
         let folder = tempfile::Builder::new().prefix("durahub-crash-").tempdir()?;
-        Ok(Server { folder: Some(folder), grpc: grpc?, http: http?, peer: peer?, child: None })
+        Ok(Server { folder: Some(folder), grpc, http, peer, child: None })
     }
 
     /// A channel that connects when it is used, and again when the connection is lost.

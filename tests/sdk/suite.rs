@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::NODES;
+use super::{NODES, ports};
 
 /// How long the server may take to be ready; a debug build on a busy machine needs a second or two.
 const START: Duration = Duration::from_secs(60);
@@ -280,11 +280,7 @@ impl Server {
         if NODES == 1 {
             return Server::alone(&[]);
         }
-        // Bound together, so that they differ, and let go of before the nodes bind them.
-        let held: Vec<_> = (0..2 * NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-        let ports = held.into_iter().map(|port| Ok(port?.local_addr()?.to_string()));
-        let ports: std::io::Result<Vec<String>> = ports.collect();
-        let ports = ports.map_err(|error| error.to_string())?;
+        let ports: Vec<String> = (0..2 * NODES).map(|_| ports::free().to_string()).collect();
         let (grpc, peers) = ports.split_at(NODES);
         let list = peers.iter().enumerate().map(|(n, peer)| format!("{}={peer}", n + 1));
         let list = list.collect::<Vec<_>>().join(",");

@@ -3,6 +3,7 @@
 //! Use it with `mod support;` and then:
 //! - [`server::TestServer`] runs the real binary on a folder of its own, kills and restarts it;
 //! - [`client::Client`] makes the calls that an application makes, in one line each;
+//! - [`ports`] finds addresses that stay a server's own;
 //! - [`worker::Worker`] is a worker under the test's control, one item at a time;
 //! - [`program::Program`] is a worker that runs by itself, from closures;
 //! - [`habits`] run a program as each public SDK would, with its habits;
@@ -17,6 +18,7 @@ pub mod actions;
 pub mod client;
 pub mod habits;
 pub mod history;
+pub mod ports;
 pub mod program;
 pub mod security;
 pub mod server;

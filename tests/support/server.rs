@@ -1,4 +1,4 @@
-//! The real binary in a process of its own, on a folder of its own and on free ports.
+//! The real binary in a process of its own, on a folder and ports of its own.
 //!
 //! Its logs go to files in the folder; when a test fails, the end of the last one is shown. The process
 //! dies with the [`TestServer`]. `DURAHUB_TEST_BINARY` names another binary to test, a release build for example.
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::Client;
+use super::ports;
 
 /// How long a start or a stop may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,6 +44,13 @@ pub struct Addresses {
     pub peer: SocketAddr,
 }
 
+impl Addresses {
+    /// Three that no other server of this process has had.
+    fn free() -> Addresses {
+        Addresses { grpc: ports::free(), http: ports::free(), peer: ports::free() }
+    }
+}
+
 /// A running server.
 pub struct TestServer {
     options: ServerOptions,
@@ -67,12 +75,11 @@ impl TestServer {
 
     /// Starts a server and waits until it is ready.
     pub async fn start_with(options: ServerOptions) -> TestServer {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = TestServer {
             options,
             folder: tempfile::tempdir().expect("a temporary folder"),
             process: None,
-            addresses: Addresses { grpc: any, http: any, peer: any },
+            addresses: Addresses::free(),
             starts: 0,
         };
         server.launch(server.addresses).await;
@@ -134,11 +141,10 @@ impl TestServer {
         wait(&mut process, "of SIGTERM").await
     }
 
-    /// Starts again on the same folder and on free ports, killing the process if it still runs.
+    /// Starts again on the same folder and on other ports, killing the process if it still runs.
     pub async fn restart(&mut self) {
         self.kill9();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        self.launch(Addresses { grpc: any, http: any, peer: any }).await;
+        self.launch(Addresses::free()).await;
     }
 
     /// Starts again on the same folder and ports, so that clients find their way back.
