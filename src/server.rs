@@ -113,6 +113,7 @@ pub async fn run(
     dispatcher.join(node.peers(), &mut leading);
     node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
+    leading.spawn(dispatcher.clone().retain(metadata.clone()));
 
     let keys = tokio::spawn(security.access.clone().keep_keys());
     let throttle = Throttle::new(shares(&config.limits), clock.clone());
@@ -300,7 +301,13 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         stream_history_above: limits.stream_history_above,
         limits: instance_limits(config),
         instance_id_length: limits.max_instance_id_length,
+        retention: retention(config),
     }
+}
+
+fn retention(config: &Config) -> dispatch::Retention {
+    let config::Retention { completed, failed, terminated } = config.retention;
+    dispatch::Retention { completed, failed, terminated }
 }
 
 fn instance_limits(config: &Config) -> dispatch::Limits {
@@ -327,6 +334,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         dynamic_hubs: config.dynamic_task_hubs,
         limits: instance_limits(config),
         hub_calls: config.task_hub_calls,
+        retention: retention(config),
     }
 }
 

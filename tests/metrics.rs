@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use durahub::telemetry::metrics::{Kind, METRICS};
-use durahub_proto::wire;
+use durahub_proto::own::task_hub_service_client::TaskHubServiceClient;
+use durahub_proto::{own, wire};
 use support::actions::{complete, create_timer, fail, failure, schedule_task};
 use support::server::ServerOptions;
 use support::{TestServer, Worker, WorkerOptions};
@@ -161,6 +162,19 @@ async fn each_metric_moves_when_what_it_counts_happens() {
     }
 
     all_are_there(&end);
+
+    // All three have ended, and go once retention says so.
+    let times = Some(own::KeepFor { milliseconds: Some(1_000) });
+    let request = own::SetRetentionRequest { completed: times, failed: times, terminated: times };
+    let mut request = tonic::Request::new(request);
+    request.metadata_mut().insert("taskhub", "orders".parse().unwrap());
+    let address = format!("http://{}", server.addresses.grpc);
+    let mut rpc = TaskHubServiceClient::connect(address).await.unwrap();
+    rpc.set_retention(request).await.unwrap();
+    while scrape(&server).await.get(r#"durahub_instances_removed_total{hub="orders"}"#) < 3.0 {
+        assert!(tokio::time::Instant::now() < until, "nothing is removed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Everything described is there, everything there is described, with its kind and its labels.

@@ -8,6 +8,8 @@ mod lists;
 mod one;
 #[path = "reading/removal.rs"]
 mod removal;
+#[path = "reading/retention.rs"]
+mod retention;
 #[path = "reading/scale.rs"]
 mod scale;
 mod support;

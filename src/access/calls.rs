@@ -145,6 +145,7 @@ const SERVED: &[Call] = &[
     action("/TaskHubSidecarService/SkipGracefulOrchestrationTerminations", Needs::Contribute),
     // The answer holds only the hubs in which the caller has a role.
     call("/durahub.v1.TaskHubService/ListTaskHubs", Needs::Identity),
+    action("/durahub.v1.TaskHubService/SetRetention", Needs::Administer),
     call("/durahub.v1.EntityService/ListEntityLocks", Needs::Read),
     call("/grpc.health.v1.Health/Check", Needs::Nothing),
     call("/grpc.health.v1.Health/Watch", Needs::Nothing),

@@ -73,6 +73,12 @@ impl ServerArgs {
         Ok(TaskHubServiceClient::with_interceptor(self.channel().await?, headers))
     }
 
+    /// A client of our own calls about one task hub.
+    pub(super) async fn hubs_in(&self, task_hub: &str) -> Result<HubRpc, Failure> {
+        let headers = self.headers(task_hub)?;
+        Ok(TaskHubServiceClient::with_interceptor(self.channel().await?, headers))
+    }
+
     /// A client of our own calls about the entities of one task hub.
     pub(super) async fn entities(&self, task_hub: &str) -> Result<EntityRpc, Failure> {
         let headers = self.headers(task_hub)?;

@@ -88,6 +88,8 @@ pub struct Config {
     pub snapshot_every: u64,
     /// Sizes and times that bound what clients and workers can ask for.
     pub limits: Limits,
+    /// How long ended instances stay in hubs that do not say so themselves.
+    pub retention: Retention,
     /// TLS towards clients.
     pub tls: Tls,
     /// TLS between nodes.
@@ -147,6 +149,18 @@ pub struct Limits {
     pub connection_streams: u32,
 }
 
+/// How long ended instances stay, from their end, by the status in which they ended: 1 s to 10 years; `None`: for
+/// ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Those that completed.
+    pub completed: Option<Duration>,
+    /// Those that failed.
+    pub failed: Option<Duration>,
+    /// Those that were terminated.
+    pub terminated: Option<Duration>,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -182,6 +196,7 @@ impl Default for Config {
             cache_mb: 128,
             snapshot_every: 50_000,
             limits: Limits::default(),
+            retention: Retention::default(),
             tls: Tls::default(),
             peer_tls: PeerTls::default(),
             auth: Auth::default(),

@@ -68,6 +68,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static Setting> + Clone {
     SETTINGS.iter().chain(super::access_settings::SETTINGS)
 }
 
+const RETENTION_ALLOWED: &str = "off, or a time from 1s to 10years, such as 12h or 30d";
+
 const SETTINGS: &[Setting] = &[
     Setting {
         key: "data_dir",
@@ -490,6 +492,33 @@ const SETTINGS: &[Setting] = &[
             put(&mut c.limits.connection_streams, values::whole(v, 10..=100_000).map(|n| n as u32))
         },
         show: |c| c.limits.connection_streams.to_string(),
+    },
+    Setting {
+        key: "retention.completed",
+        value_name: "TIME",
+        help: "How long instances that completed stay after their end, in task hubs that do not say so themselves (durahub hub retention). off: for ever. Whichever node leads a partition removes what has stayed longer, so give all nodes the same.",
+        allowed: RETENTION_ALLOWED,
+        emulator: None,
+        set: |c, v| put(&mut c.retention.completed, values::retention(v)),
+        show: |c| values::show_retention(c.retention.completed),
+    },
+    Setting {
+        key: "retention.failed",
+        value_name: "TIME",
+        help: "How long instances that failed stay after their end, in task hubs that do not say so themselves (durahub hub retention). off: for ever. Whichever node leads a partition removes what has stayed longer, so give all nodes the same.",
+        allowed: RETENTION_ALLOWED,
+        emulator: None,
+        set: |c, v| put(&mut c.retention.failed, values::retention(v)),
+        show: |c| values::show_retention(c.retention.failed),
+    },
+    Setting {
+        key: "retention.terminated",
+        value_name: "TIME",
+        help: "How long instances that were terminated stay after their end, in task hubs that do not say so themselves (durahub hub retention). off: for ever. Whichever node leads a partition removes what has stayed longer, so give all nodes the same.",
+        allowed: RETENTION_ALLOWED,
+        emulator: None,
+        set: |c, v| put(&mut c.retention.terminated, values::retention(v)),
+        show: |c| values::show_retention(c.retention.terminated),
     },
 ];
 

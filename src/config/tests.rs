@@ -151,6 +151,9 @@ fn values_out_of_range_are_refused() {
         ("limits.activity_lease", ["--activity-lease", "never"]),
         ("limits.drain_timeout", ["--drain-timeout", "2h"]),
         ("http_addr", ["--http-addr", "127.0.0.1:8080"]),
+        ("retention.completed", ["--retention-completed", "999ms"]),
+        ("retention.failed", ["--retention-failed", "never"]),
+        ("retention.terminated", ["--retention-terminated", "11years"]),
     ] {
         assert_eq!(keys(&Case { flags: &flags, ..Case::default() }), [key]);
     }
@@ -184,6 +187,7 @@ fn what_is_printed_is_read_back_to_the_same() {
         "--task-hubs=a,b",
         "--advertise-peer=[::1]:9",
         "--ephemeral",
+        "--retention-failed=30d",
     ];
     let cluster = ["--node-id=2", "--initial-cluster=1=a:1, 2=[::1]:2", "--zone=eu-1/a"];
     let joining = ["--join=a:1,b:2", "--replication-factor=5"];
@@ -209,7 +213,7 @@ fn names_are_unique_and_none_is_taken_by_kubernetes() {
 fn settings_of_one_table_stand_together() {
     let mut tables: Vec<_> = settings::all().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "limits", "tls", "peer_tls", "auth", "auth.jwt", "audit"]);
+    assert_eq!(tables, ["", "limits", "retention", "tls", "peer_tls", "auth", "auth.jwt", "audit"]);
 }
 
 #[test]

@@ -9,6 +9,11 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+/// Shortest time that ended instances may be kept.
+const RETENTION_MIN: Duration = Duration::from_secs(1);
+/// Longest time that ended instances may be kept: ten years.
+const RETENTION_MAX: Duration = Duration::from_secs(315_576_000);
+
 /// What one source gives for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
@@ -92,6 +97,20 @@ pub(super) fn flag(value: &Value) -> Option<bool> {
 /// A duration such as `250ms`, `30s`, `5m`, `1h 30m`, within `range`.
 pub(super) fn duration(value: &Value, range: RangeInclusive<Duration>) -> Option<Duration> {
     humantime::parse_duration(value.text()?).ok().filter(|duration| range.contains(duration))
+}
+
+/// How long something is kept: `off` for ever, or a time from a second to ten years.
+pub(super) fn retention(value: &Value) -> Option<Option<Duration>> {
+    match value.text()? {
+        "off" => Some(None),
+        _ => duration(value, RETENTION_MIN..=RETENTION_MAX).map(Some),
+    }
+}
+
+/// How long something is kept, as TOML.
+pub(super) fn show_retention(time: Option<Duration>) -> String {
+    let text = time.map_or("off".to_owned(), |time| humantime::format_duration(time).to_string());
+    format!("{text:?}")
 }
 
 /// A number of bytes, plain or with the unit `KiB`, `MiB` or `GiB`, within `range`.

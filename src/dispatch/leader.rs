@@ -24,8 +24,8 @@ use crate::telemetry::metrics as names;
 /// Where the effects of partition 1, 2, ... go until their tasks run.
 pub struct Leaders {
     effects: Vec<mpsc::UnboundedReceiver<Vec<Effect>>>,
-    /// A hub was deleted.
-    hub_deleted: Arc<Notify>,
+    /// The metadata group told something.
+    metadata_told: Arc<Notify>,
 }
 
 /// What can wake the task of a partition.
@@ -38,12 +38,12 @@ enum Wake {
 
 impl Leaders {
     /// Makes room for the effects of so many partitions, and the listener that fills it. The metadata group
-    /// has one effect only: a hub was deleted.
+    /// has two effects only: a hub was deleted, another retention holds for one.
     pub fn new(partitions: u32) -> (Listener, Leaders) {
         let (senders, effects): (Vec<_>, Vec<_>) =
             (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
-        let hub_deleted = Arc::new(Notify::new());
-        let in_metadata = hub_deleted.clone();
+        let metadata_told = Arc::new(Notify::new());
+        let in_metadata = metadata_told.clone();
         let listener = move |group: GroupId, told: Vec<Effect>| {
             if group == GroupId::METADATA {
                 in_metadata.notify_one();
@@ -55,7 +55,7 @@ impl Leaders {
                 let _ = sender.send(told);
             }
         };
-        (Box::new(listener), Leaders { effects, hub_deleted })
+        (Box::new(listener), Leaders { effects, metadata_told })
     }
 
     /// Runs the tasks of all partitions until the set is dropped.
@@ -73,11 +73,13 @@ impl Leaders {
             tasks.spawn(leader.run(effects));
         }
         tasks.spawn(dispatcher.clone().watch_deadlines());
-        let (told, hub_deleted) = (dispatcher.clone(), self.hub_deleted);
+        let (told, metadata_told) = (dispatcher.clone(), self.metadata_told);
         tasks.spawn(async move {
             loop {
-                hub_deleted.notified().await;
+                metadata_told.notified().await;
+                // A look for nothing costs little.
                 told.0.hub_deleted.notify_one();
+                told.0.retention_set.notify_one();
             }
         });
         tasks

@@ -36,6 +36,7 @@ pub(crate) enum Returned {
 /// The handles of a hub.
 pub(crate) struct Meter {
     started: Counter,
+    removed: Counter,
     completed: Ended,
     failed: Ended,
     terminated: Ended,
@@ -81,6 +82,7 @@ impl Meter {
         };
         Meter {
             started: counter!(names::INSTANCES_STARTED, "hub" => hub.clone()),
+            removed: counter!(names::INSTANCES_REMOVED, "hub" => hub.clone()),
             completed: ended("completed"),
             failed: ended("failed"),
             terminated: ended("terminated"),
@@ -92,6 +94,11 @@ impl Meter {
     /// An instance was created.
     pub(crate) fn started(&self) {
         self.started.increment(1);
+    }
+
+    /// Instances went because they had stayed long enough.
+    pub(crate) fn removed(&self, count: u64) {
+        self.removed.increment(count);
     }
 
     /// An instance ended, so many nanoseconds after its creation.

@@ -28,6 +28,7 @@ mod limits;
 mod meter;
 mod queue;
 mod reaper;
+mod retention;
 mod sweeper;
 mod token;
 mod waiters;
@@ -64,6 +65,7 @@ pub use feeds::Abandoned;
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
+pub use retention::Retention;
 pub use waiters::{Waiter, Wanted};
 
 /// How dispatch behaves.
@@ -81,6 +83,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Longest instance id, in characters, that a child may have (R2.3).
     pub instance_id_length: usize,
+    /// How long ended instances stay in hubs that do not say so themselves.
+    pub retention: Retention,
 }
 
 /// The dispatcher of a node; a cheap handle.
@@ -105,6 +109,8 @@ struct Shared {
     closed_hubs: watch::Sender<BTreeSet<u32>>,
     /// Wakes the task that clears deleted hubs.
     hub_deleted: Notify,
+    /// Wakes the task that removes what has stayed long enough.
+    retention_set: Notify,
     next_id: AtomicU64,
     /// The first lease that each partition may have given out since this node leads it.
     first_lease: Vec<AtomicU64>,
@@ -132,6 +138,7 @@ impl Dispatcher {
             meters: Meters::default(),
             closed_hubs: watch::Sender::default(),
             hub_deleted: Notify::new(),
+            retention_set: Notify::new(),
             next_id: AtomicU64::new(1),
             first_lease,
             paused: AtomicBool::new(false),
@@ -277,7 +284,10 @@ impl Dispatcher {
                 self.0.meters.of(hub).ended(status, nanos);
                 return None;
             }
-            Effect::SweepDue | Effect::TimerSet { .. } | Effect::MessageSent => return None,
+            Effect::SweepDue
+            | Effect::TimerSet { .. }
+            | Effect::MessageSent
+            | Effect::RetentionSet => return None,
         };
         self.with_hub(hub, |hub| hub.ready(key, class, since));
         Some(hub)

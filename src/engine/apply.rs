@@ -81,5 +81,6 @@ fn decide(plan: &mut Plan<'_>, command: Command) -> Answer {
         Command::DeleteHub(delete) => decide::delete_hub(plan, delete),
         Command::ClearHub(clear) => decide::clear_hub(plan, clear),
         Command::ForgetHub(forget) => decide::forget_hub(plan, forget),
+        Command::SetRetention(set) => decide::set_retention(plan, set),
     }
 }

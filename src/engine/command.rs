@@ -29,7 +29,7 @@ struct Envelope {
     version: u32,
     #[prost(
         oneof = "Command",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 26, 40, 41, 42, 43"
     )]
     command: Option<Command>,
     /// Limits that it is judged by, unless they are the usual ones.
@@ -112,6 +112,9 @@ pub enum Command {
     /// Forget a deleted hub that no partition has anything of.
     #[prost(message, tag = "25")]
     ForgetHub(ForgetHub),
+    /// Say how long the ended instances of a task hub stay.
+    #[prost(message, tag = "26")]
+    SetRetention(SetRetention),
 }
 
 impl Command {
@@ -511,6 +514,9 @@ pub struct Purge {
     /// Only if created before.
     #[prost(int64, optional, tag = "5")]
     pub created_before: Option<i64>,
+    /// Only if ended before: the cut-off of retention.
+    #[prost(int64, optional, tag = "6")]
+    pub ended_before: Option<i64>,
 }
 
 /// An instance that is meant.
@@ -564,4 +570,29 @@ pub struct ForgetHub {
     /// Number of the hub.
     #[prost(uint32, tag = "1")]
     pub id: u32,
+}
+
+/// Say how long the ended instances of a task hub stay, in the metadata group. What is unset stays as it is.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct SetRetention {
+    /// Name of the hub.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Those that completed.
+    #[prost(message, optional, tag = "2")]
+    pub completed: Option<KeepFor>,
+    /// Those that failed.
+    #[prost(message, optional, tag = "3")]
+    pub failed: Option<KeepFor>,
+    /// Those that were terminated.
+    #[prost(message, optional, tag = "4")]
+    pub terminated: Option<KeepFor>,
+}
+
+/// How long instances stay after their end.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct KeepFor {
+    /// In milliseconds; 0 is for ever, unset is as the servers are configured.
+    #[prost(uint64, optional, tag = "1")]
+    pub milliseconds: Option<u64>,
 }

@@ -64,6 +64,8 @@ pub enum Effect {
         /// The instance.
         at: Address,
     },
+    /// In the metadata group: another retention holds for a hub.
+    RetentionSet,
     /// Rows were left to be swept; in the metadata group, a hub was deleted.
     SweepDue,
     /// A hub was deleted, and this partition takes nothing new for it.

@@ -25,6 +25,13 @@ pub enum Event {
         /// The hub.
         hub: HubRecord,
     },
+    /// Something else shall hold for how long ended instances of a hub stay.
+    RetentionSet {
+        /// Its name.
+        name: String,
+        /// The hub.
+        hub: HubRecord,
+    },
     /// A generation is gone: its history, and the tasks, timers and children it had before this command.
     GenerationDiscarded {
         /// The instance.

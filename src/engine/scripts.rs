@@ -19,7 +19,7 @@ use super::script_entities::{
     brief_entity_event, entity_action, show_entity_event, show_entity_message,
 };
 use super::state::message::Body;
-use super::state::{Address, ChildRecord, Item, MessageRecord};
+use super::state::{Address, ChildRecord, HubRecord, Item, MessageRecord};
 use super::{Answer, Command, Effect, Event, Stamp, View, apply, decode_answer, read, time};
 
 pub(super) const SECOND: i64 = 1_000_000_000;
@@ -163,6 +163,21 @@ impl goldenscript::Runner for Partition {
                 let create = command::CreateHub { name: instance, recreate };
                 Ok(self.propose(Command::CreateHub(create)))
             }
+            "retention" => {
+                let keep = |key| match text(key).as_deref() {
+                    None => Ok(None),
+                    Some("default") => Ok(Some(command::KeepFor { milliseconds: None })),
+                    Some(ms) => {
+                        ms.parse().map(|ms| Some(command::KeepFor { milliseconds: Some(ms) }))
+                    }
+                };
+                Ok(self.propose(Command::SetRetention(command::SetRetention {
+                    name: instance,
+                    completed: keep("completed")?,
+                    failed: keep("failed")?,
+                    terminated: keep("terminated")?,
+                })))
+            }
             "delete-hub" => {
                 Ok(self.propose(Command::DeleteHub(command::DeleteHub { name: instance })))
             }
@@ -193,6 +208,7 @@ impl goldenscript::Runner for Partition {
                         .map_or(Vec::new(), |list| policy(&list).replaceable_status),
                     created_from: time("from")?.as_ref().map(time::nanos),
                     created_before: time("before")?.as_ref().map(time::nanos),
+                    ended_before: time("ended-before")?.as_ref().map(time::nanos),
                 })))
             }
             "sweep" => Ok(self.propose(Command::Sweep(command::Sweep {}))),
@@ -545,10 +561,26 @@ pub(super) fn brief(event: &Bytes) -> String {
     format!("{name}#{}{rest}", event.event_id)
 }
 
+/// How long ended instances of a hub stay.
+fn kept(hub: &HubRecord) -> String {
+    let retention = hub.retention.unwrap_or_default();
+    let time = |what: &str, time: Option<u64>| {
+        let time = time.map_or("default".to_owned(), |ms| ms.to_string());
+        format!("{what}={time}")
+    };
+    [
+        time("completed", retention.completed),
+        time("failed", retention.failed),
+        time("terminated", retention.terminated),
+    ]
+    .join(" ")
+}
+
 fn show_event(event: &Event) -> Option<String> {
     let item = |item: &Item| format!("{}/{}", item.at.instance, item.number);
     Some(match event {
         Event::HubCreated { name, hub } => format!("hub {name} is {}", hub.id),
+        Event::RetentionSet { name, hub } => format!("hub {name} keeps {}", kept(hub)),
         Event::GenerationDiscarded { at, later, .. } => {
             format!(
                 "{} discards its generation{}",
@@ -627,6 +659,7 @@ fn show_effect(effect: &Effect) -> String {
         Effect::InstanceGone { at } => format!("gone: {}", at.instance),
         Effect::SweepDue => "sweep due".to_owned(),
         Effect::HubGone { hub } => format!("hub gone: {hub}"),
+        Effect::RetentionSet => "retention set".to_owned(),
         Effect::TimerSet { due } => format!("timer set: {}", *due as f64 / SECOND as f64),
         Effect::InstanceChanged { at, status } => {
             format!("changed: {} {}", at.instance, status_name(*status))

@@ -1,7 +1,8 @@
-//! `CreateTaskHub` and `DeleteTaskHub` (R2.97), and our own `ListTaskHubs`.
+//! `CreateTaskHub` and `DeleteTaskHub` (R2.97), and our own `ListTaskHubs` and `SetRetention`.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
+use std::time::Duration;
 
 use durahub_proto::own::task_hub_service_server::TaskHubService;
 use durahub_proto::{own, wire};
@@ -9,13 +10,18 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::list::look;
-use super::{Gateway, hub_name, propose};
+use super::{Gateway, hub_name, propose, status};
 use crate::access::Identity;
-use crate::engine::command::DeleteHub;
-use crate::engine::{Command, View, read};
+use crate::dispatch::Retention;
+use crate::engine::command::{DeleteHub, KeepFor, SetRetention};
+use crate::engine::state::HubRecord;
+use crate::engine::{Command, Reply, View, read};
+use crate::machine::RowsView;
 
 /// Most task hubs on a page.
 const PAGE_MAX: usize = 1000;
+/// Times that ended instances may stay, in milliseconds: a second to ten years.
+const KEPT: RangeInclusive<u64> = 1_000..=315_576_000_000;
 
 impl Gateway {
     pub(super) async fn create_task_hub(
@@ -72,16 +78,14 @@ impl TaskHubService for Gateway {
                 )));
             }
         };
+        let usual = self.0.settings.retention;
         let page = look(&self.0.metadata, move |view: &dyn View| {
             let hubs = read::hubs(view);
             let behind = (Bound::Excluded(request.after), Bound::Unbounded);
             let sees = |name: &str| who.as_ref().is_some_and(|who| who.sees(name));
             let rest = hubs.range::<String, _>(behind).filter(|(name, _)| sees(name));
             let mut rest = rest.peekable();
-            let hub = |(name, hub): (&String, &crate::engine::state::HubRecord)| own::TaskHub {
-                name: name.clone(),
-                created: hub.created,
-            };
+            let hub = |(name, hub): (&String, &HubRecord)| shown(name, hub, &usual);
             let task_hubs: Vec<_> = rest.by_ref().take(count).map(hub).collect();
             let last = task_hubs.last().map(|hub| hub.name.clone());
             let next_after = last.filter(|_| rest.peek().is_some()).unwrap_or_default();
@@ -89,4 +93,61 @@ impl TaskHubService for Gateway {
         });
         page.await.map(Response::new)
     }
+
+    async fn set_retention(
+        &self,
+        request: Request<own::SetRetentionRequest>,
+    ) -> Result<Response<own::SetRetentionResponse>, Status> {
+        // Not `hub`, which would create an unknown one.
+        let name = hub_name(request.metadata())?.to_owned();
+        let metadata = &self.0.metadata;
+        let known = async || {
+            let hub = metadata.read(|rows| read::hub(&RowsView(rows), &name)).await;
+            let hub = hub.map_err(|error| status::of_cluster(&error))?;
+            hub.ok_or_else(|| Status::not_found(format!("Task hub not found: {name}")))
+        };
+        known().await?;
+        let own::SetRetentionRequest { completed, failed, terminated } = request.into_inner();
+        let command = SetRetention {
+            name: name.clone(),
+            completed: keep_for("completed", completed)?,
+            failed: keep_for("failed", failed)?,
+            terminated: keep_for("terminated", terminated)?,
+        };
+        match propose(metadata, Command::SetRetention(command).into_bytes()).await? {
+            Reply::Hub { .. } => {}
+            other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
+        }
+        let hub = known().await?;
+        let retention = self.0.settings.retention.of(&hub);
+        tracing::info!(hub = name, ?retention, "retention set");
+        let task_hub = Some(shown(&name, &hub, &self.0.settings.retention));
+        Ok(Response::new(own::SetRetentionResponse { task_hub }))
+    }
+}
+
+/// A hub as its lists show it.
+fn shown(name: &str, hub: &HubRecord, usual: &Retention) -> own::TaskHub {
+    let (holds, own) = (usual.of(hub), hub.retention.unwrap_or_default());
+    let time = |time: Option<Duration>, own: Option<u64>| {
+        let milliseconds = time.map_or(0, |time| time.as_millis().try_into().unwrap_or(u64::MAX));
+        Some(own::Retention { milliseconds, configured: own.is_none() })
+    };
+    own::TaskHub {
+        name: name.to_owned(),
+        created: hub.created,
+        completed: time(holds.completed, own.completed),
+        failed: time(holds.failed, own.failed),
+        terminated: time(holds.terminated, own.terminated),
+    }
+}
+
+fn keep_for(field: &str, time: Option<own::KeepFor>) -> Result<Option<KeepFor>, Status> {
+    let Some(own::KeepFor { milliseconds }) = time else { return Ok(None) };
+    if let Some(asked) = milliseconds.filter(|time| *time != 0 && !KEPT.contains(time)) {
+        return Err(Status::invalid_argument(format!(
+            "{field}: {asked} milliseconds are not from a second to ten years; 0 keeps instances for ever"
+        )));
+    }
+    Ok(Some(KeepFor { milliseconds }))
 }

@@ -8,7 +8,7 @@
 //! - [`list`]: pages of instances and of ids over all partitions;
 //! - [`history`]: the history of one instance, in chunks;
 //! - [`purge`], [`skip`]: ended instances go, others are ended at once;
-//! - [`hubs`]: task hubs come and go;
+//! - [`hubs`]: task hubs come and go, and say how long ended instances stay;
 //! - [`entities`], [`entity_locks`]: signals, single entities, pages of entities; who holds and awaits them;
 //! - [`lifecycle`]: rewind and restart;
 //! - [`worker_api`]: the work item stream, completions, abandons;
@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::dispatch::{Dispatcher, Limits};
+use crate::dispatch::{Dispatcher, Limits, Retention};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
@@ -74,6 +74,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether clients may create and delete task hubs (R2.97).
     pub hub_calls: bool,
+    /// How long ended instances stay in hubs that do not say so themselves.
+    pub retention: Retention,
 }
 
 /// The gateway of a node; a cheap handle.
@@ -121,7 +123,7 @@ impl Gateway {
             .max_encoding_message_size(usize::MAX)
     }
 
-    /// The service that `durahub hub list` calls.
+    /// The service that `durahub hub list` and `durahub hub retention` call.
     pub fn hub_service(&self) -> TaskHubServiceServer<Gateway> {
         TaskHubServiceServer::new(self.clone())
     }

@@ -21,10 +21,9 @@ use super::list::{closing, look, statuses};
 use super::skip::check_batch;
 use super::{Gateway, propose};
 use crate::engine::command::{Purge, Target};
-use crate::engine::read::{self, List, Order};
-use crate::engine::state::message::Link;
+use crate::engine::read::{self, Known, List, Order, Seen};
 use crate::engine::time::nanos;
-use crate::engine::{Address, Command, Mark, Reply, View, is_entity};
+use crate::engine::{Command, Mark, Reply, View, is_entity};
 use crate::machine::Partition;
 
 /// Instances that one command purges, or that one look examines.
@@ -37,21 +36,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 const LOOK: usize = 8;
 /// Purges by filter that run at the same time; others wait.
 pub(super) const FILTERS_AT_ONCE: usize = 2;
-
-/// A child as its parent knows it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Known {
-    instance: String,
-    /// The parent's id, and the link in the child's head; `None` for the root.
-    parent: Option<(String, (u64, u64))>,
-}
-
-/// What a look at an instance found.
-struct Seen {
-    target: Target,
-    ended: bool,
-    children: Vec<Known>,
-}
 
 /// What became of a tree.
 enum Tree {
@@ -245,7 +229,7 @@ impl Gateway {
     async fn purge_tree(&self, hub: u32, root: String) -> Result<Tree, Status> {
         let mut levels: Vec<Vec<Target>> = Vec::new();
         let mut known = BTreeSet::from([root.clone()]);
-        let mut level = vec![Known { instance: root, parent: None }];
+        let mut level = vec![Known::root(root)];
         while !level.is_empty() {
             let (mut targets, mut below) = (Vec::new(), Vec::new());
             for seen in self.see(hub, level).await? {
@@ -279,7 +263,7 @@ impl Gateway {
             for known in instances.chunks(LOOK) {
                 let known = known.to_vec();
                 let seen = look(&partition, move |view: &dyn View| {
-                    known.iter().filter_map(|known| see(view, hub, known)).collect::<Vec<_>>()
+                    known.iter().filter_map(|known| read::see(view, hub, known)).collect::<Vec<_>>()
                 });
                 all.extend(seen.await?);
             }
@@ -305,27 +289,6 @@ impl Gateway {
     }
 }
 
-fn see(view: &dyn View, hub: u32, known: &Known) -> Option<Seen> {
-    let at = Address::new(hub, known.instance.clone());
-    let record = read::head(view, &at)?;
-    if let Some((parent, (generation, number))) = &known.parent
-        && !record.is_child(parent, Link { generation: *generation, number: *number })
-    {
-        return None;
-    }
-    let children = read::children(view, &at, record.generation);
-    let children = children.into_iter().map(|(item, child)| {
-        let link = child.link(&item);
-        let parent = Some((at.instance.clone(), (link.generation, link.number)));
-        Known { instance: child.instance, parent }
-    });
-    Some(Seen {
-        children: children.collect(),
-        ended: record.is_terminal(),
-        target: Target { instance: at.instance.clone(), generation: record.generation },
-    })
-}
-
 /// One command; the conditions of the list are checked again where it is applied.
 async fn purge_step(
     partition: &Partition,
@@ -341,6 +304,7 @@ async fn purge_step(
         statuses: list.statuses.iter().map(|status| i32::from(*status)).collect(),
         created_from: list.from,
         created_before: list.before,
+        ended_before: None,
     };
     match propose(partition, Command::Purge(command).into_bytes()).await? {
         Reply::Purged { count } => Ok(count as usize),

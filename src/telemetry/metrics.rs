@@ -56,6 +56,7 @@ table! {
     INSTANCES_STARTED = "durahub_instances_started_total", Counter, ["hub"], "Instances created, on the partitions led here.";
     INSTANCES_FINISHED = "durahub_instances_finished_total", Counter, ["hub", "status"], "Instances that reached a terminal status, on the partitions led here.";
     INSTANCE_SECONDS = "durahub_instance_duration_seconds", Histogram, ["hub", "status"], "Time from an instance's creation to its terminal status.";
+    INSTANCES_REMOVED = "durahub_instances_removed_total", Counter, ["hub"], "Ended instances that retention removed, on the partitions led here.";
     READY_ITEMS = "durahub_ready_items", Gauge, ["hub", "kind"], "Work items that wait for a worker, on the partitions led here.";
     OLDEST_READY = "durahub_oldest_ready_item_seconds", Gauge, ["hub", "kind"], "How long the oldest of them has waited; 0 when there is none.";
     LEASES = "durahub_leases", Gauge, ["hub", "kind"], "Work items that are with a worker, on the partitions led here.";

@@ -55,7 +55,14 @@ const MAY: &[(&str, &[&str])] = &[
             "/TaskHubSidecarService/SkipGracefulOrchestrationTerminations",
         ],
     ),
-    ("admin", &["/TaskHubSidecarService/CreateTaskHub", "/TaskHubSidecarService/DeleteTaskHub"]),
+    (
+        "admin",
+        &[
+            "/TaskHubSidecarService/CreateTaskHub",
+            "/TaskHubSidecarService/DeleteTaskHub",
+            "/durahub.v1.TaskHubService/SetRetention",
+        ],
+    ),
     (
         "known",
         &[

@@ -1,5 +1,7 @@
 //! `durahub hub`.
 
+use serde_json::json;
+
 use crate::support::TestServer;
 use crate::support::server::ServerOptions;
 use crate::{Ran, run};
@@ -21,6 +23,25 @@ async fn hubs_are_created_listed_and_deleted() {
     let lines: Vec<_> = listed.lines().collect();
     assert!(lines.len() == 3 && lines[0].starts_with("TASK HUB"), "{listed}");
     assert!(lines[2].starts_with("orders    20"), "with the time of its creation: {listed}");
+
+    // How long ended instances stay: as configured, then as it is said.
+    assert!(lines[2].contains("(off)"), "{listed}");
+    let retention = ["hub", "retention", "orders"];
+    let set = ["--completed", "7d", "--failed", "off"];
+    run(&server, &[&retention[..], &set].concat()).await.code(0);
+    let shown = run(&server, &[&retention[..], &["--output", "json"]].concat()).await.code(0);
+    let times = &shown.json()["retention"];
+    assert_eq!(times["completed"], json!({ "staysFor": "7days", "configured": false }));
+    assert_eq!(times["failed"], json!({ "staysFor": "off", "configured": false }));
+    assert_eq!(times["terminated"], json!({ "staysFor": "off", "configured": true }));
+    run(&server, &[&retention[..], &["--completed", "default"]].concat()).await.code(0);
+    let listed = run(&server, &["hub", "list", "--output", "json"]).await.code(0).json();
+    assert_eq!(listed["taskHubs"][1]["retention"]["completed"]["configured"], true);
+    run(&server, &[&retention[..], &["--failed", "never"]].concat()).await.code(2);
+    let short = run(&server, &[&retention[..], &["--failed", "5ms"]].concat()).await.code(4);
+    assert!(short.err.contains("failed: 5 milliseconds"), "{short:?}");
+    run(&server, &["hub", "retention", "nobody"]).await.code(3);
+    run(&server, &["hub", "retention", "nobody", "--failed", "1d"]).await.code(3);
 
     let start = ["instance", "start", "A", "--id", "a", "--task-hub", "orders"];
     run(&server, &start).await.code(0);

@@ -9,7 +9,7 @@ use futures::{FutureExt as _, StreamExt as _};
 
 use crate::clock::Clock;
 use crate::dispatch::{
-    Dispatcher, Leaders, LeaseTimes, Limits, Settings, StreamOptions, WorkStream,
+    Dispatcher, Leaders, LeaseTimes, Limits, Retention, Settings, StreamOptions, WorkStream,
 };
 use crate::engine::{self, Command, command};
 use crate::machine::{Node, Orchestrations};
@@ -30,6 +30,7 @@ pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>)
         item_bytes: 1 << 20,
         instance_id_length: 100,
         stream_history_above: 1 << 20,
+        retention: Retention::default(),
         limits: Limits {
             engine: engine::Limits::USUAL,
             payload_bytes: 1 << 10,

@@ -6,8 +6,8 @@
 
 use super::Plan;
 use super::purge_entities::clear_entities;
-use crate::engine::command::{ClearHub, CreateHub, DeleteHub, ForgetHub};
-use crate::engine::reply::{Answer, Reply};
+use crate::engine::command::{ClearHub, CreateHub, DeleteHub, ForgetHub, SetRetention};
+use crate::engine::reply::{Answer, Reject, Reply};
 use crate::engine::state::{DeletedHubRecord, FORMAT, HubRecord};
 use crate::engine::{Effect, Event, read};
 
@@ -23,7 +23,7 @@ pub(crate) fn create_hub(plan: &mut Plan<'_>, command: CreateHub) -> Answer {
         None => {}
     }
     let id = read::last_hub(plan.view) + 1;
-    let hub = HubRecord { format: FORMAT, id, created: plan.stamp.now };
+    let hub = HubRecord { format: FORMAT, id, created: plan.stamp.now, retention: None };
     plan.push(Event::HubCreated { name: command.name, hub });
     Ok(Reply::Hub { id })
 }
@@ -76,4 +76,26 @@ pub(crate) fn clear_hub(plan: &mut Plan<'_>, command: ClearHub) -> Answer {
 pub(crate) fn forget_hub(plan: &mut Plan<'_>, command: ForgetHub) -> Answer {
     plan.push(Event::HubForgotten { id: command.id });
     Ok(Reply::Done)
+}
+
+/// Writes down how long ended instances of a hub stay. Dispatch does it ([`purge`](super::purge)); nothing goes
+/// by this command.
+pub(crate) fn set_retention(plan: &mut Plan<'_>, command: SetRetention) -> Answer {
+    // The gateway has just seen it.
+    let mut hub = read::hub(plan.view, &command.name).ok_or(Reject::HubDeleted)?;
+    let id = hub.id;
+    let mut retention = hub.retention.unwrap_or_default();
+    for (kept, new) in [
+        (&mut retention.completed, command.completed),
+        (&mut retention.failed, command.failed),
+        (&mut retention.terminated, command.terminated),
+    ] {
+        if let Some(new) = new {
+            *kept = new.milliseconds;
+        }
+    }
+    hub.retention = Some(retention);
+    plan.push(Event::RetentionSet { name: command.name, hub });
+    plan.tell(Effect::RetentionSet);
+    Ok(Reply::Hub { id })
 }

@@ -23,6 +23,9 @@ pub(crate) fn evolve(view: &dyn View, event: &Event, changes: &mut Changes) {
             changes.insert(keys::hub(name), Some(encode(hub)));
             changes.insert(keys::last_hub(), Some(Bytes::copy_from_slice(&hub.id.to_be_bytes())));
         }
+        Event::RetentionSet { name, hub } => {
+            changes.insert(keys::hub(name), Some(encode(hub)));
+        }
         Event::GenerationDiscarded { at, generation, later } => {
             discard(view, at, *generation, *later, changes);
         }

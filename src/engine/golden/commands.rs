@@ -9,8 +9,8 @@ use super::{Entry, bytes, entities, name_of};
 use crate::engine::Command;
 use crate::engine::command::{
     ClearHub, CompleteActivity, CompleteTurn, CreateHub, DeleteHub, Deliver, Delivery, FailTurn,
-    FireTimers, ForceTerminate, ForgetHub, Purge, RaiseEvent, Restart, Resume, Rewind, Start,
-    Suspend, Sweep, Target, TaskId, Terminate, TruncateOutbox, TurnId,
+    FireTimers, ForceTerminate, ForgetHub, KeepFor, Purge, RaiseEvent, Restart, Resume, Rewind,
+    SetRetention, Start, Suspend, Sweep, Target, TaskId, Terminate, TruncateOutbox, TurnId,
 };
 
 const HUB: u32 = 7;
@@ -42,6 +42,11 @@ pub(super) fn task() -> TaskId {
 /// An instance to purge.
 pub(super) fn target() -> Target {
     Target { instance: instance(), generation: 1 << 40, ..Default::default() }
+}
+
+/// How long instances stay.
+pub(super) fn keep_for() -> KeepFor {
+    KeepFor { milliseconds: Some(87_016), ..Default::default() }
 }
 
 /// A message under way.
@@ -136,9 +141,14 @@ pub(super) fn table() -> Vec<Entry> {
             statuses: vec![wire::OrchestrationStatus::Failed.into(), wire::OrchestrationStatus::Terminated.into()],
             created_from: Some(-5),
             created_before: Some(1_700_000_000_123_456_789),
+            ended_before: Some(-3),
             ..Default::default()
-        }, &["0801a20128 0807 120b0a026f3110808080808020 1a020305 20fbffffffffffffffff01 \
-             28959a97ece39fe7cb17"]),
+        }, &[
+            "0801a20128 0807 120b0a026f3110808080808020 1a020305 20fbffffffffffffffff01 \
+             28959a97ece39fe7cb17",
+            "0801a20133 0807 120b0a026f3110808080808020 1a020305 20fbffffffffffffffff01 \
+             28959a97ece39fe7cb17 30fdffffffffffffffff01",
+        ]),
         command(Command::Sweep, Sweep {}, &["0801aa0100"]),
         command(Command::ForceTerminate, ForceTerminate {
             hub: HUB,
@@ -149,6 +159,13 @@ pub(super) fn table() -> Vec<Entry> {
         command(Command::DeleteHub, DeleteHub { name: "default".into(), ..Default::default() }, &["0801ba0109 0a0764656661756c74"]),
         command(Command::ClearHub, ClearHub { hub: HUB, ..Default::default() }, &["0801c20102 0807"]),
         command(Command::ForgetHub, ForgetHub { id: HUB, ..Default::default() }, &["0801ca0102 0807"]),
+        command(Command::SetRetention, SetRetention {
+            name: "default".into(),
+            completed: Some(keep_for()),
+            failed: Some(keep_for()),
+            terminated: Some(keep_for()),
+            ..Default::default()
+        }, &["0801d2011b 0a0764656661756c74 120408e8a705 1a0408e8a705 220408e8a705"]),
     ];
     entries.extend(entities::commands());
     entries

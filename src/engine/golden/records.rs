@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use durahub_proto::wire;
 use prost_types::Timestamp;
 
-use super::commands::{delivery, failure, target, task, turn};
+use super::commands::{delivery, failure, keep_for, target, task, turn};
 use super::{Entry, entities, record};
 use crate::engine::command::{Command, Sweep};
 use crate::engine::limits::Limits;
@@ -15,13 +15,22 @@ use crate::engine::state::message::{
 };
 use crate::engine::state::{
     ChildRecord, Chunk, DeletedHubRecord, DeliveredRecord, HubRecord, InstanceRecord,
-    MessageRecord, Recursion, Suspension, TaskRecord, TimerKind, TimerRecord,
+    MessageRecord, Recursion, RetentionRecord, Suspension, TaskRecord, TimerKind, TimerRecord,
 };
 
 const TIME: i64 = 1_700_000_000_123_456_789;
 
 fn timestamp() -> Option<Timestamp> {
     Some(Timestamp { seconds: 1_700_000_000, nanos: 5 })
+}
+
+fn retention() -> RetentionRecord {
+    RetentionRecord {
+        completed: Some(1),
+        failed: Some(300),
+        terminated: Some(0),
+        ..Default::default()
+    }
 }
 
 fn tags() -> BTreeMap<String, String> {
@@ -123,7 +132,12 @@ pub(super) fn table() -> Vec<Entry> {
         record(delivery(), &["08808080808040 1002 1a076d657373616765"]),
         record(limits(), &["0801 1002 1803 2004"]),
         record(task(), &["0807 12026f31 18808080808020 2005"]),
-        record(HubRecord { format: 1, id: 7, created: TIME, ..Default::default() }, &["0801 1007 18959a97ece39fe7cb17"]),
+        record(keep_for(), &["08e8a705"]),
+        record(retention(), &["0801 10ac02 1800"]),
+        record(HubRecord { format: 1, id: 7, created: TIME, retention: Some(retention()), ..Default::default() }, &[
+            "0801 1007 18959a97ece39fe7cb17",
+            "0801 1007 18959a97ece39fe7cb17 2207080110ac021800",
+        ]),
         record(InstanceRecord {
             format: 1,
             name: "Hello".into(),

@@ -13,6 +13,7 @@ mod leftovers;
 mod list;
 mod open_work;
 mod outbox;
+mod tree;
 mod turn;
 
 pub(crate) use children::child;
@@ -43,5 +44,6 @@ pub use list::{List, Order, Slice, list, listed_state};
 pub use open_work::{Open, open_work};
 pub(crate) use outbox::delivered;
 pub use outbox::{message, outbox_after};
+pub use tree::{Known, Seen, see};
 pub(crate) use turn::is_rewound;
 pub use turn::{Room, Turn, TurnTooLarge, turn};

@@ -12,6 +12,24 @@ pub struct HubRecord {
     /// Nanoseconds since the Unix epoch.
     #[prost(int64, tag = "3")]
     pub created: i64,
+    /// How long ended instances stay; unset is all as the servers are configured.
+    #[prost(message, optional, tag = "4")]
+    pub retention: Option<RetentionRecord>,
+}
+
+/// How long the ended instances of a hub stay, by the status in which they ended, in milliseconds from their
+/// end; 0 keeps them for ever, unset is as the servers are configured.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct RetentionRecord {
+    /// Those that completed.
+    #[prost(uint64, optional, tag = "1")]
+    pub completed: Option<u64>,
+    /// Those that failed.
+    #[prost(uint64, optional, tag = "2")]
+    pub failed: Option<u64>,
+    /// Those that were terminated.
+    #[prost(uint64, optional, tag = "3")]
+    pub terminated: Option<u64>,
 }
 
 /// A hub whose name is free and whose instances are being removed.

@@ -24,7 +24,7 @@ pub use entity::{
     EntityRecord, Holder, Line, Lock, LockRequest, Operation, Section, Sender, Spot, Waiting,
     WaitingRecord, entity_id, entity_name,
 };
-pub use hub::{DeletedHubRecord, HubRecord};
+pub use hub::{DeletedHubRecord, HubRecord, RetentionRecord};
 pub use instance::{InstanceRecord, Recursion, Suspension, is_terminal};
 pub use keys::{Address, Item, is_entity};
 pub use leftover::Leftover;

@@ -57,6 +57,7 @@ impl Purge {
             && (self.statuses.is_empty() || statuses().any(|status| status == record.status()))
             && self.created_from.is_none_or(|from| record.created >= from)
             && self.created_before.is_none_or(|before| record.created < before)
+            && self.ended_before.is_none_or(|before| record.completed.is_some_and(|at| at < before))
     }
 }
 

@@ -1,0 +1,264 @@
+//! Retention: ended instances go once they have stayed as long as their task hub keeps them.
+//!
+//! Each node does it for the partitions that it leads, one after the other, and knows nothing that the rows do
+//! not: what was kept how long stands in the metadata group and in the index by time of completion, so a start
+//! or another leader goes on where this one was. A pass reads the beginning of that index up to the cut-off and
+//! nothing behind it. What goes, goes by small `Purge` commands that carry status and cut-off, so that an
+//! instance that began anew meanwhile stays; one command is under way at a time, and a rest three times as long
+//! as it took follows.
+//!
+//! As in a purge by filter, an instance goes by its own status and time, whatever is above it, and stays while
+//! anything below it still runs. What has ended below it goes by its own status and time, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use durahub_cluster::{Error, GroupId, Leadership};
+use durahub_proto::wire::OrchestrationStatus;
+use tokio::time::Instant;
+
+use super::Dispatcher;
+use crate::engine::command::{Purge, Target};
+use crate::engine::read::{self, Known, List, Order, Seen};
+use crate::engine::state::{HubRecord, RetentionRecord};
+use crate::engine::{Command, Mark, Reply, View, decode_answer};
+use crate::machine::{Partition, RowsView};
+
+/// Instances that one command removes, or that one look examines.
+const STEP: usize = 32;
+/// The rest after a step is so many times as long as the step.
+const REST: u32 = 3;
+/// Longest rest after a step.
+const REST_MAX: Duration = Duration::from_millis(500);
+/// Longest time between two passes.
+const PASS_MAX: Duration = Duration::from_secs(60);
+/// Shortest time between two passes.
+const PASS_MIN: Duration = Duration::from_millis(250);
+
+/// How long ended instances stay, by the status in which they ended, from their end; `None`: for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Those that completed.
+    pub completed: Option<Duration>,
+    /// Those that failed.
+    pub failed: Option<Duration>,
+    /// Those that were terminated.
+    pub terminated: Option<Duration>,
+}
+
+impl Retention {
+    /// What holds for a hub, if this holds for hubs that say nothing of their own.
+    #[must_use]
+    pub fn of(&self, hub: &HubRecord) -> Retention {
+        let RetentionRecord { completed, failed, terminated } = hub.retention.unwrap_or_default();
+        let or = |own: Option<u64>, usual| match own {
+            Some(0) => None,
+            Some(milliseconds) => Some(Duration::from_millis(milliseconds)),
+            None => usual,
+        };
+        Retention {
+            completed: or(completed, self.completed),
+            failed: or(failed, self.failed),
+            terminated: or(terminated, self.terminated),
+        }
+    }
+
+    /// The statuses of instances that go one day, and when.
+    fn limited(&self) -> impl Iterator<Item = (OrchestrationStatus, Duration)> {
+        let all = [
+            (OrchestrationStatus::Completed, self.completed),
+            (OrchestrationStatus::Failed, self.failed),
+            (OrchestrationStatus::Terminated, self.terminated),
+        ];
+        all.into_iter().filter_map(|(status, time)| Some((status, time?)))
+    }
+}
+
+/// What one look at the index found.
+struct Found {
+    seen: Vec<Seen>,
+    reached: Option<Mark>,
+}
+
+impl Dispatcher {
+    /// Removes what has stayed long enough, on the partitions led here, until the future is dropped.
+    pub async fn retain(self, metadata: Partition) {
+        loop {
+            let shortest = self.pass(&metadata).await;
+            let pause = shortest.map_or(PASS_MAX, |time| (time / 4).clamp(PASS_MIN, PASS_MAX));
+            tokio::select! {
+                () = self.0.retention_set.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Goes once over all hubs. Returns the shortest time that any of them keeps anything.
+    async fn pass(&self, metadata: &Partition) -> Option<Duration> {
+        let hubs = metadata.peek(|rows| read::hubs(&RowsView(rows)));
+        let (mut shortest, mut removed, mut of_hubs) = (None::<Duration>, 0, 0);
+        for hub in hubs.values() {
+            let mut here = 0;
+            for (status, time) in self.0.settings.retention.of(hub).limited() {
+                shortest = Some(shortest.map_or(time, |known| known.min(time)));
+                for partition in self.0.partitions.iter().filter(|partition| leads(partition)) {
+                    match self.retire(partition, hub.id, status, time).await {
+                        Ok(count) => here += count,
+                        // Whoever leads it in the next pass goes on.
+                        Err(error) => {
+                            tracing::warn!(partition = %partition.id(), %error, "remove by retention");
+                        }
+                    }
+                }
+            }
+            removed += here;
+            of_hubs += usize::from(here > 0);
+        }
+        if removed > 0 {
+            tracing::info!(removed, hubs = of_hubs, "removed by retention");
+        }
+        shortest
+    }
+
+    /// The part of one partition and one status. Returns how many instances went.
+    async fn retire(
+        &self,
+        partition: &Partition,
+        hub: u32,
+        status: OrchestrationStatus,
+        time: Duration,
+    ) -> Result<usize, Error> {
+        let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let cut_off = self.0.clock.now().saturating_sub(time);
+        let list = List {
+            hub,
+            order: Order::Ended,
+            statuses: vec![status],
+            from: None,
+            before: Some(cut_off),
+            prefix: String::new(),
+        };
+        let (mut count, mut after) = (0, None::<Mark>);
+        while leads(partition) {
+            let began = Instant::now();
+            let (part, behind) = (list.clone(), after.take());
+            let found = look(partition, move |view| {
+                let slice = read::list(view, &part, behind.as_ref(), STEP);
+                let ids = slice.marks.into_iter().map(|mark| mark.instance);
+                let seen = ids.filter_map(|id| read::see(view, part.hub, &Known::root(id)));
+                Found { seen: seen.collect(), reached: slice.reached }
+            })
+            .await;
+            let mut targets = Vec::new();
+            for seen in found.seen {
+                if !self.runs_below(hub, &seen).await? {
+                    targets.push(seen.target);
+                }
+            }
+            count += self.remove(partition, hub, status, cut_off, targets).await?;
+            after = found.reached;
+            if after.is_none() {
+                break;
+            }
+            tokio::time::sleep((began.elapsed() * REST).min(REST_MAX)).await;
+        }
+        Ok(count)
+    }
+
+    /// One command; what it says of the instances is checked again where it is applied.
+    async fn remove(
+        &self,
+        partition: &Partition,
+        hub: u32,
+        status: OrchestrationStatus,
+        cut_off: i64,
+        targets: Vec<Target>,
+    ) -> Result<usize, Error> {
+        if targets.is_empty() {
+            return Ok(0);
+        }
+        let command = Command::Purge(Purge {
+            hub,
+            targets,
+            statuses: vec![status.into()],
+            ended_before: Some(cut_off),
+            ..Default::default()
+        });
+        match decode_answer(partition.propose(command.into_bytes()).await?) {
+            Some(Ok(Reply::Purged { count })) => {
+                self.0.meters.of(hub).removed(count.into());
+                Ok(count as usize)
+            }
+            other => {
+                tracing::warn!(hub, ?other, "remove by retention");
+                Ok(0)
+            }
+        }
+    }
+
+    /// Whether anything below an instance has not ended.
+    async fn runs_below(&self, hub: u32, root: &Seen) -> Result<bool, Error> {
+        let mut known = BTreeSet::from([root.target.instance.clone()]);
+        let mut level = root.children.clone();
+        while !level.is_empty() {
+            level.retain(|child| known.insert(child.instance.clone()));
+            let mut parts: BTreeMap<GroupId, (&Partition, Vec<Known>)> = BTreeMap::new();
+            for child in level.drain(..) {
+                let partition = self.partition_of(hub, &child.instance);
+                parts.entry(partition.id()).or_insert((partition, Vec::new())).1.push(child);
+            }
+            for (partition, children) in parts.into_values() {
+                // It may be led elsewhere: what was committed there by now counts.
+                partition.read(|_| ()).await?;
+                for some in children.chunks(STEP) {
+                    let some = some.to_vec();
+                    let seen = look(partition, move |view| {
+                        let seen = some.iter().filter_map(|child| read::see(view, hub, child));
+                        seen.collect::<Vec<_>>()
+                    })
+                    .await;
+                    if seen.iter().any(|child| !child.ended) {
+                        return Ok(true);
+                    }
+                    level.extend(seen.into_iter().flat_map(|child| child.children));
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn leads(partition: &Partition) -> bool {
+    matches!(*partition.leadership().borrow(), Leadership::Leader { .. })
+}
+
+/// Reads rows on a thread that may wait for a disk.
+async fn look<T: Send + 'static>(
+    partition: &Partition,
+    read: impl FnOnce(&dyn View) -> T + Send + 'static,
+) -> T {
+    let partition = partition.clone();
+    let looking = tokio::task::spawn_blocking(move || partition.peek(|rows| read(&RowsView(rows))));
+    match looking.await.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(found) => found,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The node stops.
+        Err(Err(_)) => futures::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hub_says_goes_before_what_the_configuration_says() {
+        let hour = Duration::from_secs(3600);
+        let usual = Retention { completed: Some(hour), failed: Some(hour), terminated: None };
+        assert_eq!(usual.of(&HubRecord::default()), usual);
+        let own = RetentionRecord { completed: Some(5), failed: Some(0), terminated: None };
+        let hub = HubRecord { retention: Some(own), ..Default::default() };
+        let completed = Some(Duration::from_millis(5));
+        assert_eq!(usual.of(&hub), Retention { completed, failed: None, terminated: None });
+    }
+}
