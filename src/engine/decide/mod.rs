@@ -32,7 +32,7 @@ pub(crate) use activity::complete_activity;
 pub(crate) use batch::{complete_batch, fail_batch};
 pub(crate) use deliver::{Delivered, deliver, truncate_outbox};
 pub(crate) use force::force_terminate;
-pub(crate) use hub::{clear_hub, create_hub, delete_hub, forget_hub};
+pub(crate) use hub::{clear_hub, create_hub, delete_hub, forget_hub, set_retention};
 pub(crate) use plan::Plan;
 pub(crate) use purge::{purge, sweep};
 pub(crate) use purge_entities::purge_entities;
