@@ -14,6 +14,9 @@ pub enum Needs {
     Identity,
     /// To read in the task hub: reader, contributor or admin.
     Read,
+    /// To read in the task hub that the request names: the door asks only who calls, the handler asks
+    /// [`may_read`](super::Identity::may_read).
+    ReadNamed,
     /// To work in the task hub: worker, contributor or admin.
     Work,
     /// To read or to work there: a worker asks for long histories.
@@ -42,7 +45,7 @@ impl Needs {
             grants.iter().any(|grant| grant.is_everywhere() && roles.contains(&grant.role))
         };
         match self {
-            Needs::Nothing | Needs::Identity | Needs::Unserved => true,
+            Needs::Nothing | Needs::Identity | Needs::ReadNamed | Needs::Unserved => true,
             Needs::Read => here(&[Role::Reader, Role::Contributor, Role::Admin]),
             Needs::Work => here(&[Role::Worker, Role::Contributor, Role::Admin]),
             Needs::ReadOrWork => here(&Role::ALL),
@@ -58,7 +61,7 @@ impl Needs {
     pub(super) fn least(self) -> &'static str {
         match self {
             Needs::Nothing | Needs::Identity | Needs::Unserved => "no role",
-            Needs::Read => "the role reader in it",
+            Needs::Read | Needs::ReadNamed => "the role reader in it",
             Needs::Work => "the role worker in it",
             Needs::ReadOrWork => "the role reader or worker in it",
             Needs::Contribute => "the role contributor in it",
@@ -146,6 +149,11 @@ const SERVED: &[Call] = &[
     // The answer holds only the hubs in which the caller has a role.
     call("/durahub.v1.TaskHubService/ListTaskHubs", Needs::Identity),
     call("/durahub.v1.EntityService/ListEntityLocks", Needs::Read),
+    // KEDA names the task hub in the request, and sends no headers.
+    call("/externalscaler.ExternalScaler/IsActive", Needs::ReadNamed),
+    call("/externalscaler.ExternalScaler/StreamIsActive", Needs::ReadNamed),
+    call("/externalscaler.ExternalScaler/GetMetricSpec", Needs::ReadNamed),
+    call("/externalscaler.ExternalScaler/GetMetrics", Needs::ReadNamed),
     call("/grpc.health.v1.Health/Check", Needs::Nothing),
     call("/grpc.health.v1.Health/Watch", Needs::Nothing),
     call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Identity),

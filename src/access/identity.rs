@@ -1,6 +1,6 @@
 //! Who somebody is, and what that allows.
 
-use super::calls::Call;
+use super::calls::{Call, Needs};
 use super::roles::Grant;
 
 /// How somebody showed who they are.
@@ -50,6 +50,12 @@ impl Identity {
     #[must_use]
     pub fn may(&self, call: &Call, hub: &str) -> bool {
         call.needs.met_by(&self.grants, hub)
+    }
+
+    /// Whether it may read in a task hub that only the request names ([`Needs::ReadNamed`]).
+    #[must_use]
+    pub fn may_read(&self, hub: &str) -> bool {
+        Needs::Read.met_by(&self.grants, hub)
     }
 
     /// Whether it has a role in the task hub.

@@ -20,7 +20,13 @@ const DEFAULT_HUB: &str = "default";
 
 /// Where a handler notes which instance a call is about, for the audit log.
 #[derive(Clone, Debug, Default)]
-pub struct Subject(Arc<OnceLock<String>>);
+pub struct Subject(Arc<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    instance: OnceLock<String>,
+    hub: OnceLock<String>,
+}
 
 impl Subject {
     /// That of a request; one that nobody reads where nobody wants to know.
@@ -32,8 +38,13 @@ impl Subject {
     /// Notes the instance, unless one is noted already.
     pub fn note(&self, instance: &str) {
         if !instance.is_empty() {
-            let _ = self.0.set(instance.to_owned());
+            let _ = self.0.instance.set(instance.to_owned());
         }
+    }
+
+    /// Notes the task hub of a request that names it inside ([`Needs::ReadNamed`]).
+    pub fn note_hub(&self, hub: &str) {
+        let _ = self.0.hub.set(hub.to_owned());
     }
 }
 
@@ -84,7 +95,7 @@ where
         let access = self.access.clone();
         let judged = access.judge(call, &request);
         if let Ok(who) = &judged
-            && !(access.0.audit.is_kept() && call.is_some_and(|call| call.audited))
+            && !(access.0.audit.is_kept() && call.is_some_and(is_noted_after))
         {
             admit(request.extensions_mut(), who);
             return Box::pin(inner.call(request));
@@ -113,8 +124,13 @@ where
                     admit(request.extensions_mut(), &who);
                     request.extensions_mut().insert(note.subject.clone());
                     let answer = inner.call(request).await?;
-                    if note.call.is_some_and(|call| call.audited) {
-                        note.write(&access, Some(&who), true, Some(code_of(&answer)));
+                    let code = code_of(&answer);
+                    let denied = code == Code::PermissionDenied
+                        && call.is_some_and(|call| call.needs == Needs::ReadNamed);
+                    if denied {
+                        note.write(&access, Some(&who), false, None);
+                    } else if call.is_some_and(|call| call.audited) {
+                        note.write(&access, Some(&who), true, Some(code));
                     }
                     Ok(answer)
                 }
@@ -135,6 +151,12 @@ impl Access {
             None => Err(Denied::Forbidden(String::new())),
         }
     }
+}
+
+/// Whether its line in the audit log waits for the answer: an action's does, and that of a call whose handler
+/// may find that it is not allowed.
+fn is_noted_after(call: &Call) -> bool {
+    call.audited || call.needs == Needs::ReadNamed
 }
 
 fn admit(extensions: &mut Extensions, who: &Arc<Identity>) {
@@ -184,12 +206,13 @@ impl Note {
 
     fn write(&self, access: &Access, who: Option<&Identity>, allowed: bool, code: Option<Code>) {
         let about_hub = self.call.is_some_and(|call| call.needs.is_about_a_hub());
+        let named = self.subject.0.hub.get().map_or("", String::as_str);
         access.0.audit.note(&Entry {
             who: who.map(|who| (who.name.as_str(), who.kind.name())),
             from: &self.from,
             what: self.call.map_or("?", Call::name),
-            hub: if about_hub { &self.hub } else { "" },
-            subject: self.subject.0.get().map_or("", String::as_str),
+            hub: if about_hub { &self.hub } else { named },
+            subject: self.subject.0.instance.get().map_or("", String::as_str),
             allowed,
             code: code.map(|code| code as i32),
         });

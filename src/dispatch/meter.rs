@@ -157,6 +157,7 @@ impl Load {
         for (kind, (ready, leased), since) in [
             (Kind::Turn, hub.turns, hub.oldest_turn),
             (Kind::Activity, hub.activities, hub.oldest_activity),
+            (Kind::Entity, hub.entities, hub.oldest_entity),
         ] {
             let kind = &mut self.kinds[kind as usize];
             kind.ready += ready;
