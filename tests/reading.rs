@@ -10,4 +10,6 @@ mod one;
 mod removal;
 #[path = "reading/scale.rs"]
 mod scale;
+#[path = "reading/scaler.rs"]
+mod scaler;
 mod support;

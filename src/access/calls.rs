@@ -98,7 +98,22 @@ impl Call {
     pub fn name(&self) -> &'static str {
         self.path.rsplit_once('/').map_or(self.path, |(_, name)| name)
     }
+
+    /// Whether it may last as long as its caller likes: then it ends with the caller's credentials.
+    pub(super) fn lasts(&self) -> bool {
+        LASTING.contains(&self.path)
+    }
 }
+
+/// Calls that may last as long as their caller likes.
+const LASTING: &[&str] = &[
+    "/TaskHubSidecarService/GetWorkItems",
+    "/TaskHubSidecarService/WaitForInstanceStart",
+    "/TaskHubSidecarService/WaitForInstanceCompletion",
+    "/TaskHubSidecarService/StreamInstanceHistory",
+    "/externalscaler.ExternalScaler/StreamIsActive",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
 
 const fn call(path: &'static str, needs: Needs) -> Call {
     Call { path, needs, audited: false }

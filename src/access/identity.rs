@@ -37,13 +37,15 @@ pub struct Identity {
     /// How it was shown.
     pub kind: Kind,
     pub(super) grants: Vec<Grant>,
+    /// When the token that shows it ends, in nanoseconds since the Unix epoch; `None`: not by itself.
+    pub(super) ends: Option<i64>,
 }
 
 impl Identity {
     /// Everybody, where nobody asks.
     pub(super) fn anonymous() -> Identity {
         let grants = vec![Grant::everything()];
-        Identity { name: "anonymous".to_owned(), kind: Kind::Anonymous, grants }
+        Identity { name: "anonymous".to_owned(), kind: Kind::Anonymous, grants, ends: None }
     }
 
     /// Whether a call is allowed, in a task hub where it is about one.

@@ -7,11 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tonic::{Code, Status};
 
 use super::audit::Entry;
+use super::standing::Standing;
 use super::{Access, Call, Credentials, Denied, Identity, Needs, Unknown, calls};
 use crate::tls::ConnectionInfo;
 
@@ -67,16 +69,16 @@ pub struct Guarded<S> {
     access: Access,
 }
 
-impl<S, In, Out> Service<Request<In>> for Guarded<S>
+impl<S, In> Service<Request<In>> for Guarded<S>
 where
-    S: Service<Request<In>, Response = Response<Out>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    S::Error: Send + 'static,
     In: Send + 'static,
-    Out: Default + 'static,
 {
-    type Response = Response<Out>;
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Out>, S::Error>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -98,7 +100,12 @@ where
             && !(access.0.audit.is_kept() && call.is_some_and(is_noted_after))
         {
             admit(request.extensions_mut(), who);
-            return Box::pin(inner.call(request));
+            let standing = Standing::of(&access, call, &request);
+            let answer = inner.call(request);
+            return match standing {
+                None => Box::pin(answer),
+                Some(standing) => Box::pin(standing.watch(answer)),
+            };
         }
         Box::pin(async move {
             let judged = match judged {
@@ -123,7 +130,12 @@ where
                 Ok(who) => {
                     admit(request.extensions_mut(), &who);
                     request.extensions_mut().insert(note.subject.clone());
-                    let answer = inner.call(request).await?;
+                    let standing = Standing::of(&access, call, &request);
+                    let answer = inner.call(request);
+                    let answer = match standing {
+                        None => answer.await?,
+                        Some(standing) => standing.watch(answer).await?,
+                    };
                     let code = code_of(&answer);
                     let denied = code == Code::PermissionDenied
                         && call.is_some_and(|call| call.needs == Needs::ReadNamed);
@@ -164,7 +176,7 @@ fn admit(extensions: &mut Extensions, who: &Arc<Identity>) {
 }
 
 /// What a request brought.
-fn credentials<In>(request: &Request<In>) -> Credentials<'_> {
+pub(super) fn credentials<In>(request: &Request<In>) -> Credentials<'_> {
     let shown = request.extensions().get::<ConnectionInfo>();
     Credentials {
         authorization: request.headers().get("authorization").map(|value| value.as_bytes()),
@@ -173,14 +185,14 @@ fn credentials<In>(request: &Request<In>) -> Credentials<'_> {
 }
 
 /// The hub that a call names. A name that no hub can have is nobody's.
-fn hub<In>(request: &Request<In>) -> &str {
+pub(super) fn hub<In>(request: &Request<In>) -> &str {
     match request.headers().get("taskhub") {
         None => DEFAULT_HUB,
         Some(value) => value.to_str().unwrap_or("\u{0}"),
     }
 }
 
-fn status(denied: &Denied, call: Option<&'static Call>) -> Status {
+pub(super) fn status(denied: &Denied, call: Option<&'static Call>) -> Status {
     match (denied, call) {
         (Denied::Unknown(_), _) => Status::unauthenticated(denied.to_string()),
         // Nobody serves what the table does not know (R1.4).
@@ -219,7 +231,7 @@ impl Note {
     }
 }
 
-fn code_of<Body>(answer: &Response<Body>) -> Code {
+fn code_of<T>(answer: &Response<T>) -> Code {
     let code = answer.headers().get("grpc-status");
     code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
