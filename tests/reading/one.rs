@@ -1,13 +1,16 @@
 //! What clients ask about one instance: its history in chunks, its state, and whether its id may be reused.
 
+use std::collections::BTreeSet;
+
 use durahub_proto::wire::{self, OrchestrationStatus as Status};
 use prost::Message as _;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::lists::program;
-use crate::support::actions::{complete, schedule_task};
+use crate::support::actions::{complete, continue_as_new, schedule_task};
 use crate::support::client::good;
-use crate::support::{TestServer, Worker, WorkerOptions, history};
+use crate::support::{History, Program, TestServer, Worker, WorkerOptions, history};
 
 /// R2.92, R2.93, R2.95, R1.23: chunks of a bounded size, in order, of the current generation only.
 #[tokio::test]
@@ -58,6 +61,45 @@ async fn a_long_history_comes_in_chunks() {
     let all = chunks(request(Some(""), false)).await.concat();
     assert!(history::compact(&all).ends_with("ExecutionCompleted#41"));
     assert_eq!(all[..turn.history.past.len()], turn.history.past);
+}
+
+/// R2.92: an instance that begins anew again and again is read as it is at that moment. Only a reader that already
+/// has part of a generation which is gone is told to ask again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_always_begins_anew_can_be_read() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let anew = |history: &History| vec![continue_as_new(1, history.input(), Vec::new())];
+    let running = Program::new().orchestrator("Anew", anew).run(&client, WorkerOptions::default());
+    client.start("anew", "Anew", "again").await;
+    let mut readers = JoinSet::new();
+    for _ in 0..8 {
+        let client = client.clone();
+        readers.spawn(async move {
+            let mut generations = BTreeSet::new();
+            while generations.len() < 40 {
+                let request = wire::StreamInstanceHistoryRequest {
+                    instance_id: "anew".into(),
+                    ..Default::default()
+                };
+                let mut stream =
+                    good("history", client.rpc().stream_instance_history(request).await);
+                let mut events = Vec::new();
+                while let Some(chunk) = stream.message().await.expect("one generation, whole") {
+                    events.extend(history::decode(&chunk.events));
+                }
+                let execution = events.iter().find_map(|event| match &event.event_type {
+                    Some(wire::history_event::EventType::ExecutionStarted(started)) => {
+                        started.orchestration_instance.as_ref()?.execution_id.clone()
+                    }
+                    _ => None,
+                });
+                generations.insert(execution.map(String::from));
+            }
+        });
+    }
+    while readers.join_next().await.transpose().expect("a reader failed").is_some() {}
+    drop(running);
 }
 
 /// R2.94: a worker that asks for the past of its turn gets that of its turn, whatever came behind it.
