@@ -409,3 +409,11 @@ pub struct HubLoad {
     /// Since when the oldest entity with operations waits.
     pub oldest_entity: Option<i64>,
 }
+
+impl HubLoad {
+    /// Whether anything waits, runs or listens.
+    fn has_any(&self) -> bool {
+        let items = [self.turns, self.activities, self.entities];
+        self.streams > 0 || items.iter().any(|(waiting, leased)| waiting + leased > 0)
+    }
+}
