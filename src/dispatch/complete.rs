@@ -3,6 +3,8 @@
 //! A completion that is stale, unknown or repeated changes nothing, and its worker is told nothing of it
 //! (R3.54, R3.55): an error would make some workers drop their stream.
 
+use std::time::Duration;
+
 use durahub_cluster::Leadership;
 use durahub_proto::wire;
 
@@ -14,6 +16,9 @@ use crate::engine::command::{
     CompleteActivity, CompleteBatch, CompleteTurn, FailBatch, FailTurn, TurnId,
 };
 use crate::engine::{Answer, Command, Reject, Reply, decode_answer};
+
+/// Pause before looking again what became of a completion that is being committed.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a completion was not taken in; nothing was committed by it.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +41,10 @@ struct Named {
     of_this_term: bool,
 }
 
-/// Ends a lease when the answer to a completion is known, or when its caller has gone away before that.
+/// A completion under the same lease is being committed.
+struct Underway;
+
+/// Ends a lease when the answer to a completion is known.
 struct Ending<'a> {
     dispatcher: &'a Dispatcher,
     hub: u32,
@@ -76,7 +84,7 @@ impl Dispatcher {
             self.give_back(hub, &named, "a history was missing");
             return Ok(());
         }
-        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
         let index = index_of(&response).unwrap_or(0);
         let parts = self.with_hub(hub, |hub| hub.take_parts(&named.key, named.lease));
         let response = match index {
@@ -121,7 +129,7 @@ impl Dispatcher {
         let Some(named) = named else { return Ok(()) };
         let Work::Activity(activity) = &named.work else { return Ok(()) };
         let task = activity.task.clone();
-        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
         let limits = &self.0.settings.limits;
         let (result, failure) = limits.admit_result(response.result, response.failure_details);
         let command = Command::CompleteActivity(CompleteActivity { task, result, failure });
@@ -148,7 +156,7 @@ impl Dispatcher {
             self.give_back(hub, &named, "a state was missing");
             return Ok(());
         }
-        let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+        let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
         let limits = &self.0.settings.limits;
         let command = match limits.check_batch(&result, self.0.settings.item_bytes) {
             Ok(()) => Command::CompleteBatch(CompleteBatch {
@@ -176,7 +184,8 @@ impl Dispatcher {
     }
 
     fn give_back(&self, hub: u32, named: &Named, why: &str) {
-        let Some(Some(mut ending)) = self.claim(hub, named) else { return };
+        // What is being committed is not given back.
+        let Ok(Some(Some(mut ending))) = self.claim(hub, named) else { return };
         tracing::debug!(hub, instance = %named.key.instance(), why, "work item given back");
         self.0.meters.of(hub).returned(named.key.kind(), Returned::Abandoned);
         ending.end = End::Abandoned;
@@ -212,12 +221,12 @@ impl Dispatcher {
             // Nothing was committed: the worker may send it again, and does (R1.10).
             Kept::NoRoom => Err(CompleteError::NoRoom),
             Kept::Gap => {
-                let ending = self.claim(hub, &named).flatten();
+                let ending = self.claim(hub, &named).ok().flatten().flatten();
                 self.abandon_broken(hub, named.key.instance(), ending);
                 Ok(())
             }
             Kept::TooLarge(bytes) => {
-                let Some(ending) = self.claim(hub, &named) else { return Ok(()) };
+                let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
                 let reason = format!(
                     "the completion of this turn takes more than {bytes} bytes, the limit is {limit} \
                      (limits.max_message_bytes); do less in one turn"
@@ -249,28 +258,41 @@ impl Dispatcher {
         Some(Named { key, work, lease, of_this_term })
     }
 
-    /// Takes hold of a lease, so that its work can be committed. The inner `None` means that the token was
-    /// given out before a restart or by an earlier leader: good while the item is open, whoever has it now
-    /// (R3.48). Whichever completion comes first wins (R3.50).
-    fn claim(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
+    /// Takes hold of a lease, so that its work can be committed; `None` when the completion is stale. While
+    /// another completion under the lease is being committed, waits for what becomes of it: before that, "stale"
+    /// would tell a worker that its work is safe (R3.56).
+    async fn hold(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
+        loop {
+            match self.claim(hub, named) {
+                Ok(claimed) => return claimed,
+                Err(Underway) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Takes hold of a lease. The inner `None` means that the token was given out before a restart or by an
+    /// earlier leader: good while the item is open, whoever has it now (R3.48). Whichever completion comes first
+    /// wins (R3.50).
+    fn claim(&self, hub: u32, named: &Named) -> Result<Option<Option<Ending<'_>>>, Underway> {
         let Named { key, lease, of_this_term, .. } = named;
         if !*of_this_term {
-            return Some(None);
+            return Ok(Some(None));
         }
         match self.with_hub(hub, |hub| hub.claim(key, *lease)) {
-            Claim::Current => Some(Some(Ending {
+            Claim::Current => Ok(Some(Some(Ending {
                 dispatcher: self,
                 hub,
                 key: key.clone(),
                 lease: *lease,
                 end: End::Again,
-            })),
+            }))),
+            Claim::Underway => Err(Underway),
             // Leases end with the lead; the items that they were for may be finished all the same.
-            Claim::Unleased if !self.leads(hub, key.instance()) => Some(None),
-            _ => {
+            Claim::Unleased if !self.leads(hub, key.instance()) => Ok(Some(None)),
+            Claim::Unleased | Claim::Stale => {
                 tracing::debug!(hub, instance = %key.instance(), "completion is stale");
                 self.0.meters.of(hub).answered(key.kind(), false);
-                None
+                Ok(None)
             }
         }
     }

@@ -160,11 +160,12 @@ impl Leader {
         if before == term {
             return;
         }
+        // First: a lease of before says nothing any more, not even that its item is done.
+        self.dispatcher.begin_leases(&self.partition);
         if before.is_some() {
             self.resign();
         }
         if term.is_some() {
-            self.dispatcher.begin_leases(&self.partition);
             let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);

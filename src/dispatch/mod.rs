@@ -362,17 +362,21 @@ impl Dispatcher {
                     self.with_hub(hub, |hub| hub.unsent(key, *lease, now));
                 }
             }
-            Assembled::Nothing => self.drop_assignment(hub, &to),
+            Assembled::Nothing => self.drop_assignment(hub, &to, End::Done),
             Assembled::TooLarge { fits_without_past: true, .. }
                 if self.with_hub(hub, |hub| hub.set_aside(&to, now)) => {}
             Assembled::TooLarge { command, reason, .. } => {
                 tracing::warn!(hub, instance = %key.instance(), reason, "work item cannot be handed out");
                 let (dispatcher, partition) = (self.clone(), partition.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = partition.propose(command.into_bytes()).await {
-                        tracing::warn!(%error, "fail a work item that is too large");
-                    }
-                    dispatcher.drop_assignment(hub, &to);
+                    let end = match partition.propose(command.into_bytes()).await {
+                        Ok(_) => End::Done,
+                        Err(error) => {
+                            tracing::warn!(%error, "fail a work item that is too large");
+                            End::Later
+                        }
+                    };
+                    dispatcher.drop_assignment(hub, &to, end);
                     dispatcher.pump(hub);
                 });
             }
@@ -380,11 +384,11 @@ impl Dispatcher {
     }
 
     /// Ends the lease of an item that was not sent after all.
-    fn drop_assignment(&self, hub: u32, to: &Assignment) {
+    fn drop_assignment(&self, hub: u32, to: &Assignment, end: End) {
         let now = self.0.clock.now();
         self.with_hub(hub, |hub| {
             hub.sent(to.stream, 0);
-            hub.finish(&to.key, to.lease, End::Done, now);
+            hub.finish(&to.key, to.lease, end, now);
         });
     }
 }

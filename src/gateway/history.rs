@@ -20,6 +20,9 @@ use crate::machine::Partition;
 /// Size of a chunk, in bytes (R2.92).
 const CHUNK: usize = 256 * 1024;
 
+/// How often a history is begun that is gone before its first event was read.
+const TRIES: usize = 20;
+
 type Chunk = Result<wire::HistoryChunk, Status>;
 
 /// A history on its way.
@@ -47,7 +50,10 @@ impl Gateway {
     ) -> Result<impl Stream<Item = Chunk> + Send + use<>, Status> {
         let mut reader = self.reader(hub, &request).await?;
         // An instance that began anew before anything of it was read is simply read as it is now.
-        while reader.end > 0 && !reader.read().await? {
+        for _ in 0..TRIES {
+            if reader.end == 0 || reader.read().await? {
+                break;
+            }
             reader = self.reader(hub, &request).await?;
         }
         Ok(stream::unfold(Some(reader), |reader| async {

@@ -78,7 +78,8 @@ impl Dispatcher {
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        self.ask(hub, &at, response, about, |it| self.complete_turn_here(hub, it)).await.map(drop)
+        let here = |it| self.alone(|own| async move { own.complete_turn_here(hub, it).await });
+        self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
     /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
@@ -94,9 +95,8 @@ impl Dispatcher {
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        self.ask(hub, &at, response, about, |it| self.complete_activity_here(hub, it))
-            .await
-            .map(drop)
+        let here = |it| self.alone(|own| async move { own.complete_activity_here(hub, it).await });
+        self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
     /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
@@ -111,7 +111,8 @@ impl Dispatcher {
         let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
         // The result names nothing but its token (R3.45).
         let Some(at) = subject(&result.completion_token, "") else { return Ok(()) };
-        self.ask(hub, &at, result, about, |it| self.complete_batch_here(hub, it)).await.map(drop)
+        let here = |it| self.alone(|own| async move { own.complete_batch_here(hub, it).await });
+        self.ask(hub, &at, result, about, here).await.map(drop)
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
@@ -186,6 +187,20 @@ impl Dispatcher {
             Some((_, Work::Turn(turn))) => Some(turn.history_events),
             _ => None,
         }
+    }
+
+    /// Does something on a task of its own: a caller that goes away, or a link that breaks, must not end the lease
+    /// of what is being committed.
+    async fn alone<T, Doing>(
+        &self,
+        what: impl FnOnce(Dispatcher) -> Doing,
+    ) -> Result<T, CompleteError>
+    where
+        T: Send + 'static,
+        Doing: Future<Output = Result<T, CompleteError>> + Send + 'static,
+    {
+        let ended = tokio::spawn(what(self.clone())).await;
+        ended.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string()).into()))
     }
 
     /// Does something at the leader of an instance: here, or by a question to its node. Returns what another
@@ -302,9 +317,8 @@ impl Program for Dispatcher {
         Box::pin(async move {
             let Ask { hub, about } = Ask::decode(question).map_err(|error| error.to_string())?;
             let about = about.ok_or("a question that this version does not know")?;
-            // On a task of its own: a link that breaks must not end what is being committed.
-            let answer = tokio::spawn(async move { dispatcher.answer_ask(hub, about).await }).await;
-            let answer = answer.map_err(|error| error.to_string())?;
+            let answer =
+                dispatcher.alone(|own| async move { own.answer_ask(hub, about).await }).await;
             Ok(encoded(&AskOutcome { outcome: Some(answer.unwrap_or_else(told)) }))
         })
     }

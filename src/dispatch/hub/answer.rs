@@ -12,9 +12,11 @@ impl Hub {
     /// A completion arrived for an item.
     pub(crate) fn claim(&mut self, key: &Key, id: LeaseId) -> Claim {
         match self.slots.get_mut(key) {
-            Some(Slot::Leased(lease)) if lease.id == id && !lease.completing => {
-                lease.completing = true;
-                Claim::Current
+            Some(Slot::Leased(lease)) if lease.id == id => {
+                match std::mem::replace(&mut lease.completing, true) {
+                    true => Claim::Underway,
+                    false => Claim::Current,
+                }
             }
             Some(Slot::Ready(item)) if item.past.as_ref().is_some_and(|it| it.late == Some(id)) => {
                 self.queues[key.kind() as usize].remove(&item.line, item.age);

@@ -32,7 +32,9 @@ pub(crate) enum Claim {
     Current,
     /// Nobody holds the item: the token may be of an earlier run.
     Unleased,
-    /// Somebody else holds the item, or this completion is being committed already.
+    /// A completion under this lease is being committed; what becomes of it is not known yet.
+    Underway,
+    /// Somebody else holds the item.
     Stale,
 }
 

@@ -1,10 +1,12 @@
-//! A whole dispatcher on partitions in memory: what happens when the caller of a completion goes away.
+//! A whole dispatcher on partitions in memory: callers that go away while their completion is committed, and
+//! callers that send it again meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use durahub_cluster::{GroupId, NodeConfig, Storage};
 use durahub_proto::wire;
+use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Type;
 use futures::{FutureExt as _, StreamExt as _};
 
 use crate::clock::Clock;
@@ -103,5 +105,71 @@ async fn a_caller_that_goes_away_holds_nothing() {
         dispatcher.complete_turn(1, response).await.expect("is OK");
     }
     assert!(!dispatcher.is_busy());
+    node.stop().await;
+}
+
+/// A turn that schedules one activity is done; returns the activity.
+async fn activity(dispatcher: &Dispatcher, stream: &mut WorkStream) -> wire::WorkItem {
+    start(dispatcher).await;
+    let turn = next(stream).await;
+    let action = wire::ScheduleTaskAction { name: "T".into(), ..Default::default() };
+    let action = Type::ScheduleTask(action);
+    let response = wire::OrchestratorResponse {
+        instance_id: "a".into(),
+        completion_token: turn.completion_token,
+        actions: vec![wire::OrchestratorAction { id: 1, orchestrator_action_type: Some(action) }],
+        ..Default::default()
+    };
+    dispatcher.complete_turn(1, response).await.expect("is OK");
+    next(stream).await
+}
+
+fn result(activity: &wire::WorkItem) -> wire::ActivityResponse {
+    wire::ActivityResponse {
+        instance_id: "a".into(),
+        task_id: 1,
+        completion_token: activity.completion_token.clone(),
+        ..Default::default()
+    }
+}
+
+/// What is being committed is with nobody else, whoever has gone away: an activity does not run a second time.
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_make_its_work_run_again() {
+    let (node, dispatcher, _leading) = dispatcher().await;
+    let options = StreamOptions { hub: 1, ..Default::default() };
+    let mut stream = dispatcher.open_stream(options, futures::future::pending());
+    let activity = activity(&dispatcher, &mut stream).await;
+    let mut call = Box::pin(dispatcher.complete_activity(1, result(&activity)));
+    assert!(futures::poll!(&mut call).is_pending(), "it takes a commit");
+    // The commit is under way.
+    tokio::task::yield_now().await;
+    drop(call);
+    let item = next(&mut stream).await;
+    let Some(wire::work_item::Request::OrchestratorRequest(turn)) = &item.request else {
+        panic!("the activity was handed out again: {item:?}");
+    };
+    assert_eq!(turn.new_events.len(), 1, "its result");
+    node.stop().await;
+}
+
+/// R3.56: a completion that is sent again is answered once it is known what became of the first.
+#[tokio::test]
+async fn a_completion_sent_twice_is_answered_when_it_is_durable() {
+    let (node, dispatcher, _leading) = dispatcher().await;
+    let options = StreamOptions { hub: 1, ..Default::default() };
+    let mut stream = dispatcher.open_stream(options, futures::future::pending());
+    let activity = activity(&dispatcher, &mut stream).await;
+    let mut first = Box::pin(dispatcher.complete_activity(1, result(&activity)));
+    assert!(futures::poll!(&mut first).is_pending(), "it takes a commit");
+    tokio::task::yield_now().await;
+    let mut again = Box::pin(dispatcher.complete_activity(1, result(&activity)));
+    assert!(futures::poll!(&mut again).is_pending());
+    tokio::select! {
+        biased;
+        done = &mut first => done.expect("is OK"),
+        _ = &mut again => panic!("it is told that its work is safe before it is"),
+    }
+    again.await.expect("is OK");
     node.stop().await;
 }

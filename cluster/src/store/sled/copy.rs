@@ -28,8 +28,10 @@ const WEIGH_AFTER: u64 = 4;
 /// Rows that are read at a time.
 const CHUNK: usize = 1000;
 /// Keys that may be left for the moment when nobody else writes.
-const FEW: usize = 500;
-/// Rounds after which the rest is done in that moment, however much it is.
+const FEW: usize = 5_000;
+/// Keys that are noted before they are copied again, if only to forget them.
+const MANY: usize = 50_000;
+/// Rounds after which the copy is given up: rows change faster than they can be copied.
 const ROUNDS: usize = 20;
 
 /// Keys that were written while a copy was being made.
@@ -47,6 +49,11 @@ impl Changed {
     /// A whole space was cleared: what was copied of it is wrong.
     pub(super) fn give_up(&mut self) {
         self.is_in_vain = true;
+    }
+
+    /// Takes the keys; whether the copy is in vain stays known.
+    fn take(&mut self) -> Self {
+        Self { keys: std::mem::take(&mut self.keys), is_in_vain: self.is_in_vain }
     }
 
     fn len(&self) -> usize {
@@ -141,30 +148,53 @@ impl SledEngine {
             self.chunks(space, |rows| {
                 let mut batch = sled::Batch::default();
                 rows.into_iter().for_each(|(key, value)| batch.insert(key, value));
-                tree.apply_batch(batch).map_err(to_io)
+                tree.apply_batch(batch).map_err(to_io)?;
+                if self.changed.lock().as_ref().is_some_and(|changed| changed.len() > MANY) {
+                    let changed = self.changed.lock().as_mut().map(Changed::take);
+                    again(|space| self.tree(space), &new, changed.unwrap_or_default())?;
+                }
+                Ok(())
             })?;
         }
-        for _ in 0..ROUNDS {
+        // Each round is synced, so that what nobody else may write during is short at last.
+        new.sync_all(path)?;
+        let mut rounds = 0..ROUNDS;
+        loop {
             let changed = self.take_changed()?;
             let is_little = changed.len() <= FEW;
-            self.with(|old| again(old, &new, changed))?;
+            again(|space| self.tree(space), &new, changed)?;
+            new.sync()?;
             if is_little {
                 break;
             }
+            if rounds.next().is_none() {
+                return Err(Stopped::InVain("rows change faster than they can be copied".into()));
+            }
         }
-        new.sync_all(path)?;
 
         let mut open = self.open.write();
-        let Some(old) = open.as_mut() else { return Err(closed().into()) };
-        again(old, &new, self.take_changed()?)?;
-        new.db.flush().map_err(to_io)?;
-        new.file.sync_data()?;
+        let Some(old) = open.take() else { return Err(closed().into()) };
+        let last = self.take_changed().and_then(|changed| {
+            again(|space| old.tree(space).cloned(), &new, changed)?;
+            Ok(new.sync()?)
+        });
+        if let Err(stopped) = last {
+            *open = Some(old);
+            return Err(stopped);
+        }
+        // After an error nobody writes to either of them: it is not known which one counts.
         switch().map_err(Stopped::Unknown)?;
-        Ok(std::mem::replace(old, new))
+        *open = Some(new);
+        Ok(old)
+    }
+
+    /// A tree, to be read while others write and without keeping them from anything.
+    fn tree(&self, space: Space) -> io::Result<sled::Tree> {
+        self.with(|open| open.tree(space).cloned())
     }
 
     fn take_changed(&self) -> Result<Changed, Stopped> {
-        let changed = self.changed.lock().replace(Changed::default()).unwrap_or_default();
+        let changed = self.changed.lock().as_mut().map(Changed::take).unwrap_or_default();
         if changed.is_in_vain {
             return Err(Stopped::InVain("rows of a whole partition were replaced".into()));
         }
@@ -187,7 +217,7 @@ impl SledEngine {
             if self.closing.load(Ordering::Acquire) {
                 return Err(closed());
             }
-            let tree = self.with(|open| Ok(open.tree(space)?.clone()))?;
+            let tree = self.tree(space)?;
             let rows = tree.range::<sled::IVec, _>((from, Bound::Unbounded)).take(CHUNK);
             let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(to_io)?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
@@ -206,9 +236,13 @@ fn clean(databases: &Databases) {
 }
 
 /// Copies again what has changed.
-fn again(old: &Open, new: &Open, changed: Changed) -> io::Result<()> {
+fn again(
+    old: impl Fn(Space) -> io::Result<sled::Tree>,
+    new: &Open,
+    changed: Changed,
+) -> io::Result<()> {
     for (space, keys) in changed.keys {
-        let (from, to) = (old.tree(space)?, new.tree(space)?);
+        let (from, to) = (old(space)?, new.tree(space)?);
         for key in keys {
             match from.get(&key).map_err(to_io)? {
                 Some(value) => to.insert(key, value).map_err(to_io)?,

@@ -108,6 +108,12 @@ impl Open {
         path.parent().map_or(Ok(()), sync_dir)
     }
 
+    /// Makes what was written so far durable.
+    fn sync(&self) -> io::Result<()> {
+        self.db.flush().map_err(to_io)?;
+        self.file.sync_data()
+    }
+
     /// Closes the files: once it returns, nobody has them open.
     fn close(self) {
         let Self { db, log, states, file } = self;
@@ -197,10 +203,7 @@ impl Engine for SledEngine {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.with(|open| {
-            open.db.flush().map_err(to_io)?;
-            open.file.sync_data()
-        })
+        self.with(Open::sync)
     }
 
     fn size_on_disk(&self) -> u64 {
