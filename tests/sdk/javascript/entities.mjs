@@ -160,7 +160,7 @@ entities.entity_locks = async (hub) => {
   });
 };
 
-/** Signals for later, by a client and an orchestration: not early, and soon (R5.16, R7.3). */
+/** Signals for later, by a client and an orchestration: not early, in order, and soon (R5.16, R7.3). */
 entities.entity_delays = async (hub) => {
   const later = async function later(ctx, at) {
     ctx.entities.signalEntity(id("log", "clock"), "tick", at, { signalTime: new Date(at) });
@@ -177,8 +177,15 @@ entities.entity_delays = async (hub) => {
     });
     equal(ticks.map(([wanted]) => wanted), due.toSorted(), "in the order of their times");
     for (const [wanted, came] of ticks) assert(came >= wanted - 5, `early by ${wanted - came} ms`);
-    const late = Math.min(...ticks.map(([wanted, came]) => came - wanted));
-    assert(late < 100, `late by ${late} ms (R7.3)`);
+    // A signal for now takes the same way on the same machine; only what comes on top of that is the delay's.
+    for (let sent = 1; sent <= 3; sent += 1) {
+      await client.signalEntity(id("log", "now"), "tick", Date.now());
+      await until("it came", async () => (await client.getEntity(id("log", "now")))?.state?.length === sent);
+    }
+    const times = (entries) => entries.map(([wanted, came]) => came - wanted);
+    const usual = Math.max(...times((await client.getEntity(id("log", "now"))).state));
+    const late = Math.min(...times(ticks));
+    assert(late < 100 + usual, `late by ${late} ms, and a signal for now takes ${usual} ms (R7.3)`);
   });
 };
 
