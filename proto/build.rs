@@ -54,11 +54,15 @@ fn main() -> Result<(), Failure> {
         .include_file("mod.rs")
         .compile_fds(peer)?;
 
-    let own = protox::compile(["hubs.proto", "entities.proto"], ["durahub"])?;
+    let own = protox::compile(["hubs.proto", "entities.proto", "scaler.proto"], ["durahub"])?;
     std::fs::write(out.join("durahub.bin"), own.encode_to_vec())?;
     let own_out = out.join("durahub");
     std::fs::create_dir_all(&own_out)?;
-    tonic_prost_build::configure().out_dir(&own_out).include_file("mod.rs").compile_fds(own)?;
+    tonic_prost_build::configure()
+        .out_dir(&own_out)
+        .btree_map(".")
+        .include_file("mod.rs")
+        .compile_fds(own)?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use crate::tls::{ClientFiles, ClientTls, Dial, HTTP2};
+use crate::tls::{ClientFiles, ClientTls, Dial, HTTP1, HTTP2};
 
 /// What a command may be told about it.
 #[derive(Args, Clone, Debug, Default)]
@@ -63,18 +63,30 @@ pub struct DialArgs {
 pub struct DialError(String);
 
 impl DialArgs {
-    /// What opens connections.
+    /// What opens connections for gRPC.
     ///
     /// # Errors
     /// [`DialError`] when a file cannot be used.
     pub fn dial(&self) -> Result<Dial, DialError> {
+        self.dial_for(HTTP2)
+    }
+
+    /// What opens connections to the HTTP port.
+    ///
+    /// # Errors
+    /// [`DialError`] when a file cannot be used.
+    pub fn dial_pages(&self) -> Result<Dial, DialError> {
+        self.dial_for(HTTP1)
+    }
+
+    fn dial_for(&self, speaks: &[u8]) -> Result<Dial, DialError> {
         let identity = match (&self.cert_file, &self.key_file) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
             (None, None) => None,
             _ => return Err(DialError("--cert-file and --key-file go together".into())),
         };
         let files = ClientFiles { ca: self.ca_file.clone(), identity };
-        let tls = ClientTls::load(&files, HTTP2).map_err(|error| DialError(error.to_string()))?;
+        let tls = ClientTls::load(&files, speaks).map_err(|error| DialError(error.to_string()))?;
         Ok(Dial(tls))
     }
 

@@ -377,6 +377,7 @@ async fn serve_grpc(
         .add_service(gateway.sidecar())
         .add_service(gateway.hub_service())
         .add_service(gateway.entity_service())
+        .add_service(gateway.scaler())
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, stopped)

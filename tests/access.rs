@@ -14,6 +14,10 @@ mod limits;
 mod matrix;
 #[path = "access/rotation.rs"]
 mod rotation;
+#[path = "access/scaler.rs"]
+mod scaler;
+#[path = "access/standing.rs"]
+mod standing;
 #[path = "access/tokens.rs"]
 mod tokens;
 #[path = "access/transport.rs"]

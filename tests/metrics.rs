@@ -255,3 +255,30 @@ async fn names_that_clients_choose_make_no_series() {
     assert_eq!(before.values.keys().collect::<Vec<_>>(), after.values.keys().collect::<Vec<_>>());
     assert!(!after.text.contains("N50") && !after.text.contains("i50"));
 }
+
+/// Entities are work like any other: what waits, how long, and what a worker has.
+#[tokio::test]
+async fn entities_that_wait_and_that_run_are_counted() {
+    let server = TestServer::start().await;
+    let client = server.client_in("default");
+    let signal = wire::SignalEntityRequest {
+        instance_id: "@counter@1".into(),
+        name: "add".into(),
+        request_id: "00000000-0000-4000-8000-000000000001".into(),
+        ..Default::default()
+    };
+    client.rpc().signal_entity(signal).await.unwrap();
+    let ready = r#"durahub_ready_items{hub="default",kind="entity"}"#;
+    let until = tokio::time::Instant::now() + support::client::PATIENCE;
+    while scrape(&server).await.get(ready) != 1.0 {
+        assert!(tokio::time::Instant::now() < until, "the entity is not counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let waiting = scrape(&server).await;
+    assert!(waiting.get(r#"durahub_oldest_ready_item_seconds{hub="default",kind="entity"}"#) > 0.0);
+    let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
+    worker.next_entity().await;
+    let running = scrape(&server).await;
+    assert_eq!(running.get(ready), 0.0);
+    assert_eq!(running.get(r#"durahub_leases{hub="default",kind="entity"}"#), 1.0);
+}

@@ -12,4 +12,6 @@ mod removal;
 mod retention;
 #[path = "reading/scale.rs"]
 mod scale;
+#[path = "reading/scaler.rs"]
+mod scaler;
 mod support;

@@ -31,6 +31,8 @@ mod own_wire {
 
 /// What Durahub answers beside the services of the SDKs: `durahub/*.proto`.
 pub use own_wire::durahub::v1 as own;
+/// What KEDA asks an external scaler: `durahub/scaler.proto`.
+pub use own_wire::externalscaler as scaler;
 pub use text::Text;
 pub use wire::durabletask::protos::backend::v1 as backend;
 pub use wire::microsoft::durabletask::sandboxes as sandbox;

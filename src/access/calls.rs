@@ -14,6 +14,9 @@ pub enum Needs {
     Identity,
     /// To read in the task hub: reader, contributor or admin.
     Read,
+    /// To read in the task hub that the request names: the door asks only who calls, the handler asks
+    /// [`may_read`](super::Identity::may_read).
+    ReadNamed,
     /// To work in the task hub: worker, contributor or admin.
     Work,
     /// To read or to work there: a worker asks for long histories.
@@ -42,7 +45,7 @@ impl Needs {
             grants.iter().any(|grant| grant.is_everywhere() && roles.contains(&grant.role))
         };
         match self {
-            Needs::Nothing | Needs::Identity | Needs::Unserved => true,
+            Needs::Nothing | Needs::Identity | Needs::ReadNamed | Needs::Unserved => true,
             Needs::Read => here(&[Role::Reader, Role::Contributor, Role::Admin]),
             Needs::Work => here(&[Role::Worker, Role::Contributor, Role::Admin]),
             Needs::ReadOrWork => here(&Role::ALL),
@@ -58,7 +61,7 @@ impl Needs {
     pub(super) fn least(self) -> &'static str {
         match self {
             Needs::Nothing | Needs::Identity | Needs::Unserved => "no role",
-            Needs::Read => "the role reader in it",
+            Needs::Read | Needs::ReadNamed => "the role reader in it",
             Needs::Work => "the role worker in it",
             Needs::ReadOrWork => "the role reader or worker in it",
             Needs::Contribute => "the role contributor in it",
@@ -95,7 +98,22 @@ impl Call {
     pub fn name(&self) -> &'static str {
         self.path.rsplit_once('/').map_or(self.path, |(_, name)| name)
     }
+
+    /// Whether it may last as long as its caller likes: then it ends with the caller's credentials.
+    pub(super) fn lasts(&self) -> bool {
+        LASTING.contains(&self.path)
+    }
 }
+
+/// Calls that may last as long as their caller likes.
+const LASTING: &[&str] = &[
+    "/TaskHubSidecarService/GetWorkItems",
+    "/TaskHubSidecarService/WaitForInstanceStart",
+    "/TaskHubSidecarService/WaitForInstanceCompletion",
+    "/TaskHubSidecarService/StreamInstanceHistory",
+    "/externalscaler.ExternalScaler/StreamIsActive",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
 
 const fn call(path: &'static str, needs: Needs) -> Call {
     Call { path, needs, audited: false }
@@ -147,6 +165,11 @@ const SERVED: &[Call] = &[
     call("/durahub.v1.TaskHubService/ListTaskHubs", Needs::Identity),
     action("/durahub.v1.TaskHubService/SetRetention", Needs::Administer),
     call("/durahub.v1.EntityService/ListEntityLocks", Needs::Read),
+    // KEDA names the task hub in the request, and sends no headers.
+    call("/externalscaler.ExternalScaler/IsActive", Needs::ReadNamed),
+    call("/externalscaler.ExternalScaler/StreamIsActive", Needs::ReadNamed),
+    call("/externalscaler.ExternalScaler/GetMetricSpec", Needs::ReadNamed),
+    call("/externalscaler.ExternalScaler/GetMetrics", Needs::ReadNamed),
     call("/grpc.health.v1.Health/Check", Needs::Nothing),
     call("/grpc.health.v1.Health/Watch", Needs::Nothing),
     call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Identity),

@@ -1,6 +1,6 @@
 //! Who somebody is, and what that allows.
 
-use super::calls::Call;
+use super::calls::{Call, Needs};
 use super::roles::Grant;
 
 /// How somebody showed who they are.
@@ -37,19 +37,27 @@ pub struct Identity {
     /// How it was shown.
     pub kind: Kind,
     pub(super) grants: Vec<Grant>,
+    /// When the token that shows it ends, in nanoseconds since the Unix epoch; `None`: not by itself.
+    pub(super) ends: Option<i64>,
 }
 
 impl Identity {
     /// Everybody, where nobody asks.
     pub(super) fn anonymous() -> Identity {
         let grants = vec![Grant::everything()];
-        Identity { name: "anonymous".to_owned(), kind: Kind::Anonymous, grants }
+        Identity { name: "anonymous".to_owned(), kind: Kind::Anonymous, grants, ends: None }
     }
 
     /// Whether a call is allowed, in a task hub where it is about one.
     #[must_use]
     pub fn may(&self, call: &Call, hub: &str) -> bool {
         call.needs.met_by(&self.grants, hub)
+    }
+
+    /// Whether it may read in a task hub that only the request names ([`Needs::ReadNamed`]).
+    #[must_use]
+    pub fn may_read(&self, hub: &str) -> bool {
+        Needs::Read.met_by(&self.grants, hub)
     }
 
     /// Whether it has a role in the task hub.

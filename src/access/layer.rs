@@ -7,11 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tonic::{Code, Status};
 
 use super::audit::Entry;
+use super::standing::Standing;
 use super::{Access, Call, Credentials, Denied, Identity, Needs, Unknown, calls};
 use crate::tls::ConnectionInfo;
 
@@ -20,7 +22,13 @@ const DEFAULT_HUB: &str = "default";
 
 /// Where a handler notes which instance a call is about, for the audit log.
 #[derive(Clone, Debug, Default)]
-pub struct Subject(Arc<OnceLock<String>>);
+pub struct Subject(Arc<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    instance: OnceLock<String>,
+    hub: OnceLock<String>,
+}
 
 impl Subject {
     /// That of a request; one that nobody reads where nobody wants to know.
@@ -32,8 +40,13 @@ impl Subject {
     /// Notes the instance, unless one is noted already.
     pub fn note(&self, instance: &str) {
         if !instance.is_empty() {
-            let _ = self.0.set(instance.to_owned());
+            let _ = self.0.instance.set(instance.to_owned());
         }
+    }
+
+    /// Notes the task hub of a request that names it inside ([`Needs::ReadNamed`]).
+    pub fn note_hub(&self, hub: &str) {
+        let _ = self.0.hub.set(hub.to_owned());
     }
 }
 
@@ -56,16 +69,16 @@ pub struct Guarded<S> {
     access: Access,
 }
 
-impl<S, In, Out> Service<Request<In>> for Guarded<S>
+impl<S, In> Service<Request<In>> for Guarded<S>
 where
-    S: Service<Request<In>, Response = Response<Out>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    S::Error: Send + 'static,
     In: Send + 'static,
-    Out: Default + 'static,
 {
-    type Response = Response<Out>;
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Out>, S::Error>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -84,10 +97,15 @@ where
         let access = self.access.clone();
         let judged = access.judge(call, &request);
         if let Ok(who) = &judged
-            && !(access.0.audit.is_kept() && call.is_some_and(|call| call.audited))
+            && !(access.0.audit.is_kept() && call.is_some_and(is_noted_after))
         {
             admit(request.extensions_mut(), who);
-            return Box::pin(inner.call(request));
+            let standing = Standing::of(&access, call, &request);
+            let answer = inner.call(request);
+            return match standing {
+                None => Box::pin(answer),
+                Some(standing) => Box::pin(standing.watch(answer)),
+            };
         }
         Box::pin(async move {
             let judged = match judged {
@@ -112,9 +130,19 @@ where
                 Ok(who) => {
                     admit(request.extensions_mut(), &who);
                     request.extensions_mut().insert(note.subject.clone());
-                    let answer = inner.call(request).await?;
-                    if note.call.is_some_and(|call| call.audited) {
-                        note.write(&access, Some(&who), true, Some(code_of(&answer)));
+                    let standing = Standing::of(&access, call, &request);
+                    let answer = inner.call(request);
+                    let answer = match standing {
+                        None => answer.await?,
+                        Some(standing) => standing.watch(answer).await?,
+                    };
+                    let code = code_of(&answer);
+                    let denied = code == Code::PermissionDenied
+                        && call.is_some_and(|call| call.needs == Needs::ReadNamed);
+                    if denied {
+                        note.write(&access, Some(&who), false, None);
+                    } else if call.is_some_and(|call| call.audited) {
+                        note.write(&access, Some(&who), true, Some(code));
                     }
                     Ok(answer)
                 }
@@ -137,12 +165,18 @@ impl Access {
     }
 }
 
+/// Whether its line in the audit log waits for the answer: an action's does, and that of a call whose handler
+/// may find that it is not allowed.
+fn is_noted_after(call: &Call) -> bool {
+    call.audited || call.needs == Needs::ReadNamed
+}
+
 fn admit(extensions: &mut Extensions, who: &Arc<Identity>) {
     extensions.insert(Arc::clone(who));
 }
 
 /// What a request brought.
-fn credentials<In>(request: &Request<In>) -> Credentials<'_> {
+pub(super) fn credentials<In>(request: &Request<In>) -> Credentials<'_> {
     let shown = request.extensions().get::<ConnectionInfo>();
     Credentials {
         authorization: request.headers().get("authorization").map(|value| value.as_bytes()),
@@ -151,14 +185,14 @@ fn credentials<In>(request: &Request<In>) -> Credentials<'_> {
 }
 
 /// The hub that a call names. A name that no hub can have is nobody's.
-fn hub<In>(request: &Request<In>) -> &str {
+pub(super) fn hub<In>(request: &Request<In>) -> &str {
     match request.headers().get("taskhub") {
         None => DEFAULT_HUB,
         Some(value) => value.to_str().unwrap_or("\u{0}"),
     }
 }
 
-fn status(denied: &Denied, call: Option<&'static Call>) -> Status {
+pub(super) fn status(denied: &Denied, call: Option<&'static Call>) -> Status {
     match (denied, call) {
         (Denied::Unknown(_), _) => Status::unauthenticated(denied.to_string()),
         // Nobody serves what the table does not know (R1.4).
@@ -184,19 +218,20 @@ impl Note {
 
     fn write(&self, access: &Access, who: Option<&Identity>, allowed: bool, code: Option<Code>) {
         let about_hub = self.call.is_some_and(|call| call.needs.is_about_a_hub());
+        let named = self.subject.0.hub.get().map_or("", String::as_str);
         access.0.audit.note(&Entry {
             who: who.map(|who| (who.name.as_str(), who.kind.name())),
             from: &self.from,
             what: self.call.map_or("?", Call::name),
-            hub: if about_hub { &self.hub } else { "" },
-            subject: self.subject.0.get().map_or("", String::as_str),
+            hub: if about_hub { &self.hub } else { named },
+            subject: self.subject.0.instance.get().map_or("", String::as_str),
             allowed,
             code: code.map(|code| code as i32),
         });
     }
 }
 
-fn code_of<Body>(answer: &Response<Body>) -> Code {
+fn code_of<T>(answer: &Response<T>) -> Code {
     let code = answer.headers().get("grpc-status");
     code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }

@@ -3,7 +3,8 @@
 //! A call brings credentials: a header, or the certificate of its connection. They make it somebody, an
 //! [`Identity`] with grants; the table of calls says what the call needs; the two are compared. Whoever is
 //! nobody hears `UNAUTHENTICATED`, whoever lacks a role `PERMISSION_DENIED` (R1.15). What does not stand in
-//! the table is not allowed. A stream is judged when it begins (R1.14).
+//! the table is not allowed. A call that lasts is judged when it begins, and again when its token ends or
+//! what counts is read anew (R1.14).
 //!
 //! - [`roles`]: roles, grants, and the rules that hand them out;
 //! - [`calls`]: what each call needs;
@@ -12,7 +13,8 @@
 //! - [`jwt`], [`verify`], [`fetch`]: JSON Web Tokens, their signatures, and the keys of their issuer;
 //! - [`audit`]: what was done and decided, line by line;
 //! - [`layer`]: the gRPC port's door; that of the HTTP port is [`Access::page`], that of the peer port
-//!   [`Access::operator`].
+//!   [`Access::operator`];
+//! - [`standing`]: streams and waits end with what allowed them.
 
 mod audit;
 mod calls;
@@ -21,6 +23,7 @@ mod identity;
 mod jwt;
 mod layer;
 mod roles;
+mod standing;
 mod tokens;
 mod verify;
 
@@ -31,7 +34,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 pub use audit::Audit;
 pub use calls::{Call, Needs, all as all_calls, rpc};
@@ -98,6 +101,8 @@ struct Shared {
     state: RwLock<Arc<State>>,
     /// When the issuer was asked last; held while it is asked.
     asked: AsyncMutex<i64>,
+    /// Tells those who stay that something was read.
+    changes: watch::Sender<()>,
 }
 
 /// What was read last.
@@ -132,13 +137,14 @@ impl Access {
         let state = RwLock::new(Arc::new(read(&settings, None)?));
         let anonymous = Arc::new(Identity::anonymous());
         let asked = AsyncMutex::new(i64::MIN / 2);
-        let shared = Shared { settings, audit, clock, anonymous, state, asked };
+        let changes = watch::Sender::default();
+        let shared = Shared { settings, audit, clock, anonymous, state, asked, changes };
         let access = Access(Arc::new(shared));
         access.ask_issuer().await;
         Ok(access)
     }
 
-    /// Reads the files again. Streams that run go on.
+    /// Reads the files again. Streams of callers that still may have them go on.
     ///
     /// # Errors
     /// [`AccessError`]; what was read before stays.
@@ -146,6 +152,7 @@ impl Access {
         let keys = self.0.state.read().keys.clone();
         let state = read(&self.0.settings, keys)?;
         *self.0.state.write() = Arc::new(state);
+        self.0.changes.send_replace(());
         Ok(())
     }
 
@@ -195,6 +202,8 @@ impl Access {
                     keys: Some(keys),
                     remembered: Mutex::default(),
                 });
+                drop(state);
+                self.0.changes.send_replace(());
             }
             Err(error) => {
                 tracing::warn!(url, %error, "the keys of the token issuer could not be fetched");
@@ -220,7 +229,7 @@ impl Access {
                 let granted = names.iter().flat_map(|name| state.rules.of_name(name)).cloned();
                 let grants = granted.collect();
                 let name = names.first().cloned().unwrap_or_default();
-                Ok(Arc::new(Identity { name, kind: Kind::Certificate, grants }))
+                Ok(Arc::new(Identity { name, kind: Kind::Certificate, grants, ends: None }))
             }
             _ => Err(Unknown::Missing(match settings.certificates {
                 true => ", or show a certificate that this server trusts",
@@ -245,7 +254,8 @@ impl Access {
             let by_name = state.rules.of_name(&token.name).iter();
             let grants = token.grants.iter().chain(by_name).cloned().collect();
             let name = token.name.clone();
-            return Ok(Arc::new(Identity { name, kind: Kind::Token, grants }));
+            let ends = token.expires;
+            return Ok(Arc::new(Identity { name, kind: Kind::Token, grants, ends }));
         }
         let Some(settings) = &self.0.settings.jwt else {
             return Err(wrong("the token is not known here"));
@@ -258,7 +268,12 @@ impl Access {
         let claims = jwt::check(token, state.keys.as_ref().ok_or(Unknown::Key)?, settings)?;
         let mut grants = state.rules.of_claims(&claims.claims);
         grants.extend_from_slice(state.rules.of_name(&claims.name));
-        let identity = Arc::new(Identity { name: claims.name, kind: Kind::Jwt, grants });
+        let identity = Arc::new(Identity {
+            name: claims.name,
+            kind: Kind::Jwt,
+            grants,
+            ends: Some(claims.ends),
+        });
         let mut remembered = state.remembered.lock();
         if remembered.len() >= REMEMBERED {
             remembered.clear();

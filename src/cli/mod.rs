@@ -140,7 +140,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
             print(&Config::default().to_toml())
         }
-        Command::Health(args) => print(&health::run(&args)?),
+        Command::Health(args) => print(&runtime()?.block_on(health::run(&args))?),
         Command::Cluster(args) => print(&runtime()?.block_on(cluster::run(args))?),
         Command::Hub(args) => runtime()?.block_on(hub::run(args)),
         Command::Instance(args) => runtime()?.block_on(instance::run(args)),

@@ -172,6 +172,7 @@ impl Leader {
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
             self.act(open.into_iter().map(|open| (open.effect, open.since)));
+            self.dispatcher.set_rebuilt(&self.partition, true);
             self.look_for_timers();
             self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
@@ -180,6 +181,7 @@ impl Leader {
 
     fn resign(&mut self) {
         tracing::info!(partition = %self.partition.id(), "no longer leading");
+        self.dispatcher.set_rebuilt(&self.partition, false);
         metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
         self.next_due = None;
         self.courier = None;

@@ -164,6 +164,7 @@ impl Load {
         for (kind, (ready, leased), since) in [
             (Kind::Turn, hub.turns, hub.oldest_turn),
             (Kind::Activity, hub.activities, hub.oldest_activity),
+            (Kind::Entity, hub.entities, hub.oldest_entity),
         ] {
             let kind = &mut self.kinds[kind as usize];
             kind.ready += ready;
@@ -234,6 +235,8 @@ impl Dispatcher {
     /// Sets the gauges to what waits and what runs at this moment.
     pub fn measure(&self) {
         let (loads, now) = (self.load(), self.0.clock.now());
+        // A hub whose first work waits has had nothing counted yet: entities that nobody has served.
+        loads.iter().filter(|hub| hub.has_any()).for_each(|hub| drop(self.0.meters.of(hub.hub)));
         let series = self.0.meters.series.read();
         let mut other = Load::default();
         let mut named: HashMap<u32, Load> =

@@ -61,7 +61,7 @@ use crate::machine::Partition;
 
 pub use complete::CompleteError;
 pub use feed::{Closing, StreamOptions, WorkStream};
-pub use feeds::Abandoned;
+pub use feeds::{Abandoned, HubWork};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
@@ -114,6 +114,8 @@ struct Shared {
     next_id: AtomicU64,
     /// The first lease that each partition may have given out since this node leads it.
     first_lease: Vec<AtomicU64>,
+    /// Whether all open work of each partition is in the tables, since this node leads it.
+    rebuilt: Vec<AtomicBool>,
     /// Nothing is handed out any more.
     paused: AtomicBool,
     /// Wakes the task that ends leases and delays.
@@ -125,6 +127,7 @@ impl Dispatcher {
     pub fn new(settings: Settings, clock: Clock, partitions: Vec<Partition>) -> Dispatcher {
         let run = clock.entropy();
         let first_lease = partitions.iter().map(|_| AtomicU64::new(0)).collect();
+        let rebuilt = partitions.iter().map(|_| AtomicBool::new(false)).collect();
         Dispatcher(Arc::new(Shared {
             settings,
             clock,
@@ -141,6 +144,7 @@ impl Dispatcher {
             retention_set: Notify::new(),
             next_id: AtomicU64::new(1),
             first_lease,
+            rebuilt,
             paused: AtomicBool::new(false),
             deadline: Notify::new(),
         }))
@@ -187,6 +191,7 @@ impl Dispatcher {
             streams: hub.stream_count(),
             oldest_turn: hub.oldest(hub::Kind::Turn),
             oldest_activity: hub.oldest(hub::Kind::Activity),
+            oldest_entity: hub.oldest(hub::Kind::Entity),
         });
         load.collect()
     }
@@ -220,6 +225,15 @@ impl Dispatcher {
     fn knows_lease(&self, run: u64, lease: u64, hub: u32, instance: &str) -> bool {
         let partition = self.partition_of(hub, instance).id().0 as usize;
         run == self.0.run && lease >= self.0.first_lease[partition - 1].load(Ordering::Acquire)
+    }
+
+    /// Whether the work of a partition can be counted here.
+    fn has_rebuilt(&self, partition: &Partition) -> bool {
+        self.0.rebuilt[partition.id().0 as usize - 1].load(Ordering::Acquire)
+    }
+
+    fn set_rebuilt(&self, partition: &Partition, rebuilt: bool) {
+        self.0.rebuilt[partition.id().0 as usize - 1].store(rebuilt, Ordering::Release);
     }
 
     fn next_id(&self) -> u64 {
@@ -406,4 +420,14 @@ pub struct HubLoad {
     pub oldest_turn: Option<i64>,
     /// Since when the oldest activity waits.
     pub oldest_activity: Option<i64>,
+    /// Since when the oldest entity with operations waits.
+    pub oldest_entity: Option<i64>,
+}
+
+impl HubLoad {
+    /// Whether anything waits, runs or listens.
+    fn has_any(&self) -> bool {
+        let items = [self.turns, self.activities, self.entities];
+        self.streams > 0 || items.iter().any(|(waiting, leased)| waiting + leased > 0)
+    }
 }

@@ -11,6 +11,7 @@
 //! - [`hubs`]: task hubs come and go, and say how long ended instances stay;
 //! - [`entities`], [`entity_locks`]: signals, single entities, pages of entities; who holds and awaits them;
 //! - [`lifecycle`]: rewind and restart;
+//! - [`scaler`]: how many workers a task hub needs, for KEDA;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
 //! - [`status`]: the one table from our errors to gRPC codes;
@@ -29,6 +30,7 @@ mod lifecycle;
 mod list;
 mod oversize;
 mod purge;
+mod scaler;
 mod sidecar;
 mod skip;
 mod status;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use durahub_proto::own::entity_service_server::EntityServiceServer;
 use durahub_proto::own::task_hub_service_server::TaskHubServiceServer;
+use durahub_proto::scaler::external_scaler_server::ExternalScalerServer;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
 use durahub_proto::{Text, wire};
 use tokio::sync::watch;
@@ -131,6 +134,11 @@ impl Gateway {
     /// The service that `durahub entity locks` calls.
     pub fn entity_service(&self) -> EntityServiceServer<Gateway> {
         EntityServiceServer::new(self.clone())
+    }
+
+    /// The service that KEDA calls.
+    pub fn scaler(&self) -> ExternalScalerServer<Gateway> {
+        ExternalScalerServer::new(self.clone())
     }
 
     /// Creates a task hub unless it exists; returns its number.

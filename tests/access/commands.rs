@@ -89,3 +89,25 @@ async fn a_token_is_made_and_used() {
     server.client().with_token(token).start("x", "X", "").await;
     assert!(server.client().with_token("durahub_other").rpc().hello(()).await.is_err());
 }
+
+/// The HTTP port has the certificate, too: whoever trusts it hears how the node is.
+#[tokio::test]
+async fn health_is_asked_over_tls() {
+    let guarded = Guarded::start(&[]).await;
+    let url = format!("https://localhost:{}", guarded.server.addresses.http.port());
+    for more in [&[][..], &["--live"]] {
+        let line = [&["health", "--endpoint", &url], more].concat();
+        let (code, output, errors) = guarded.run(&line, &[]);
+        assert_eq!(code, 0, "{output}{errors}");
+        // A certificate of somebody else is not believed.
+        let other = super::support::security::Ca::new("other").write(&guarded.path("other.pem"));
+        let other = other.display().to_string();
+        let (code, _, errors) = guarded.run(&line, &[("DURAHUB_CA_FILE", &other)]);
+        assert_eq!(code, 1, "{errors}");
+        assert!(errors.contains("certificate"), "{errors}");
+    }
+    let plain = url.replace("https:", "ftp:");
+    let (code, _, errors) = guarded.run(&["health", "--endpoint", &plain], &[]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("https://HOST:PORT"), "{errors}");
+}

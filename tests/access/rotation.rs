@@ -1,4 +1,5 @@
-//! Keys, tokens and certificates are replaced while streams are open, and no stream notices.
+//! Keys, tokens and certificates are replaced while streams are open, and no stream notices that does not stand on
+//! what was taken away.
 
 use std::time::Duration;
 
@@ -27,6 +28,19 @@ impl Stream {
         };
         let items = worker.rpc().get_work_items(request).await.unwrap().into_inner();
         Stream { items, starts, started: 0 }
+    }
+
+    /// The stream ends, with this code.
+    async fn ends(&mut self, code: Code) {
+        let end = async {
+            loop {
+                if let Err(status) = self.items.message().await {
+                    return status;
+                }
+            }
+        };
+        let end = tokio::time::timeout(Duration::from_secs(30), end).await.expect("an end");
+        assert_eq!(end.code(), code, "{end}");
     }
 
     /// A new instance must arrive on the stream that is open.
@@ -74,11 +88,15 @@ async fn keys_of_a_file_rotate_while_a_stream_is_open() {
     std::fs::write(guarded.path("keys.json"), key_set(&[old, &next])).unwrap();
     until(&by(&next), Code::Ok).await;
     assert_eq!(code(&by(old)).await, Code::Ok);
-    // The old one is taken away.
+    stream.lives().await;
+    // The old one is taken away, and with it what stands on it.
+    let mut newer = Stream::open(&by(&next), guarded.client("contributor")).await;
     std::fs::write(guarded.path("keys.json"), key_set(&[&next])).unwrap();
     until(&by(old), Code::Unauthenticated).await;
     assert_eq!(code(&by(&next)).await, Code::Ok);
-    stream.lives().await;
+    stream.ends(Code::Unauthenticated).await;
+    newer.started = stream.started;
+    newer.lives().await;
 }
 
 /// A server of one document, on plain HTTP of this machine. Counts how often it was asked.
@@ -155,17 +173,20 @@ async fn tokens_and_grants_change_while_a_stream_is_open() {
     let guarded = Guarded::start(&[]).await;
     let mut stream = Stream::open(&guarded.client("worker"), guarded.client("contributor")).await;
     stream.lives().await;
+    let mut other = Stream::open(&guarded.client("admin"), guarded.client("contributor")).await;
     let path = guarded.path("tokens.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    // The worker's token is withdrawn: no new call, but the stream that was judged goes on (R1.14).
+    // The worker's token is withdrawn: no new call, and its stream ends, but no other one.
     let without = text.split("[[token]]").filter(|entry| !entry.contains("'worker'"));
     let without: Vec<_> = without.collect();
     std::fs::write(&path, without.join("[[token]]")).unwrap();
     until(&guarded.client("worker"), Code::Unauthenticated).await;
-    stream.lives().await;
+    stream.ends(Code::Unauthenticated).await;
+    other.started = stream.started;
+    other.lives().await;
     std::fs::write(&path, text).unwrap();
     until(&guarded.client("worker"), Code::Ok).await;
-    stream.lives().await;
+    other.lives().await;
 }
 
 /// The serial number of the certificate that a new connection is shown.

@@ -16,6 +16,7 @@ use wire::history_event::EventType;
 
 use crate::nodes::{Cluster, PATIENCE};
 use crate::support::actions::{complete, create_timer_at, schedule_task, send_event, start_child};
+use crate::support::scaler;
 use crate::support::{Client, Program, Worker, WorkerOptions};
 
 /// Number of the hub `default`, and of partitions.
@@ -322,4 +323,40 @@ async fn draining_gateway_waits_for_work_that_others_lead() {
         assert_eq!(cluster.client(1).output(id).await, "in time", "{id}");
     }
     assert_eq!(cluster.client(1).output(&id).await, "late");
+}
+
+/// KEDA's figures are of all leaders, whatever node is asked, and whole again once a dead one is replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_of_a_hub_are_whole_through_every_node() {
+    let mut cluster = Cluster::start().await;
+    let ids = spread("figure-", 3);
+    let count = ids.len() as i64;
+    for id in &ids {
+        cluster.client(1).start(id, "Parent", "").await;
+    }
+    for node in 1..=3 {
+        let mut rpc = scaler::Rpc::new(cluster.client(node).channel());
+        scaler::until(&mut rpc, "default", [count, 0, 0]).await;
+    }
+    // One leader has them in its hands, the others let theirs wait: all count.
+    let options = WorkerOptions { orchestrations: 2, ..Default::default() };
+    let mut worker = Worker::connect(&cluster.client(2), options).await;
+    worker.next_turn().await;
+    worker.next_turn().await;
+    let mut rpc = scaler::Rpc::new(cluster.client(1).channel());
+    scaler::until(&mut rpc, "default", [count, 0, 0]).await;
+
+    cluster.kill9(3);
+    let began = Instant::now();
+    loop {
+        // Never less than there is, however the leaders change meanwhile.
+        match scaler::metric(&mut rpc, scaler::object("default", "Orchestration", "1")).await {
+            Ok(found) => {
+                assert_eq!(found, count);
+                break;
+            }
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+        assert!(began.elapsed() < PATIENCE, "no figures after a node is lost");
+    }
 }

@@ -98,6 +98,13 @@ def scaler():
     scaled = yaml.safe_load((deploy / "keda/workers.yaml").read_text())
     for trigger in scaled["spec"]["triggers"]:
         check(trigger["metadata"]["query"], "keda/workers.yaml")
+    # The server itself refuses other names and kinds (tests/reading/scaler.rs).
+    external = yaml.safe_load((deploy / "keda/workers-external.yaml").read_text())
+    for trigger in external["spec"]["triggers"]:
+        names = {"scalerAddress", "taskhubName", "workItemType", "maxConcurrentWorkItemsCount"}
+        assert trigger["type"] in ("external", "external-push") and set(trigger["metadata"]) == names, trigger
+        assert trigger["metadata"]["workItemType"] in ("Orchestration", "Activity", "Entity"), trigger
+        assert int(trigger["metadata"]["maxConcurrentWorkItemsCount"]) > 0, trigger
 
 
 def samples():

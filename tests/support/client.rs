@@ -85,6 +85,11 @@ impl Client {
         client
     }
 
+    /// The connection, for other services of the server.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// The generated client, for calls that have no helper or are meant to fail.
     pub fn rpc(&self) -> Rpc {
         TaskHubSidecarServiceClient::with_interceptor(self.channel.clone(), self.headers.clone())

@@ -8,6 +8,7 @@
 //! - [`program::Program`] is a worker that runs by itself, from closures;
 //! - [`habits`] run a program as each public SDK would, with its habits;
 //! - [`security`] makes certificates and tokens;
+//! - [`scaler`] asks how many workers a task hub needs, as KEDA does;
 //! - [`actions`] builds the actions of a turn, [`history::History`] reads what a turn is given.
 //!
 //! Everything panics with the reason when something is not as it should be: this is test code.
@@ -20,6 +21,7 @@ pub mod habits;
 pub mod history;
 pub mod ports;
 pub mod program;
+pub mod scaler;
 pub mod security;
 pub mod server;
 pub mod worker;

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use durahub_cluster::{Error, Feed, Leadership, Program};
 use durahub_proto::peer::ask::About;
 use durahub_proto::peer::ask_outcome::Outcome;
-use durahub_proto::peer::{Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge};
+use durahub_proto::peer::{
+    Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge, WorkOf,
+};
 use durahub_proto::wire;
 use futures::future::BoxFuture;
 use prost::Message as _;
@@ -286,6 +288,9 @@ impl Dispatcher {
                 let count = self.handed_out_here(hub, kind, &instance);
                 return Ok(Outcome::Held(Held { count }));
             }
+            About::WorkOf(WorkOf { partitions }) => {
+                return Ok(Outcome::Work(self.work_led_here(hub, &partitions)?.into()));
+            }
         }
         Ok(DONE)
     }
@@ -352,7 +357,8 @@ fn encoded(message: &impl prost::Message) -> Bytes {
 
 fn settle(outcome: Outcome) -> Result<Option<Held>, CompleteError> {
     match outcome {
-        Outcome::Done(_) => Ok(None),
+        // Nobody who asks about an instance is told how much work a hub has.
+        Outcome::Done(_) | Outcome::Work(_) => Ok(None),
         Outcome::Held(held) => Ok(Some(held)),
         Outcome::NotLeader(NotLeader { leader }) => Err(Error::NotLeader { leader }.into()),
         Outcome::Unavailable(reason) => Err(Error::Unavailable(reason).into()),

@@ -5,7 +5,8 @@
 //! it has room of them. Room is lent by the gateway ([`purse`]) and moves to where the work is.
 //!
 //! Completions, abandons and whatever else only a lease knows go to the leader as questions ([`ask`]): leases,
-//! tokens and parts of completions stay with it, whatever gateway they come through.
+//! tokens and parts of completions stay with it, whatever gateway they come through. How much work a hub has, all
+//! leaders are asked together ([`work`]).
 //!
 //! A link that breaks ends everything that was said on it: the leader closes the streams, so what they hold comes
 //! back after the grace; the gateway takes all room back, and names its streams anew on the next link. A node
@@ -19,12 +20,14 @@ mod gateway;
 mod leader;
 mod outlets;
 pub(crate) mod purse;
+mod work;
 
 pub use self::ask::Abandoned;
 pub(super) use self::ask::program;
 pub(super) use self::gateway::Link;
 pub(super) use self::leader::Sessions;
 pub(super) use self::outlets::{Outlets, Way};
+pub use self::work::HubWork;
 
 /// This node among the leaders that room is lent to; other nodes count from 1.
 const SELF: purse::Leader = 0;
