@@ -96,7 +96,9 @@ impl Dispatcher {
     /// Goes once over all hubs. Returns the shortest time that any of them keeps anything.
     async fn pass(&self, metadata: &Partition) -> Option<Duration> {
         let hubs = metadata.peek(|rows| read::hubs(&RowsView(rows)));
-        let (mut shortest, mut removed, mut of_hubs) = (None::<Duration>, 0, 0);
+        // A hub that comes between two passes keeps nothing longer than the others do.
+        let mut shortest = self.0.settings.retention.limited().map(|(_, time)| time).min();
+        let (mut removed, mut of_hubs) = (0, 0);
         for hub in hubs.values() {
             let mut here = 0;
             for (status, time) in self.0.settings.retention.of(hub).limited() {
