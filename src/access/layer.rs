@@ -131,19 +131,17 @@ where
                     admit(request.extensions_mut(), &who);
                     request.extensions_mut().insert(note.subject.clone());
                     let standing = Standing::of(&access, call, &request);
+                    let audited = call.is_some_and(|call| call.audited);
+                    let mut line = Line { access, note, who, audited, allowed: true, code: None };
                     let answer = inner.call(request);
                     let answer = match standing {
                         None => answer.await?,
                         Some(standing) => standing.watch(answer).await?,
                     };
                     let code = code_of(&answer);
-                    let denied = code == Code::PermissionDenied
-                        && call.is_some_and(|call| call.needs == Needs::ReadNamed);
-                    if denied {
-                        note.write(&access, Some(&who), false, None);
-                    } else if call.is_some_and(|call| call.audited) {
-                        note.write(&access, Some(&who), true, Some(code));
-                    }
+                    line.allowed = code != Code::PermissionDenied
+                        || call.is_none_or(|call| call.needs != Needs::ReadNamed);
+                    line.code = line.allowed.then_some(code);
                     Ok(answer)
                 }
             }
@@ -228,6 +226,25 @@ impl Note {
             allowed,
             code: code.map(|code| code as i32),
         });
+    }
+}
+
+/// The line of a call that the door let through. It is written when the answer is known, or without one when the
+/// caller goes away before: what was asked for may be done all the same.
+struct Line {
+    access: Access,
+    note: Note,
+    who: Arc<Identity>,
+    audited: bool,
+    allowed: bool,
+    code: Option<Code>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.audited || !self.allowed {
+            self.note.write(&self.access, Some(&self.who), self.allowed, self.code);
+        }
     }
 }
 

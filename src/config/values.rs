@@ -109,7 +109,8 @@ pub(super) fn retention(value: &Value) -> Option<Option<Duration>> {
 
 /// How long something is kept, as TOML.
 pub(super) fn show_retention(time: Option<Duration>) -> String {
-    let text = time.map_or("off".to_owned(), |time| humantime::format_duration(time).to_string());
+    let text =
+        time.map_or_else(|| "off".to_owned(), |time| humantime::format_duration(time).to_string());
     format!("{text:?}")
 }
 

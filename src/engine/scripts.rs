@@ -565,7 +565,7 @@ pub(super) fn brief(event: &Bytes) -> String {
 fn kept(hub: &HubRecord) -> String {
     let retention = hub.retention.unwrap_or_default();
     let time = |what: &str, time: Option<u64>| {
-        let time = time.map_or("default".to_owned(), |ms| ms.to_string());
+        let time = time.map_or_else(|| "default".to_owned(), |ms| ms.to_string());
         format!("{what}={time}")
     };
     [

@@ -92,3 +92,29 @@ async fn every_lifecycle_and_administrative_action_leaves_a_line_and_no_payload(
     contributor.start("order-2", "Order", "").await;
     assert_eq!(self::lines(&guarded, 1).await[0]["instance"], "order-2");
 }
+
+/// A caller that goes away before it is answered may have had its way: there is a line all the same.
+#[tokio::test]
+async fn who_does_not_wait_for_an_answer_is_noted_all_the_same() {
+    let guarded = Guarded::start(&[]).await;
+    let contributor = guarded.client("contributor");
+    for number in 0..100 {
+        let mut rpc = contributor.rpc();
+        let call = rpc.start_instance(wire::CreateInstanceRequest {
+            instance_id: format!("order-{number}"),
+            name: "Order".into(),
+            ..Default::default()
+        });
+        // Between "not even sent" and "nearly answered".
+        let _ = tokio::time::timeout(Duration::from_micros(50 * number), call).await;
+    }
+    contributor.start("last", "Order", "").await;
+    let query = wire::InstanceQuery { max_instance_count: 200, ..Default::default() };
+    let request = wire::QueryInstancesRequest { query: Some(query) };
+    let done = contributor.rpc().query_instances(request).await.unwrap().into_inner();
+    let lines = lines(&guarded, done.orchestration_state.len()).await;
+    for state in done.orchestration_state {
+        let of_it = lines.iter().filter(|line| line["instance"] == *state.instance_id);
+        assert_eq!(of_it.count(), 1, "lines of {}", state.instance_id);
+    }
+}
