@@ -4,7 +4,7 @@
 //! are generated: `UPDATE_GOLDENFILES=1 cargo test --test deploy` writes them anew; read the difference. The chart
 //! is rendered by helm's own engine and checked against the schemas of Kubernetes, PromQL by a parser: Python
 //! packages that `deploy/tools.rs` installs into `target/deploy`. The image is checked by `deploy/check-image`,
-//! which is run by hand and by `.ci/run`: it builds a release.
+//! which is run by hand: it builds a release.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
