@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod config;
 
 pub mod access;
+pub mod pressure;
 pub mod throttle;
 pub mod tls;
 

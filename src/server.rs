@@ -31,6 +31,7 @@ use crate::http;
 use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
+use crate::pressure::{DiskWatch, Level, Mark, Marks, Pressure, Source as Short};
 use crate::reload::{self, Cause};
 use crate::security::Security;
 use crate::telemetry::logs;
@@ -96,7 +97,10 @@ pub async fn run(
     let (listener, leaders) = Leaders::new(PARTITIONS_LIMIT);
     let secure = security.peers();
     let machine = Orchestrations::new(listener);
-    let node = start_node(&config, &clock, addresses.2, machine, &secure).await?;
+    let pressure = Pressure::new();
+    pressure.set(Short::Disk, marks(&config.storage));
+    let node = start_node(&config, &clock, addresses.2, machine, &secure, &pressure).await?;
+    pressure.name_node(node.identity().node);
     let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
     health.pass("storage");
     let dispatcher = Dispatcher::new(
@@ -114,6 +118,11 @@ pub async fn run(
     node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
     leading.spawn(dispatcher.clone().retain(metadata.clone()));
+    if !config.ephemeral {
+        let disk = DiskWatch::start(pressure.clone(), config.data_dir.clone()).await;
+        leading.spawn(disk.run());
+    }
+    leading.spawn(halt_while_critical(dispatcher.clone(), pressure.level()));
 
     let keys = tokio::spawn(security.access.clone().keep_keys());
     let throttle = Throttle::new(shares(&config.limits), clock.clone());
@@ -122,6 +131,7 @@ pub async fn run(
         source,
         security: security.clone(),
         throttle: throttle.clone(),
+        pressure,
     };
     let reloading = tokio::spawn(reloading.run()?);
 
@@ -184,6 +194,7 @@ struct Reloading {
     source: Source,
     security: Security,
     throttle: Throttle,
+    pressure: Pressure,
 }
 
 impl Reloading {
@@ -210,12 +221,32 @@ impl Reloading {
             }
         };
         self.throttle.set(shares(&config.limits));
+        self.pressure.set(Short::Disk, marks(&config.storage));
         if let Err(error) = logs::set_filter(&config.log_level) {
             tracing::error!(%error, "the log level stays");
         }
         let waiting = self.started_with.waiting(&config);
         if !waiting.is_empty() {
             tracing::warn!(?waiting, "changed settings that wait for a restart");
+        }
+    }
+}
+
+fn marks(storage: &config::Storage) -> Marks {
+    let mark = |space: config::FreeSpace| match space {
+        config::FreeSpace::Auto => Mark::Auto,
+        config::FreeSpace::Bytes(bytes) => Mark::Bytes(bytes),
+        config::FreeSpace::Percent(share) => Mark::Percent(share),
+    };
+    Marks { low: mark(storage.low_free), critical: mark(storage.critical_free) }
+}
+
+/// No work is handed out while the node is critically short of room.
+async fn halt_while_critical(dispatcher: Dispatcher, mut level: watch::Receiver<Level>) {
+    loop {
+        dispatcher.set_halted(*level.borrow_and_update() == Level::Critical);
+        if level.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -253,6 +284,7 @@ async fn start_node(
     peer: SocketAddr,
     machine: Orchestrations,
     secure: &Arc<dyn Secure>,
+    pressure: &Pressure,
 ) -> anyhow::Result<Node> {
     let storage = match config.ephemeral {
         true => Storage::Memory,
@@ -276,6 +308,8 @@ async fn start_node(
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
     options.secure = Arc::clone(secure);
+    let pressure = pressure.clone();
+    options.admit = Arc::new(move |demand| pressure.admit(demand));
     let transport = GrpcTransport::new(Arc::clone(secure), move |text| expelled(text));
     options.transport = Arc::new(transport);
     Ok(Node::start(settings, Arc::new(machine)).await?)

@@ -1,7 +1,8 @@
 //! A disk that is full: the server leaves at once, says why in one line, and has acknowledged nothing that
 //! is not there when space returns (S1).
 //!
-//! Twice, with the real process: against a limit on the size of its files, which needs no rights, and on a
+//! Before it is full it runs short: see `full_disk/short.rs`. Here nothing is refused before, and the end comes twice,
+//! with the real process: against a limit on the size of its files, which needs no rights, and on a
 //! small file system of its own, which needs a user namespace. Where a machine allows none the second test
 //! says so and passes.
 
@@ -11,6 +12,8 @@
     reason = "a test that cannot go on should say where"
 )]
 
+#[path = "full_disk/short.rs"]
+mod short;
 mod support;
 
 use std::path::Path;
@@ -204,17 +207,25 @@ impl Drop for SmallDisk {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_system_that_is_full() {
-    let Some(disk) = SmallDisk::mount(96 << 20) else { return };
-    let ballast = disk.path("ballast");
-    assert!(disk.inside(&["fallocate", "--length", "72M", &ballast]), "take most of it");
+/// Starts a server whose data lies on the small file system.
+async fn on_small_disk(disk: &SmallDisk, options: ServerOptions) -> TestServer {
     // The server's own data folder becomes a link into the small file system.
     let linked = format!(r#"[ -e "$4" ] || ln -s "{}" "$4"; exec "$@""#, disk.path("data"));
     assert!(disk.inside(&["mkdir", &disk.path("data")]));
     let mut within = disk.enter();
     within.extend(["sh", "-c", &linked, "sh"].map(String::from));
-    let server = TestServer::start_with(ServerOptions { within, ..Default::default() }).await;
+    let server = TestServer::start_with(ServerOptions { within, ..options }).await;
     assert!(!Path::new(&disk.path("data")).exists(), "the data is inside, not out here");
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_is_full() {
+    let Some(disk) = SmallDisk::mount(96 << 20) else { return };
+    let ballast = disk.path("ballast");
+    assert!(disk.inside(&["fallocate", "--length", "72M", &ballast]), "take most of it");
+    let unwatched = ["--storage-low-free=0", "--storage-critical-free=0"];
+    let options = ServerOptions { args: unwatched.map(String::from).into(), ..Default::default() };
+    let server = on_small_disk(&disk, options).await;
     lives_through_it(server, "no storage space", |_| assert!(disk.inside(&["rm", &ballast]))).await;
 }

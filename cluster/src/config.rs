@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admission::{Admit, everything};
 use crate::batch::COMMANDS_LIMIT;
 use crate::error::StartError;
 use crate::partition::BatchLimits;
@@ -100,6 +101,8 @@ pub struct Options {
     pub waiting_commands: usize,
     /// Time after which a proposal is given up as "outcome unknown".
     pub propose_timeout: Duration,
+    /// Asked before a command is put into the log of a group that this node leads. The default takes everything.
+    pub admit: Admit,
     /// Entries after which the log may be compacted.
     pub snapshot_every: u64,
     /// Entries that stay in the log behind a compaction point, for followers that are a little behind.
@@ -130,6 +133,7 @@ impl Default for Options {
             entries_in_flight: 1,
             waiting_commands: 4096,
             propose_timeout: Duration::from_secs(15),
+            admit: everything(),
             snapshot_every: 50_000,
             keep_entries: 10_000,
             compare_every: Duration::from_secs(60),

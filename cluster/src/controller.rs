@@ -20,6 +20,7 @@ use futures::future::join_all;
 use prost::Message;
 use tokio::time::Instant;
 
+use crate::admission::Demand;
 use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine};
@@ -143,7 +144,7 @@ impl<M: Machine> Inner<M> {
         let Some(step) = next_step(&view) else { return Ok(false) };
         if let Step::HandOver { .. } = step {
             let leader = self.step_leader(&step, &view);
-            let active = leader.is_some_and(|leader| view.nodes[&leader].state == State::Active);
+            let active = leader.is_some_and(|leader| view.nodes[&leader].may_lead());
             if active && handed_over.elapsed() < HAND_OVER_PAUSE {
                 return Ok(false);
             }
@@ -314,6 +315,7 @@ impl<M: Machine> Inner<M> {
             store_bytes: self.store_bytes(),
             groups: groups.collect(),
             draining: self.draining(),
+            short: (self.admit)(Demand::Grows).is_err(),
         }
     }
 
@@ -343,8 +345,9 @@ fn view(metadata: &Metadata, reports: &BTreeMap<u64, NodeReport>) -> View {
             State::Active if draining => State::Draining,
             state => state,
         };
+        let short = reports.get(id).is_some_and(|report| report.short);
         let (zone, address) = (node.zone.clone(), node.address.clone());
-        (*id, NodeView { zone, address, state, reachable: reports.contains_key(id) })
+        (*id, NodeView { zone, address, state, short, reachable: reports.contains_key(id) })
     });
     let settings = metadata.settings.clone().unwrap_or_default();
     let mut groups = BTreeMap::new();

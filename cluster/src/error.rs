@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use crate::admission::Refusal;
+
 /// Why a proposal or a read was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -26,6 +28,9 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The leader is short of something. Nothing was committed.
+    #[error("{}", .0.reason)]
+    Refused(Refusal),
     /// This node is stopping. Nothing was committed.
     #[error("this node is stopping")]
     Stopping,

@@ -7,7 +7,7 @@
 //!
 //! Read in this order:
 //! - [`machine`]: the seam to whatever is replicated;
-//! - [`partition`]: propose and read in one group;
+//! - [`partition`]: propose and read in one group; [`admission`]: what is refused while a node is short of room;
 //! - [`node`]: all groups of a process; start and stop; [`config`]: with which settings;
 //! - [`placement`], [`directory`], [`membership`]: which group holds a key, who leads it, who votes;
 //! - [`folder`]: whose data folder this is;
@@ -23,6 +23,7 @@
 //! install a panic hook that ends the process: sled panics where other stores return errors.
 
 pub mod admin;
+pub mod admission;
 pub mod config;
 pub mod directory;
 pub mod error;
@@ -47,6 +48,7 @@ mod routing;
 mod service;
 mod store;
 
+pub use admission::{Admit, Demand, Refusal};
 pub use config::{NodeConfig, Options, StampSource, Storage};
 pub use directory::{Directory, Leadership};
 pub use error::{Error, StartError};

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminService;
+use crate::admission::{Admit, Demand};
 use crate::config::{Expelled, NodeConfig, Storage, check, limits};
 use crate::directory::{Directory, Leadership};
 use crate::error::StartError;
@@ -62,6 +63,7 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) replication_factor: u32,
     pub(crate) initial_members: BTreeMap<u64, String>,
     pub(crate) expelled: Expelled,
+    pub(crate) admit: Admit,
     /// Ids of the other members.
     pub(crate) others: watch::Sender<BTreeSet<u64>>,
     program: RwLock<Option<Arc<dyn Program>>>,
@@ -172,12 +174,14 @@ impl<M: Machine> Node<M> {
         let started = join_all(starts.collect::<Vec<_>>()).await.into_iter().map(|joined| {
             joined.map_err(io::Error::other).and_then(|started: io::Result<_>| started)
         });
+        let admit = Arc::clone(&config.options.admit);
         let mut groups = Vec::with_capacity(count as usize);
         for (id, started) in started.enumerate() {
             match started {
                 Ok((group, rows, limits, stamp, route)) => {
                     let id = GroupId(id as u32);
-                    groups.push(Partition::start(id, group, rows, limits, stamp, route))
+                    let admit = Arc::clone(&admit);
+                    groups.push(Partition::start(id, group, rows, limits, stamp, route, admit))
                 }
                 Err(error) => {
                     join_all(groups.iter().map(Partition::stop)).await;
@@ -189,7 +193,7 @@ impl<M: Machine> Node<M> {
         let store_bytes = Arc::<AtomicU64>::default();
         let meter =
             tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
-        let tidier = tokio::spawn(tidy(Arc::clone(&engine), config.options.fault.clone()));
+        let tidier = tokio::spawn(tidy(Arc::clone(&engine), admit, config.options.fault.clone()));
         let (joined, options) = (identity.joined, config.options);
         let compare_every = options.compare_every;
         let alone = options.initial_members.len() <= 1 && !joined;
@@ -206,6 +210,7 @@ impl<M: Machine> Node<M> {
             replication_factor: options.replication_factor,
             initial_members: options.initial_members,
             expelled: options.expelled,
+            admit: options.admit,
             others: watch::Sender::default(),
             program: RwLock::default(),
             draining: AtomicBool::new(false),
@@ -376,11 +381,12 @@ async fn open_engine(
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// Lets the store give space back from time to time.
-async fn tidy(engine: Arc<dyn Engine>, fault: FaultHook) {
+async fn tidy(engine: Arc<dyn Engine>, admit: Admit, fault: FaultHook) {
     loop {
         tokio::time::sleep(TIDY_EVERY).await;
         let engine = Arc::clone(&engine);
-        match tokio::task::spawn_blocking(move || engine.tidy()).await {
+        let short = admit(Demand::Begins).is_err();
+        match tokio::task::spawn_blocking(move || engine.tidy(short)).await {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(done))) => tracing::info!(
                 before_bytes = done.before,

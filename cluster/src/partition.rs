@@ -14,6 +14,7 @@ use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::admission::{Admit, Demand};
 use crate::batch::{self, Batch, Origin};
 use crate::config::StampSource;
 use crate::directory::Leadership;
@@ -69,6 +70,16 @@ struct Inner<M: Machine> {
     batcher: JoinHandle<()>,
     /// The way to the other replicas; `None` when there can be none.
     route: Option<Route>,
+    admit: Admit,
+}
+
+/// Whose command it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The machine's; it is refused if the leader does not admit that.
+    Of(Demand),
+    /// The cluster's own.
+    System,
 }
 
 struct Waiting {
@@ -86,6 +97,7 @@ impl<M: Machine> Partition<M> {
         limits: BatchLimits,
         stamp: StampSource,
         route: Option<Route>,
+        admit: Admit,
     ) -> Self {
         let group = Arc::new(group);
         let (proposals, receiver) = mpsc::channel(limits.waiting);
@@ -98,7 +110,7 @@ impl<M: Machine> Partition<M> {
         };
         let batcher = tokio::spawn(batcher.run(receiver));
         let stopping = AtomicBool::new(false);
-        let inner = Inner { id, group, rows, proposals, limits, stopping, batcher, route };
+        let inner = Inner { id, group, rows, proposals, limits, stopping, batcher, route, admit };
         Self { inner: Arc::new(inner) }
     }
 
@@ -113,17 +125,27 @@ impl<M: Machine> Partition<M> {
     /// After [`Error::Unavailable`] it may have been committed, and may still be; after any other error it
     /// never is. Dropping the future does not take the command back.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, Error> {
+        self.propose_if_admitted(command, Demand::Must).await
+    }
+
+    /// Proposes a command that a leader which is short of room does not take in: see [`Error::Refused`]. Otherwise
+    /// like [`Partition::propose`].
+    pub async fn propose_if_admitted(
+        &self,
+        command: Bytes,
+        demand: Demand,
+    ) -> Result<Bytes, Error> {
         match self.inner.route.as_ref().filter(|_| !self.alone()) {
-            Some(route) => self.propose_routed(route, command, false).await,
-            None => self.propose_here(command, None, false).await,
+            Some(route) => self.propose_routed(route, command, Kind::Of(demand)).await,
+            None => self.propose_here(command, None, Kind::Of(demand)).await,
         }
     }
 
     /// Proposes a command of the cluster itself.
     pub(crate) async fn propose_system(&self, command: Bytes) -> Result<Bytes, Error> {
         match self.inner.route.as_ref().filter(|_| !self.alone()) {
-            Some(route) => self.propose_routed(route, command, true).await,
-            None => self.propose_here(command, None, true).await,
+            Some(route) => self.propose_routed(route, command, Kind::System).await,
+            None => self.propose_here(command, None, Kind::System).await,
         }
     }
 
@@ -132,7 +154,7 @@ impl<M: Machine> Partition<M> {
         &self,
         command: Bytes,
         origin: Option<Origin>,
-        system: bool,
+        kind: Kind,
     ) -> Result<Bytes, Error> {
         let inner = &*self.inner;
         if command.len() > inner.limits.command_bytes {
@@ -144,7 +166,14 @@ impl<M: Machine> Partition<M> {
         if inner.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
+        // Whoever does not lead has nothing to say about it.
+        if let (Kind::Of(demand), Leadership::Leader { .. }) =
+            (kind, *inner.group.leadership().borrow())
+        {
+            (inner.admit)(demand).map_err(Error::Refused)?;
+        }
         let (reply, answer) = oneshot::channel();
+        let system = kind == Kind::System;
         let propose = async {
             let waiting = Waiting { command, origin, system, reply };
             inner.proposals.send(waiting).await.map_err(|_| Error::Stopping)?;

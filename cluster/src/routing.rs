@@ -16,16 +16,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use durahub_proto::peer::proposal_outcome::Outcome as Told;
 use durahub_proto::peer::read_point::Point;
-use durahub_proto::peer::{NotLeader, Proposal, ProposalOutcome, ReadPoint, Stopping, TooLarge};
+use durahub_proto::peer::{
+    NotLeader, Proposal, ProposalOutcome, ReadPoint, Refused, Stopping, TooLarge,
+};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::Instant;
 
+use crate::admission::{Demand, Refusal};
 use crate::batch::Origin;
 use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine};
-use crate::partition::Partition;
+use crate::partition::{Kind, Partition};
 use crate::peers::{Call, Method, Peer, Transport};
 
 /// How long a call that has reached no leader looks for one.
@@ -131,7 +134,7 @@ impl<M: Machine> Partition<M> {
         &self,
         route: &Route,
         command: Bytes,
-        system: bool,
+        kind: Kind,
     ) -> Result<Bytes, Error> {
         let ticket = route.ticket();
         let patience = Instant::now() + self.timeout();
@@ -140,9 +143,9 @@ impl<M: Machine> Partition<M> {
         loop {
             let attempt = match self.next_leader(route, &mut search) {
                 Some(node) if node == route.node => {
-                    self.propose_here(command.clone(), Some(ticket.origin), system).await
+                    self.propose_here(command.clone(), Some(ticket.origin), kind).await
                 }
-                Some(node) => self.forward(route, node, &command, &ticket.origin, system).await,
+                Some(node) => self.forward(route, node, &command, &ticket.origin, kind).await,
                 None => Err(Error::NotLeader { leader: None }),
             };
             match attempt {
@@ -168,14 +171,18 @@ impl<M: Machine> Partition<M> {
         node: u64,
         command: &Bytes,
         origin: &Origin,
-        system: bool,
+        kind: Kind,
     ) -> Result<Bytes, Error> {
         let proposal = Proposal {
             command: command.clone(),
             session: origin.session,
             sequence: origin.sequence,
             settled_below: origin.settled_below,
-            system,
+            system: kind == Kind::System,
+            demand: match kind {
+                Kind::Of(demand) => demand.number(),
+                Kind::System => Demand::Must.number(),
+            },
         };
         let payload = Bytes::from(proposal.encode_to_vec());
         let answer: ProposalOutcome =
@@ -185,6 +192,9 @@ impl<M: Machine> Partition<M> {
             Some(Told::NotLeader(NotLeader { leader })) => Err(Error::NotLeader { leader }),
             Some(Told::TooLarge(TooLarge { bytes, limit })) => {
                 Err(Error::TooLarge { bytes: bytes as usize, limit: limit as usize })
+            }
+            Some(Told::Refused(Refused { reason, retry_ms })) => {
+                Err(Error::Refused(Refusal { reason, retry: Duration::from_millis(retry_ms) }))
             }
             Some(Told::Unavailable(reason)) => Err(Error::Unavailable(reason)),
             Some(Told::Stopping(_)) => Err(Error::Unavailable("the leader is stopping".into())),
@@ -314,13 +324,20 @@ impl<M: Machine> Partition<M> {
             sequence: proposal.sequence,
             settled_below: proposal.settled_below,
         };
-        let outcome = match self.propose_here(proposal.command, Some(origin), proposal.system).await
-        {
+        let kind = match proposal.system {
+            true => Kind::System,
+            false => Kind::Of(Demand::numbered(proposal.demand)),
+        };
+        let outcome = match self.propose_here(proposal.command, Some(origin), kind).await {
             Ok(reply) => Told::Reply(reply),
             Err(Error::NotLeader { leader }) => Told::NotLeader(NotLeader { leader }),
             Err(Error::TooLarge { bytes, limit }) => {
                 Told::TooLarge(TooLarge { bytes: bytes as u64, limit: limit as u64 })
             }
+            Err(Error::Refused(Refusal { reason, retry })) => Told::Refused(Refused {
+                reason,
+                retry_ms: retry.as_millis().try_into().unwrap_or(u64::MAX),
+            }),
             Err(Error::Unavailable(reason)) => Told::Unavailable(reason),
             Err(Error::Stopping) => Told::Stopping(Stopping {}),
         };

@@ -5,11 +5,11 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use durahub_cluster::{Error, GroupId, Partition};
+use durahub_cluster::{Demand, Error, GroupId, NodeConfig, Partition, Refusal};
 use support::net::Net;
 use support::{Counters, number, propose};
 
@@ -128,5 +128,88 @@ async fn who_waits_behind_an_entry_without_a_quorum_hears_that_nothing_was_done(
     }
     let _ = stuck.await.unwrap();
     assert!(number(net.group(leader, P1), "n").await <= 2, "a command that was refused was done");
+    net.stop().await;
+}
+
+/// How short of room each node is: 1, it does without what begins; 2, without what grows as well.
+static SHORT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+
+fn admit_while_there_is_room(config: &mut NodeConfig) {
+    let node = config.node_id;
+    config.options.admit = Arc::new(move |demand| {
+        if demand as usize + SHORT[node as usize].load(Ordering::SeqCst) <= 2 {
+            return Ok(());
+        }
+        Err(Refusal { reason: format!("node {node} is short"), retry: Duration::from_millis(70) })
+    });
+}
+
+/// Proposes through a node; whether it was taken in, or which node refused it.
+async fn ask(net: &Net, through: u64, demand: Demand) -> Result<(), String> {
+    let command = Bytes::from_static(b"add n 1");
+    match net.group(through, P1).propose_if_admitted(command, demand).await {
+        Ok(_) => Ok(()),
+        Err(Error::Refused(refusal)) => {
+            assert_eq!(refusal.retry, Duration::from_millis(70));
+            Err(refusal.reason)
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leaders_refuse_by_their_own_room_and_go_where_there_is_some() {
+    let net = Net::start(false, admit_while_there_is_room).await;
+    let set = |node: u64, short: usize| SHORT[node as usize].store(short, Ordering::SeqCst);
+    let leader = net.leader(P1, None).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let mut taken = 0;
+
+    // Followers without room keep nobody from anything.
+    set(others[0], 1);
+    for demand in [Demand::Begins, Demand::Grows, Demand::Must] {
+        assert_eq!(ask(&net, others[0], demand).await, Ok(()));
+        taken += 1;
+    }
+    // A leader that is short says so through every node.
+    set(leader, 1);
+    for through in 1..=3 {
+        let told = Err(format!("node {leader} is short"));
+        assert_eq!(ask(&net, through, Demand::Begins).await, told);
+        assert_eq!(ask(&net, through, Demand::Grows).await, Ok(()));
+        assert_eq!(ask(&net, through, Demand::Must).await, Ok(()));
+        taken += 2;
+    }
+    // Where nobody has room the leaders stay, and take what they must.
+    (1..=3).for_each(|id| set(id, 2));
+    for through in 1..=3 {
+        for demand in [Demand::Begins, Demand::Grows] {
+            assert!(ask(&net, through, demand).await.is_err(), "{demand:?}");
+        }
+        assert_eq!(ask(&net, through, Demand::Must).await, Ok(()));
+        taken += 1;
+    }
+    // Two get some back: the third hands over what it leads, and what it refused is taken there.
+    let leader = net.leader(P1, None).await;
+    (1..=3).filter(|id| *id != leader).for_each(|id| set(id, 0));
+    let next = net.leader(P1, Some(leader)).await;
+    assert_ne!(next, leader);
+    assert_eq!(ask(&net, leader, Demand::Begins).await, Ok(()));
+    taken += 1;
+    let leads_none = || {
+        let leaders = net.nodes[&leader].node.directory().leaders();
+        leaders.iter().all(|(_, led_by)| led_by.is_some_and(|led_by| led_by != leader))
+    };
+    for _ in 0..600 {
+        if leads_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(leads_none(), "a node without room still leads");
+    assert_eq!(number(net.group(leader, P1), "n").await, taken, "what was refused was not done");
+    // With room for all, the load is shared again.
+    (1..=3).for_each(|id| set(id, 0));
+    net.balanced().await;
     net.stop().await;
 }

@@ -57,6 +57,7 @@ impl clap::Args for Flags {
             };
             let also = setting.emulator.map(|name| format!(", {name}")).unwrap_or_default();
             let heading = match setting.table() {
+                "storage" => "Storage",
                 "limits" => "Limits",
                 "retention" => "Retention",
                 "" => "Settings",

@@ -37,8 +37,10 @@ pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
 
 /// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
 /// grants and keys hold is taken over, too; where they are is not.
-pub const RELOADED: [&str; 5] = [
+pub const RELOADED: [&str; 7] = [
     "log_level",
+    "storage.low_free",
+    "storage.critical_free",
     "limits.hub_calls_per_second",
     "limits.hub_calls_in_flight",
     "limits.connection_calls_per_second",
@@ -86,6 +88,8 @@ pub struct Config {
     pub cache_mb: u64,
     /// Log entries of a partition between two compactions, 100 to 10,000,000.
     pub snapshot_every: u64,
+    /// How much of the disk stays free.
+    pub storage: Storage,
     /// Sizes and times that bound what clients and workers can ask for.
     pub limits: Limits,
     /// How long ended instances stay in hubs that do not say so themselves.
@@ -98,6 +102,27 @@ pub struct Config {
     pub auth: Auth,
     /// The audit log.
     pub audit: Audit,
+}
+
+/// How much of the file system of the data folder stays free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// With less, nothing new is begun.
+    pub low_free: FreeSpace,
+    /// With less, nothing grows.
+    pub critical_free: FreeSpace,
+}
+
+/// Free space of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FreeSpace {
+    /// What fits most disks.
+    #[default]
+    Auto,
+    /// So many bytes, up to 1 TiB; 0 turns it off.
+    Bytes(u64),
+    /// A share of the file system, 1 to 90 percent.
+    Percent(u8),
 }
 
 /// Sizes and times that bound what clients and workers can ask for.
@@ -195,6 +220,7 @@ impl Default for Config {
             log_format: LogFormat::Auto,
             cache_mb: 128,
             snapshot_every: 50_000,
+            storage: Storage::default(),
             limits: Limits::default(),
             retention: Retention::default(),
             tls: Tls::default(),
@@ -303,6 +329,16 @@ impl Config {
             let (key, origin) = (key.to_owned(), "taken together".to_owned());
             problems.push(Problem { key, value, origin, remedy: remedy.to_owned() });
         };
+        let Storage { low_free, critical_free } = self.storage;
+        let is_above = match (critical_free, low_free) {
+            (FreeSpace::Bytes(critical), FreeSpace::Bytes(low)) => critical > low,
+            (FreeSpace::Percent(critical), FreeSpace::Percent(low)) => critical > low,
+            _ => false,
+        };
+        if is_above {
+            let remedy = "allowed is not more than storage.low_free: new work is refused first";
+            problem("storage.critical_free", values::show_free_space(critical_free), remedy);
+        }
         access::check(&self.tls, &self.peer_tls, &self.auth, &mut problem);
         let nowhere = self.peer_addr.ip().is_unspecified() && self.advertise_peer.is_none();
         if !self.join.is_empty() && nowhere {
@@ -440,7 +476,7 @@ fn unknown(table: &str) -> String {
     let here = settings::all().filter(|setting| setting.table() == table);
     let names: Vec<_> = here.map(Setting::name).collect();
     let tables = match table {
-        "" => ", and the tables limits, tls, peer_tls, auth and audit",
+        "" => ", and the tables storage, limits, tls, peer_tls, auth and audit",
         "auth" => ", and the table jwt",
         _ => "",
     };

@@ -68,6 +68,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Setting> + Clone {
     SETTINGS.iter().chain(super::access_settings::SETTINGS)
 }
 
+const SPACE_ALLOWED: &str = "auto, a size from 0 to 1024GiB, or a share from 1% to 90%; 0 is never";
 const RETENTION_ALLOWED: &str = "off, or a time from 1s to 10years, such as 12h or 30d";
 
 const SETTINGS: &[Setting] = &[
@@ -279,6 +280,24 @@ const SETTINGS: &[Setting] = &[
         emulator: None,
         set: |c, v| put(&mut c.snapshot_every, values::whole(v, 100..=10_000_000)),
         show: |c| c.snapshot_every.to_string(),
+    },
+    Setting {
+        key: "storage.low_free",
+        value_name: "SPACE",
+        help: "Free space on the disk of the data folder below which nothing new is begun: starts, restarts, rewinds and new task hubs are answered with RESOURCE_EXHAUSTED and when to ask again; what runs goes on. It ends by itself when a fifth more is free. auto: 512MiB, or a tenth of the disk if that is less. Each node watches its own disk, and judges for the partitions that it leads. Applied to a running node when the file changes.",
+        allowed: SPACE_ALLOWED,
+        emulator: None,
+        set: |c, v| put(&mut c.storage.low_free, values::free_space(v)),
+        show: |c| values::show_free_space(c.storage.low_free),
+    },
+    Setting {
+        key: "storage.critical_free",
+        value_name: "SPACE",
+        help: "Free space on the disk of the data folder below which nothing grows: events, signals and resumes are refused as well, no work is handed out and no timer fires; what workers have is still taken in, and reading, ending and removing go on. A node of a cluster hands its partitions to nodes with more. auto: 128MiB, or a twenty-fifth of the disk if that is less. Applied to a running node when the file changes.",
+        allowed: SPACE_ALLOWED,
+        emulator: None,
+        set: |c, v| put(&mut c.storage.critical_free, values::free_space(v)),
+        show: |c| values::show_free_space(c.storage.critical_free),
     },
     Setting {
         key: "limits.max_message_bytes",

@@ -154,8 +154,15 @@ fn values_out_of_range_are_refused() {
         ("retention.completed", ["--retention-completed", "999ms"]),
         ("retention.failed", ["--retention-failed", "never"]),
         ("retention.terminated", ["--retention-terminated", "11years"]),
+        ("storage.low_free", ["--storage-low-free", "a lot"]),
+        ("storage.critical_free", ["--storage-critical-free", "0%"]),
     ] {
         assert_eq!(keys(&Case { flags: &flags, ..Case::default() }), [key]);
+    }
+    // What is refused last cannot come first.
+    for (low, critical) in [("1GiB", "2GiB"), ("5%", "6%")] {
+        let flags = ["--storage-low-free", low, "--storage-critical-free", critical];
+        assert_eq!(keys(&Case { flags: &flags, ..Case::default() }), ["storage.critical_free"]);
     }
     // A value of the wrong kind in a file.
     assert_eq!(
@@ -188,6 +195,8 @@ fn what_is_printed_is_read_back_to_the_same() {
         "--advertise-peer=[::1]:9",
         "--ephemeral",
         "--retention-failed=30d",
+        "--storage-low-free=5%",
+        "--storage-critical-free=64MiB",
     ];
     let cluster = ["--node-id=2", "--initial-cluster=1=a:1, 2=[::1]:2", "--zone=eu-1/a"];
     let joining = ["--join=a:1,b:2", "--replication-factor=5"];
@@ -213,7 +222,10 @@ fn names_are_unique_and_none_is_taken_by_kubernetes() {
 fn settings_of_one_table_stand_together() {
     let mut tables: Vec<_> = settings::all().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "limits", "retention", "tls", "peer_tls", "auth", "auth.jwt", "audit"]);
+    assert_eq!(
+        tables,
+        ["", "storage", "limits", "retention", "tls", "peer_tls", "auth", "auth.jwt", "audit"]
+    );
 }
 
 #[test]

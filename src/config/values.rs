@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::FreeSpace;
+
 /// Shortest time that ended instances may be kept.
 const RETENTION_MIN: Duration = Duration::from_secs(1);
 /// Longest time that ended instances may be kept: ten years.
@@ -135,6 +137,29 @@ pub(super) fn show_bytes(bytes: usize) -> String {
     }
 }
 
+/// How much of a disk stays free: `auto`, a size up to 1 TiB, or a share of 1% to 90%.
+pub(super) fn free_space(value: &Value) -> Option<FreeSpace> {
+    let text = value.text()?;
+    if text == "auto" {
+        return Some(FreeSpace::Auto);
+    }
+    if let Some(share) = text.strip_suffix('%') {
+        let share = share.trim_end().parse().ok().filter(|share| (1..=90).contains(share))?;
+        return Some(FreeSpace::Percent(share));
+    }
+    bytes(value, 0..=1 << 40).map(|bytes| FreeSpace::Bytes(bytes as u64))
+}
+
+/// How much of a disk stays free, as TOML.
+pub(super) fn show_free_space(space: FreeSpace) -> String {
+    let text = match space {
+        FreeSpace::Auto => "auto".to_owned(),
+        FreeSpace::Bytes(bytes) => show_bytes(bytes as usize),
+        FreeSpace::Percent(share) => format!("{share}%"),
+    };
+    format!("{text:?}")
+}
+
 /// An address to listen on: `IP:PORT`.
 pub(super) fn address(value: &Value) -> Option<SocketAddr> {
     value.text()?.parse().ok()
@@ -259,6 +284,22 @@ mod tests {
             [0, 5, 1 << 10, 64 << 20, 1 << 30].map(show_bytes),
             ["0", "5", "1KiB", "64MiB", "1GiB"]
         );
+    }
+
+    #[test]
+    fn free_space_is_a_size_or_a_share() {
+        for (written, space, shown) in [
+            ("auto", FreeSpace::Auto, "\"auto\""),
+            ("0", FreeSpace::Bytes(0), "\"0\""),
+            ("1024 MiB", FreeSpace::Bytes(1 << 30), "\"1GiB\""),
+            ("5 %", FreeSpace::Percent(5), "\"5%\""),
+        ] {
+            assert_eq!(free_space(&text(written)), Some(space), "{written}");
+            assert_eq!(show_free_space(space), shown);
+        }
+        for bad in ["", "%", "0%", "91%", "-1", "2000GiB", "none"] {
+            assert_eq!(free_space(&text(bad)), None, "{bad}");
+        }
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl Leader {
                 }
                 Wake::TimerDue => {
                     let due = self.next_due.take();
-                    firing = fire(self.partition.clone(), clock.clone(), due).boxed().fuse();
+                    let (dispatcher, partition) = (self.dispatcher.clone(), self.partition.clone());
+                    firing = fire(dispatcher, partition, clock.clone(), due).boxed().fuse();
                 }
                 Wake::TimersFired => self.look_for_timers(),
             }
@@ -221,7 +222,8 @@ impl Leader {
     }
 }
 
-async fn fire(partition: Partition, clock: Clock, earliest: Option<i64>) {
+async fn fire(dispatcher: Dispatcher, partition: Partition, clock: Clock, earliest: Option<i64>) {
+    dispatcher.released().await;
     let command = Command::FireTimers(FireTimers { up_to: clock.now() });
     if let Err(error) = partition.propose(command.into_bytes()).await {
         // The timers stand in the rows; they are looked for again, here or on the next leader.

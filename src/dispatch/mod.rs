@@ -118,6 +118,8 @@ struct Shared {
     rebuilt: Vec<AtomicBool>,
     /// Nothing is handed out any more.
     paused: AtomicBool,
+    /// Nothing is handed out, and no timer fires, until there is room again.
+    halted: watch::Sender<bool>,
     /// Wakes the task that ends leases and delays.
     deadline: Notify,
 }
@@ -146,6 +148,7 @@ impl Dispatcher {
             first_lease,
             rebuilt,
             paused: AtomicBool::new(false),
+            halted: watch::Sender::default(),
             deadline: Notify::new(),
         }))
     }
@@ -178,6 +181,22 @@ impl Dispatcher {
     pub fn pause(&self) {
         self.0.paused.store(true, Ordering::Release);
         self.call_back_all();
+    }
+
+    /// Hands out nothing that this node leads and fires no timer, or does again: while room is short, nothing shall
+    /// grow. What workers have is still taken in.
+    pub fn set_halted(&self, halted: bool) {
+        self.0.halted.send_replace(halted);
+        if !halted {
+            let hubs: Vec<u32> = self.0.hubs.lock().keys().copied().collect();
+            hubs.into_iter().for_each(|hub| self.pump(hub));
+        }
+    }
+
+    /// Ends once nothing is halted.
+    async fn released(&self) {
+        // The sender lives as long as this dispatcher.
+        let _ = self.0.halted.subscribe().wait_for(|halted| !halted).await;
     }
 
     /// What waits and what runs, per hub.
@@ -310,7 +329,7 @@ impl Dispatcher {
     /// Hands out what can be handed out in a hub, and sees to the room of its streams.
     fn pump(&self, hub: u32) {
         loop {
-            let paused = self.0.paused.load(Ordering::Acquire);
+            let paused = self.0.paused.load(Ordering::Acquire) || *self.0.halted.borrow();
             if !paused {
                 let (id, now) = (self.next_id(), self.0.clock.now());
                 if let Some(assignment) = self.with_hub(hub, |hub| hub.assign(now, id)) {

@@ -134,7 +134,7 @@ impl Gateway {
         let ids = ids.filter_map(|id| entity_id(&id));
         for (partition, instances) in self.by_partition(hub, ids, String::as_str) {
             let command = Command::PurgeEntities(PurgeEntities { hub, instances });
-            match super::propose(&partition, command.into_bytes()).await? {
+            match super::propose(&partition, command).await? {
                 Reply::Purged { count: purged } => count += purged as usize,
                 other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
             }

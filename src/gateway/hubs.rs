@@ -43,7 +43,7 @@ impl Gateway {
         // Not `hub`, which would create an unknown one only to delete it.
         let name = hub_name(headers)?.to_owned();
         let command = Command::DeleteHub(DeleteHub { name: name.clone() });
-        propose(&self.0.metadata, command.into_bytes()).await?;
+        propose(&self.0.metadata, command).await?;
         tracing::info!(hub = name, "task hub deleted");
         self.close_deleted_hubs().await;
         Ok(wire::DeleteTaskHubResponse {})
@@ -114,7 +114,7 @@ impl TaskHubService for Gateway {
             failed: keep_for("failed", failed)?,
             terminated: keep_for("terminated", terminated)?,
         };
-        match propose(metadata, Command::SetRetention(command).into_bytes()).await? {
+        match propose(metadata, Command::SetRetention(command)).await? {
             Reply::Hub { .. } => {}
             other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
         }

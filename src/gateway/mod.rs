@@ -14,6 +14,7 @@
 //! - [`scaler`]: how many workers a task hub needs, for KEDA;
 //! - [`worker_api`]: the work item stream, completions, abandons;
 //! - [`sidecar`]: the generated service, a list of one-liners;
+//! - [`demand`]: what is refused while a leader is short of room;
 //! - [`status`]: the one table from our errors to gRPC codes;
 //! - [`oversize`]: the code for messages that are too large;
 //! - [`deadline`]: the code for calls whose time is over;
@@ -22,6 +23,7 @@
 mod calls;
 mod client_api;
 mod deadline;
+mod demand;
 mod entities;
 mod entity_locks;
 mod history;
@@ -39,6 +41,7 @@ mod worker_api;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use durahub_cluster::Demand;
 use durahub_proto::own::entity_service_server::EntityServiceServer;
 use durahub_proto::own::task_hub_service_server::TaskHubServiceServer;
 use durahub_proto::scaler::external_scaler_server::ExternalScalerServer;
@@ -141,24 +144,33 @@ impl Gateway {
         ExternalScalerServer::new(self.clone())
     }
 
-    /// Creates a task hub unless it exists; returns its number.
+    /// Creates a task hub unless it exists; returns its number. An operator wants it: it is made even where room is
+    /// short.
     ///
     /// # Errors
     /// When the metadata group cannot be reached, or the name is not allowed.
     pub async fn create_hub(&self, name: &str) -> Result<u32, Status> {
-        self.begin_hub(name, false).await
+        let command = CreateHub { name: name.to_owned(), recreate: false };
+        self.put_hub(command, Demand::Must).await
     }
 
-    /// Creates a task hub; with `recreate` the one that is there goes first, with all that it has.
+    /// Creates a task hub for a client; with `recreate` the one that is there goes first, with all that it has.
     pub(crate) async fn begin_hub(&self, name: &str, recreate: bool) -> Result<u32, Status> {
+        let command = CreateHub { name: name.to_owned(), recreate };
+        let demand = demand::of(&Command::CreateHub(command.clone()));
+        self.put_hub(command, demand).await
+    }
+
+    async fn put_hub(&self, command: CreateHub, demand: Demand) -> Result<u32, Status> {
+        let (name, recreate) = (command.name.clone(), command.recreate);
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > HUB_NAME_LENGTH || !name.chars().all(allowed) {
             return Err(Status::invalid_argument(format!(
                 "taskhub: a name has 1 to {HUB_NAME_LENGTH} letters, digits, '-' or '_'"
             )));
         }
-        let command = Command::CreateHub(CreateHub { name: name.to_owned(), recreate });
-        match propose(&self.0.metadata, command.into_bytes()).await? {
+        let command = Command::CreateHub(command).into_bytes();
+        match put(&self.0.metadata, command, demand).await? {
             Reply::Hub { id } => {
                 if recreate {
                     self.close_deleted_hubs().await;
@@ -184,7 +196,7 @@ impl Gateway {
             return Ok(hub.id);
         }
         if self.0.settings.dynamic_hubs {
-            return self.create_hub(name).await;
+            return self.begin_hub(name, false).await;
         }
         // Another node may have created it just now.
         let newest = self.0.metadata.read(|rows| read::hub(&RowsView(rows), name)).await;
@@ -198,8 +210,9 @@ impl Gateway {
     }
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
+        let demand = demand::of(&command);
         let command = command.within(&self.0.settings.limits.engine);
-        propose(self.0.dispatcher.partition_of(hub, instance), command).await
+        put(self.0.dispatcher.partition_of(hub, instance), command, demand).await
     }
 
     fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
@@ -244,9 +257,16 @@ fn hub_name(headers: &MetadataMap) -> Result<&str, Status> {
     }
 }
 
+/// Proposes a command that no limit concerns, and reads the engine's answer.
+async fn propose(partition: &Partition, command: Command) -> Result<Reply, Status> {
+    let demand = demand::of(&command);
+    put(partition, command.into_bytes(), demand).await
+}
+
 /// Proposes a command and reads the engine's answer.
-async fn propose(partition: &Partition, command: Bytes) -> Result<Reply, Status> {
-    let reply = partition.propose(command).await.map_err(|error| status::of_cluster(&error))?;
+async fn put(partition: &Partition, command: Bytes, demand: Demand) -> Result<Reply, Status> {
+    let reply = partition.propose_if_admitted(command, demand).await;
+    let reply = reply.map_err(|error| status::of_cluster(&error))?;
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))

@@ -306,7 +306,7 @@ async fn purge_step(
         created_before: list.before,
         ended_before: None,
     };
-    match propose(partition, Command::Purge(command).into_bytes()).await? {
+    match propose(partition, Command::Purge(command)).await? {
         Reply::Purged { count } => Ok(count as usize),
         other => Err(Status::internal(format!("unexpected answer {other:?}"))),
     }

@@ -28,9 +28,7 @@ impl Gateway {
             for ids in ids.chunks(COMMAND_IDS) {
                 let reason = request.reason.clone();
                 let command = ForceTerminate { hub, instances: ids.to_vec(), reason };
-                match super::propose(&partition, Command::ForceTerminate(command).into_bytes())
-                    .await?
-                {
+                match super::propose(&partition, Command::ForceTerminate(command)).await? {
                     Reply::Unterminated { instances } => left.extend(instances),
                     other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
                 }

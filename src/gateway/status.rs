@@ -2,9 +2,13 @@
 
 use durahub_cluster::Error;
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use crate::dispatch::CompleteError;
 use crate::engine::Reject;
+
+/// Where gRPC clients look for the time after which a call is worth repeating, in milliseconds.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The status of a deterministic refusal: nothing was changed.
 pub(crate) fn of_reject(reject: &Reject) -> Status {
@@ -34,6 +38,12 @@ pub(crate) fn of_cluster(error: &Error) -> Status {
         // It may have been committed: a client must not repeat it blindly.
         Error::Unavailable(_) => Status::unknown(text),
         Error::TooLarge { .. } => Status::resource_exhausted(text),
+        Error::Refused(refusal) => {
+            let mut status = Status::resource_exhausted(text);
+            let retry = refusal.retry.as_millis().try_into().unwrap_or(u64::MAX);
+            status.metadata_mut().insert(PUSHBACK, MetadataValue::from(retry));
+            status
+        }
     }
 }
 

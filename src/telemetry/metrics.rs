@@ -66,6 +66,8 @@ table! {
     WORK_ITEMS_RETURNED = "durahub_work_items_returned_total", Counter, ["hub", "kind", "reason"], "Work items that came back undone: given up by their worker, or not answered within the lease.";
     ACTIONS = "durahub_actions_total", Counter, ["hub", "kind"], "Work items whose answer was committed: what the managed service counts as actions.";
     ANSWERS_IGNORED = "durahub_answers_ignored_total", Counter, ["hub", "kind"], "Answers of workers that changed nothing: late, repeated or computed from an older history.";
+    DISK_FREE = "durahub_disk_free_bytes", Gauge, [], "Free bytes of the file system of the data folder.";
+    PRESSURE = "durahub_pressure", Gauge, ["source"], "How short of room the node is: 0 not at all, 1 nothing new is begun, 2 nothing that grows is taken.";
     TIMER_LAG = "durahub_timer_lag_seconds", Histogram, [], "Time from the due time of a partition's earliest timer to its firing.";
 }
 

@@ -212,6 +212,14 @@ pub(crate) const ROOMS: &[Room] = &[
         services: false,
         ..FREE
     },
+    Room {
+        name: "pressure",
+        paths: &["src/pressure/"],
+        ours: Some(&["telemetry"]),
+        never: HIDDEN,
+        services: false,
+        ..FREE
+    },
     Room { name: "tls", paths: &["src/tls/"], ours: Some(&[]), never: HIDDEN, ..FREE },
     Room {
         name: "clock",

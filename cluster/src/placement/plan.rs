@@ -3,7 +3,7 @@
 //! One step at a time is planned, done and looked at again, so a plan never outlives what it was made from.
 //! In this order:
 //! 1. a membership that was left half changed is finished;
-//! 2. leaders are off nodes that drain or leave;
+//! 2. leaders are off nodes that drain, leave or are short of room, as far as another node can lead;
 //! 3. every node that stays holds a copy of every group, as a learner at least: then any node can read;
 //! 4. votes are where they should be: as many as the replication factor, spread over zones, balanced over
 //!    nodes, with as few moves as possible, and only to copies that have caught up;
@@ -31,8 +31,17 @@ pub(crate) struct NodeView {
     pub(crate) zone: String,
     pub(crate) address: String,
     pub(crate) state: State,
+    /// It has no room for what grows.
+    pub(crate) short: bool,
     /// It has answered lately.
     pub(crate) reachable: bool,
+}
+
+impl NodeView {
+    /// Whether it should lead, if it can.
+    pub(crate) fn may_lead(&self) -> bool {
+        self.state == State::Active && !self.short
+    }
 }
 
 /// One group.
@@ -208,12 +217,11 @@ fn remove(view: &View) -> Option<Step> {
     leaving.map(|(node, _)| Step::Remove { node: *node })
 }
 
-/// Voters that can lead: active, reachable, caught up.
+/// Voters that can lead: active, with room, reachable, caught up.
 fn candidates<'a>(view: &'a View, group: &'a GroupView) -> impl Iterator<Item = u64> + 'a {
     group.voters.iter().copied().filter(|voter| {
-        let active = view.nodes.get(voter).is_some_and(|node| node.state == State::Active);
-        active
-            && view.reachable(*voter)
+        let may = view.nodes.get(voter).is_some_and(NodeView::may_lead);
+        may && view.reachable(*voter)
             && (group.leader == Some(*voter)
                 || group.lag.get(voter).is_some_and(|lag| *lag <= NEAR))
     })
@@ -221,8 +229,8 @@ fn candidates<'a>(view: &'a View, group: &'a GroupView) -> impl Iterator<Item = 
 
 /// Groups that each node leads, every node that may lead included.
 fn leads(view: &View) -> BTreeMap<u64, usize> {
-    let active = view.nodes.iter().filter(|(_, node)| node.state == State::Active);
-    let mut leads: BTreeMap<u64, usize> = active.map(|(id, _)| (*id, 0)).collect();
+    let able = view.nodes.iter().filter(|(_, node)| node.may_lead());
+    let mut leads: BTreeMap<u64, usize> = able.map(|(id, _)| (*id, 0)).collect();
     for leader in view.groups.values().filter_map(|group| group.leader) {
         *leads.entry(leader).or_default() += 1;
     }
@@ -231,7 +239,7 @@ fn leads(view: &View) -> BTreeMap<u64, usize> {
 
 fn leave_leader(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     let leader = group.leader?;
-    if view.nodes.get(&leader).is_some_and(|node| node.state == State::Active) {
+    if view.nodes.get(&leader).is_some_and(NodeView::may_lead) {
         return None;
     }
     let leads = leads(view);
@@ -257,7 +265,7 @@ mod tests {
     fn view(nodes: &[(u64, &str, State)], groups: u32, voters: &[u64]) -> View {
         let nodes = nodes.iter().map(|(id, zone, state)| {
             let (zone, address) = ((*zone).to_owned(), format!("node-{id}:1"));
-            (*id, NodeView { zone, address, state: *state, reachable: true })
+            (*id, NodeView { zone, address, state: *state, short: false, reachable: true })
         });
         let voters: BTreeSet<u64> = voters.iter().copied().collect();
         let group = |id: u32| {
@@ -388,6 +396,23 @@ mod tests {
         let steps = run(&mut view);
         assert!(steps.iter().all(|step| matches!(step, Step::HandOver { .. })), "{steps:?}");
         assert_eq!(leads(&view), BTreeMap::from([(1, 5), (3, 4)]));
+    }
+
+    #[test]
+    fn node_short_of_room_loses_its_leaders_until_it_has_some_again() {
+        let mut view = view(&[(1, "", A), (2, "", A), (3, "", A)], 9, &[1, 2, 3]);
+        view.nodes.get_mut(&2).unwrap().short = true;
+        let steps = run(&mut view);
+        assert!(steps.iter().all(|step| matches!(step, Step::HandOver { .. })), "{steps:?}");
+        assert_eq!(leads(&view), BTreeMap::from([(1, 5), (3, 4)]));
+        // Where nobody has room, leaders stay where they are.
+        for node in [1, 3] {
+            view.nodes.get_mut(&node).unwrap().short = true;
+        }
+        assert_eq!(run(&mut view), []);
+        view.nodes.values_mut().for_each(|node| node.short = false);
+        run(&mut view);
+        assert!(spread(leads(&view).into_values()) <= 1, "{:?}", leads(&view));
     }
 
     #[test]

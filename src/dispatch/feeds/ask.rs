@@ -335,6 +335,8 @@ fn told(error: CompleteError) -> Outcome {
         CompleteError::Cluster(error) => match error {
             Error::NotLeader { leader } => Outcome::NotLeader(NotLeader { leader }),
             Error::Stopping => Outcome::NotLeader(NotLeader { leader: None }),
+            // Completions are never refused.
+            Error::Refused(refusal) => Outcome::Unavailable(refusal.reason),
             Error::Unavailable(reason) => Outcome::Unavailable(reason),
             Error::TooLarge { bytes, limit } => {
                 Outcome::TooLarge(TooLarge { bytes: bytes as u64, limit: limit as u64 })

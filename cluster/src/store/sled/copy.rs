@@ -25,6 +25,8 @@ pub(super) const SMALLEST: u64 = 128 << 20;
 const LARGEST_RATIO: u64 = 3;
 /// The rows are weighed again once a quarter of the file has been written.
 const WEIGH_AFTER: u64 = 4;
+/// While the disk is short of room they are weighed again after this time, too: a purge writes little.
+pub(super) const REST_WHILE_SHORT: Duration = Duration::from_secs(300);
 /// Rows that are read at a time.
 const CHUNK: usize = 1000;
 /// Keys that may be left for the moment when nobody else writes.
@@ -77,18 +79,26 @@ impl From<io::Error> for Stopped {
 
 impl SledEngine {
     /// Copies the database if that gives much space back. `None` when it was not worth it, or had to be given up.
+    /// Rows are weighed after many writes, and after the time `rest`.
     ///
     /// # Errors
     /// After an error the engine must not be used any more.
-    pub(super) fn tidy_above(&self, smallest: u64) -> io::Result<Option<Tidied>> {
+    pub(super) fn tidy_above(
+        &self,
+        smallest: u64,
+        rest: Option<Duration>,
+    ) -> io::Result<Option<Tidied>> {
         let mut databases = self.databases.lock();
         let before = self.size_on_disk();
-        let is_due = self.written.load(Ordering::Relaxed) > before / WEIGH_AFTER;
+        let is_due = self.written.load(Ordering::Relaxed) > before / WEIGH_AFTER
+            || rest.is_some_and(|rest| self.weighed.lock().elapsed() >= rest);
         if before < smallest || !is_due {
             return Ok(None);
         }
         self.written.store(0, Ordering::Relaxed);
-        let Ok(alive) = self.weigh() else { return Ok(None) };
+        let alive = self.weigh();
+        *self.weighed.lock() = Instant::now();
+        let Ok(alive) = alive else { return Ok(None) };
         if before < alive.saturating_mul(LARGEST_RATIO) + smallest / 2 {
             return Ok(None);
         }
@@ -335,7 +345,7 @@ mod tests {
                 engine.sync().unwrap();
                 written
             });
-            let tidied = engine.tidy_above(SMALL).unwrap();
+            let tidied = engine.tidy_above(SMALL, None).unwrap();
             done.store(true, Ordering::Release);
             (writer.join().unwrap(), tidied)
         });
@@ -344,7 +354,7 @@ mod tests {
         expected.extend(written);
         assert_eq!(rows(&engine, STATE), expected);
         assert_eq!(rows(&engine, Space::Log).len(), 1);
-        assert!(engine.tidy_above(SMALL).unwrap().is_none(), "nothing is left to be gained");
+        assert!(engine.tidy_above(SMALL, None).unwrap().is_none(), "nothing is left to be gained");
 
         engine.close();
         let engine = SledEngine::open(dir.path(), 2, 8 << 20).unwrap();
@@ -365,10 +375,34 @@ mod tests {
         assert!(rows(&engine, STATE).is_empty());
 
         engine.close();
-        assert!(engine.tidy_above(0).unwrap().is_none());
+        assert!(engine.tidy_above(0, None).unwrap().is_none());
         let engine = SledEngine::open(dir.path(), 2, 8 << 20).unwrap();
         assert!(rows(&engine, STATE).is_empty());
         assert_eq!(rows(&engine, Space::Log).len(), 1);
+    }
+
+    /// Removing rows writes little, so nobody would look for what it freed.
+    #[test]
+    fn what_a_purge_frees_comes_back_while_the_disk_is_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = SledEngine::open(dir.path(), 2, 8 << 20).unwrap();
+        let key = |number: u32| number.to_be_bytes().to_vec();
+        for from in (0..40_000).step_by(1000) {
+            let value = Some(vec![7; 1000]);
+            let batch = (from..from + 1000).map(|row| (key(row), value.clone())).collect();
+            engine.write(STATE, batch).unwrap();
+        }
+        assert!(engine.tidy_above(SMALL, None).unwrap().is_none(), "all of it is alive");
+        for from in (0..40_000).step_by(1000) {
+            let batch = (from..from + 1000).filter(|row| row % 100 > 0).map(|row| (key(row), None));
+            engine.write(STATE, batch.collect()).unwrap();
+        }
+        assert!(engine.tidy_above(SMALL, None).unwrap().is_none(), "too little was written");
+        let long = Some(Duration::from_secs(3600));
+        assert!(engine.tidy_above(SMALL, long).unwrap().is_none(), "it was weighed just now");
+        let tidied = engine.tidy_above(SMALL, Some(Duration::ZERO)).unwrap().expect("was worth it");
+        assert!(tidied.before > 8 * tidied.after, "{tidied:?}");
+        assert_eq!(rows(&engine, STATE).len(), 400);
     }
 
     #[test]
@@ -376,7 +410,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = hollow(dir.path());
         std::fs::write(dir.path().join("2"), b"in the way").unwrap();
-        assert!(engine.tidy_above(SMALL).unwrap().is_none());
+        assert!(engine.tidy_above(SMALL, None).unwrap().is_none());
         assert_eq!(rows(&engine, STATE).len(), 400);
     }
 

@@ -16,6 +16,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +42,8 @@ pub(crate) struct SledEngine {
     changed: Mutex<Option<Changed>>,
     /// Bytes written since the rows were last weighed.
     written: AtomicU64,
+    /// When they were.
+    weighed: Mutex<Instant>,
     /// Tells a copy that is being made to give up.
     closing: AtomicBool,
 }
@@ -66,6 +69,7 @@ impl SledEngine {
             changed: Mutex::new(None),
             // Weighs at the first occasion: what was found cannot be reused otherwise.
             written: AtomicU64::new(u64::MAX >> 1),
+            weighed: Mutex::new(Instant::now()),
             closing: AtomicBool::new(false),
         })
     }
@@ -214,8 +218,8 @@ impl Engine for SledEngine {
         false
     }
 
-    fn tidy(&self) -> io::Result<Option<Tidied>> {
-        self.tidy_above(copy::SMALLEST)
+    fn tidy(&self, short: bool) -> io::Result<Option<Tidied>> {
+        self.tidy_above(copy::SMALLEST, short.then_some(copy::REST_WHILE_SHORT))
     }
 
     fn close(&self) {
