@@ -31,7 +31,7 @@ use crate::http;
 use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
-use crate::pressure::{DiskWatch, Level, Mark, Marks, Pressure, Source as Short};
+use crate::pressure::{self, Level, Mark, Marks, Pressure, Source as Short, Watch};
 use crate::reload::{self, Cause};
 use crate::security::Security;
 use crate::telemetry::logs;
@@ -99,6 +99,7 @@ pub async fn run(
     let machine = Orchestrations::new(listener);
     let pressure = Pressure::new();
     pressure.set(Short::Disk, marks(&config.storage));
+    pressure.set_memory_budget(memory_budget(&config));
     let node = start_node(&config, &clock, addresses.2, machine, &secure, &pressure).await?;
     pressure.name_node(node.identity().node);
     let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
@@ -118,10 +119,8 @@ pub async fn run(
     node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
     leading.spawn(dispatcher.clone().retain(metadata.clone()));
-    if !config.ephemeral {
-        let disk = DiskWatch::start(pressure.clone(), config.data_dir.clone()).await;
-        leading.spawn(disk.run());
-    }
+    let folder = (!config.ephemeral).then(|| config.data_dir.clone());
+    leading.spawn(Watch::start(pressure.clone(), folder).await.run());
     leading.spawn(halt_while_critical(dispatcher.clone(), pressure.level()));
 
     let keys = tokio::spawn(security.access.clone().keep_keys());
@@ -222,6 +221,7 @@ impl Reloading {
         };
         self.throttle.set(shares(&config.limits));
         self.pressure.set(Short::Disk, marks(&config.storage));
+        self.pressure.set_memory_budget(memory_budget(&config));
         if let Err(error) = logs::set_filter(&config.log_level) {
             tracing::error!(%error, "the log level stays");
         }
@@ -229,6 +229,18 @@ impl Reloading {
         if !waiting.is_empty() {
             tracing::warn!(?waiting, "changed settings that wait for a restart");
         }
+    }
+}
+
+fn memory_budget(config: &Config) -> Option<u64> {
+    config.memory_budget.or_else(pressure::memory_limit)
+}
+
+/// Bytes of the storage cache: what is asked for, or a share of the memory that there may be.
+fn cache_bytes(config: &Config) -> u64 {
+    match config.cache_mb {
+        0 => pressure::cache_share(memory_budget(config)),
+        mb => mb << 20,
     }
 }
 
@@ -294,7 +306,7 @@ async fn start_node(
     let stamp = Arc::new(move || (clock.now(), clock.entropy()));
     let mut settings =
         NodeConfig::new(config.node_id.unwrap_or(0), storage, config.partitions, stamp);
-    settings.cache_bytes = config.cache_mb << 20;
+    settings.cache_bytes = cache_bytes(config);
     let options = &mut settings.options;
     let listed = config.node_id.and_then(|id| config.initial_cluster.get(&id)).cloned();
     let advertised = config.advertise_peer.clone().or(listed);

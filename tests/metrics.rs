@@ -148,6 +148,13 @@ async fn each_metric_moves_when_what_it_counts_happens() {
     for (series, value) in expected {
         assert_eq!(end.get(series), value, "{series}");
     }
+    // The node has room, and says how much.
+    for source in ["disk", "memory"] {
+        assert_eq!(end.values[&format!(r#"durahub_pressure{{source="{source}"}}"#)], 0.0);
+    }
+    assert!(end.get("durahub_disk_free_bytes") > 0.0);
+    let (used, budget) = ("durahub_memory_used_bytes", "durahub_memory_budget_bytes");
+    assert!(0.0 < end.get(used) && end.get(used) < end.get(budget), "{}", end.get(used));
     // It waited 50 ms for a worker at least, and ran for three seconds because of the lease.
     assert!(end.get(r#"durahub_work_item_wait_seconds_sum{hub="orders",kind="turn"}"#) >= 0.05);
     let ran = r#"durahub_instance_duration_seconds_sum{hub="orders",status="completed"}"#;

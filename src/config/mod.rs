@@ -37,8 +37,9 @@ pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
 
 /// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
 /// grants and keys hold is taken over, too; where they are is not.
-pub const RELOADED: [&str; 7] = [
+pub const RELOADED: [&str; 8] = [
     "log_level",
+    "memory_budget",
     "storage.low_free",
     "storage.critical_free",
     "limits.hub_calls_per_second",
@@ -86,6 +87,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Storage cache in MiB, 16 to 65,536.
     pub cache_mb: u64,
+    /// Memory that the process may have, in bytes, 64 MiB to 1 TiB; `None`: as its cgroup or the machine says.
+    pub memory_budget: Option<u64>,
     /// Log entries of a partition between two compactions, 100 to 10,000,000.
     pub snapshot_every: u64,
     /// How much of the disk stays free.
@@ -218,7 +221,8 @@ impl Default for Config {
             task_hub_calls: true,
             log_level: "info".to_owned(),
             log_format: LogFormat::Auto,
-            cache_mb: 128,
+            cache_mb: 0,
+            memory_budget: None,
             snapshot_every: 50_000,
             storage: Storage::default(),
             limits: Limits::default(),

@@ -266,11 +266,30 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "cache_mb",
         value_name: "MIB",
-        help: "Memory for the storage cache of this node, in MiB. The process needs more than this in total.",
-        allowed: "a whole number from 16 to 65536",
+        help: "Memory for the storage cache of this node, in MiB. The process needs more than this in total. 0: a sixteenth of the memory budget, but not less than 16 and not more than 128.",
+        allowed: "0, or a whole number from 16 to 65536",
         emulator: None,
-        set: |c, v| put(&mut c.cache_mb, values::whole(v, 16..=65_536)),
+        set: |c, v| {
+            let cache = values::whole(v, 0..=65_536).filter(|cache| *cache == 0 || *cache >= 16);
+            put(&mut c.cache_mb, cache)
+        },
         show: |c| c.cache_mb.to_string(),
+    },
+    Setting {
+        key: "memory_budget",
+        value_name: "BYTES",
+        help: "Memory that this process may have. When less than a tenth of it is left, nothing new is begun: starts, restarts, rewinds and new task hubs are answered with RESOURCE_EXHAUSTED and when to ask again, until there is more. auto: the limit of its cgroup (container), or else what the machine has. Applied to a running node when the file changes.",
+        allowed: "auto, or a size from 64MiB to 1024GiB",
+        emulator: None,
+        set: |c, v| {
+            let auto = v.text() == Some("auto");
+            let bytes = || values::bytes(v, 64 << 20..=1 << 40).map(|bytes| Some(bytes as u64));
+            put(&mut c.memory_budget, if auto { Some(None) } else { bytes() })
+        },
+        show: |c| {
+            let bytes = c.memory_budget.map(|bytes| values::show_bytes(bytes as usize));
+            quoted(bytes.as_deref().unwrap_or("auto"))
+        },
     },
     Setting {
         key: "snapshot_every",

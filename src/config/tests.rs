@@ -154,6 +154,8 @@ fn values_out_of_range_are_refused() {
         ("retention.completed", ["--retention-completed", "999ms"]),
         ("retention.failed", ["--retention-failed", "never"]),
         ("retention.terminated", ["--retention-terminated", "11years"]),
+        ("cache_mb", ["--cache-mb", "15"]),
+        ("memory_budget", ["--memory-budget", "63MiB"]),
         ("storage.low_free", ["--storage-low-free", "a lot"]),
         ("storage.critical_free", ["--storage-critical-free", "0%"]),
     ] {
@@ -195,6 +197,7 @@ fn what_is_printed_is_read_back_to_the_same() {
         "--advertise-peer=[::1]:9",
         "--ephemeral",
         "--retention-failed=30d",
+        "--memory-budget=1GiB",
         "--storage-low-free=5%",
         "--storage-critical-free=64MiB",
     ];

@@ -5,8 +5,9 @@
 //! instances still arrive, and everything stays that reads, ends or removes. A node goes back by itself, a little
 //! later than it came ([`level`]), so that it does not swing.
 //!
-//! Short of what is a matter of *sources*; the worst of them counts. [`disk`] looks at the file system of the data
-//! folder once a second.
+//! Short of what is a matter of *sources*; the worst of them counts. [`disk`] is the file system of the data folder;
+//! [`memory`] is what this process may have in memory, which is low when little is left and never critical: work that
+//! goes on gives memory back. [`look`] looks once a second.
 //!
 //! Who leads a partition decides, by its own room ([`Pressure::admit`] is asked there); a node that is critical hands
 //! its leaders to nodes that are not, and follows on as long as it can. Replicas never decide by their room what a
@@ -17,7 +18,10 @@
 
 mod disk;
 mod level;
+mod look;
+mod memory;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,28 +29,44 @@ use durahub_cluster::{Demand, Refusal};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use disk::DiskWatch;
 pub use level::{Level, Mark, Marks, Room};
+pub use look::Watch;
+pub use memory::{cache_share, limit as memory_limit};
 
 use crate::telemetry::metrics as names;
 
 /// When a refused caller may try again: room is looked for once a second, and seldom comes at once.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Memory is low when less than this is left of the budget.
+const MEMORY_LOW: Mark = Mark::Percent(10);
+
 /// What a node can be short of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The file system of the data folder.
     Disk,
+    /// The memory of this process.
+    Memory,
 }
 
 impl Source {
-    const COUNT: usize = 1;
+    const COUNT: usize = 2;
+    const ALL: [Source; Source::COUNT] = [Source::Disk, Source::Memory];
+
+    /// Where its levels begin unless somebody says so.
+    fn marks(self) -> Marks {
+        match self {
+            Source::Disk => Marks::default(),
+            Source::Memory => Marks { low: MEMORY_LOW, critical: Mark::Bytes(0) },
+        }
+    }
 
     /// Its name in metrics.
     fn label(self) -> &'static str {
         match self {
             Source::Disk => "disk",
+            Source::Memory => "memory",
         }
     }
 }
@@ -62,6 +82,8 @@ struct Shared {
     seen: Mutex<[Seen; Source::COUNT]>,
     /// The worst of all sources.
     level: watch::Sender<Level>,
+    /// Bytes that this process may have in memory; 0 is not known.
+    memory_budget: AtomicU64,
 }
 
 /// What was seen of a source last.
@@ -78,8 +100,11 @@ impl Pressure {
     pub fn new() -> Pressure {
         Pressure(Arc::new(Shared {
             node: OnceLock::new(),
-            seen: Mutex::default(),
+            seen: Mutex::new(
+                Source::ALL.map(|source| Seen { marks: source.marks(), ..Seen::default() }),
+            ),
             level: watch::Sender::default(),
+            memory_budget: AtomicU64::new(0),
         }))
     }
 
@@ -91,6 +116,15 @@ impl Pressure {
     /// Sets where the levels of a source begin, from the next look on.
     pub fn set(&self, source: Source, marks: Marks) {
         self.0.seen.lock()[source as usize].marks = marks;
+    }
+
+    /// Sets how many bytes this process may have in memory, from the next look on; `None` does not watch them.
+    pub fn set_memory_budget(&self, bytes: Option<u64>) {
+        self.0.memory_budget.store(bytes.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn memory_budget(&self) -> Option<u64> {
+        Some(self.0.memory_budget.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// How short of room the node is, from now on.
@@ -109,21 +143,14 @@ impl Pressure {
         }
         let seen = *self.0.seen.lock();
         // Somebody may have seen more room meanwhile.
-        let Some(short) = seen.iter().find(|seen| seen.level.refuses(demand)) else {
+        let short = Source::ALL.into_iter().map(|source| (source, seen[source as usize]));
+        let Some((source, seen)) = short.into_iter().find(|(_, it)| it.level.refuses(demand))
+        else {
             return Ok(());
         };
-        let Seen { marks, level, room } = *short;
-        let (mark, setting, what) = match level {
-            Level::Critical => (marks.critical_of(room), "critical_free", "nothing that grows"),
-            _ => (marks.low_of(room), "low_free", "nothing new"),
-        };
         let node = self.0.node.get().copied().unwrap_or_default();
-        let (free, seconds) = (room.free, RETRY.as_secs());
-        let reason = format!(
-            "node {node} is short of disk space: {free} bytes are free, and below {mark} \
-             (storage.{setting}) it takes {what}; make room on the disk of its data folder or purge ended \
-             instances, and ask again in {seconds} s"
-        );
+        let (short, seconds) = (seen.explain(source), RETRY.as_secs());
+        let reason = format!("node {node} is short of {short}; ask again in {seconds} s");
         Err(Refusal { reason, retry: RETRY })
     }
 
@@ -138,12 +165,18 @@ impl Pressure {
             let now = *seen;
             (before, now, all.iter().map(|seen| seen.level).max().unwrap_or_default())
         };
-        metrics::gauge!(names::DISK_FREE).set(room.free as f64);
+        match source {
+            Source::Disk => metrics::gauge!(names::DISK_FREE).set(room.free as f64),
+            Source::Memory => {
+                metrics::gauge!(names::MEMORY_USED).set((room.total - room.free) as f64);
+                metrics::gauge!(names::MEMORY_BUDGET).set(room.total as f64);
+            }
+        }
         metrics::gauge!(names::PRESSURE, "source" => source.label())
             .set(f64::from(now.level as u8));
         self.0.level.send_if_modified(|level| std::mem::replace(level, worst) != worst);
         if before.level != now.level {
-            tell(now);
+            now.tell(source);
         }
     }
 }
@@ -154,24 +187,61 @@ impl Default for Pressure {
     }
 }
 
-/// One line per change.
-fn tell(Seen { marks, level, room }: Seen) {
-    let (free_bytes, total_bytes) = (room.free, room.total);
-    let (low_free, critical_free) = (marks.low_of(room), marks.critical_of(room));
-    // The macro wants its level at compile time.
-    macro_rules! line {
-        ($level:ident, $text:literal) => {
-            tracing::$level!(free_bytes, total_bytes, low_free, critical_free, $text)
+impl Seen {
+    /// What is short, by which setting, and what to do.
+    fn explain(&self, source: Source) -> String {
+        let Seen { marks, level, room } = *self;
+        let Room { free, total } = room;
+        let (mark, setting, what) = match level {
+            Level::Critical => (marks.critical_of(room), "critical_free", "nothing that grows"),
+            _ => (marks.low_of(room), "low_free", "nothing new"),
         };
+        match source {
+            Source::Disk => format!(
+                "disk space: {free} bytes are free, and below {mark} (storage.{setting}) it takes {what}; \
+                 make room on the disk of its data folder or purge ended instances"
+            ),
+            Source::Memory => format!(
+                "memory: {free} of {total} bytes (memory_budget) are free, and below {mark} it takes {what}; \
+                 give it more memory, or start less at a time"
+            ),
+        }
     }
-    match level {
-        Level::Calm => line!(info, "disk space is back: everything is taken again"),
-        Level::Low => line!(warn, "DISK SPACE IS LOW: nothing new is begun until there is more"),
-        Level::Critical => {
-            line!(
-                error,
-                "DISK SPACE IS CRITICAL: nothing that grows is taken, no work is handed out"
-            )
+
+    /// One line per change.
+    fn tell(&self, source: Source) {
+        let (Room { free, total }, marks) = (self.room, self.marks);
+        let (low, critical) = (marks.low_of(self.room), marks.critical_of(self.room));
+        let what = match source {
+            Source::Disk => "DISK SPACE",
+            Source::Memory => "MEMORY",
+        };
+        match self.level {
+            Level::Calm => {
+                tracing::info!(
+                    free,
+                    total,
+                    low,
+                    critical,
+                    "{what} IS BACK: everything is taken again"
+                );
+            }
+            Level::Low => {
+                tracing::warn!(
+                    free,
+                    total,
+                    low,
+                    critical,
+                    "{what} IS LOW: nothing new is begun until there is more"
+                );
+            }
+            Level::Critical => tracing::error!(
+                free,
+                total,
+                low,
+                critical,
+                "{what} IS CRITICAL: nothing that grows is taken, no work is handed out"
+            ),
         }
     }
 }
@@ -207,7 +277,18 @@ mod tests {
         let reason = pressure.admit(Demand::Grows).unwrap_err().reason;
         assert!(reason.contains("below 10485760 (storage.critical_free)"), "{reason}");
 
+        // Memory has a mark of its own, and no second one.
+        pressure.see(Source::Memory, Room { free: 0, total });
+        assert!(pressure.admit(Demand::Grows).unwrap_err().reason.contains("disk space"));
+        pressure.see(Source::Disk, Room { free: total, total });
+        assert_eq!((*level.borrow(), refused()), (Level::Low, [false, false, true]));
+        let reason = pressure.admit(Demand::Begins).unwrap_err().reason;
+        assert!(reason.contains("memory: 0 of 1048576000 bytes (memory_budget)"), "{reason}");
+        pressure.see(Source::Memory, Room { free: 200 * MIB, total });
+        assert_eq!((*level.borrow(), refused()), (Level::Calm, [false, false, false]));
+
         // Lower marks count at the next look.
+        pressure.see(Source::Disk, Room { free: 5 * MIB, total });
         pressure.set(Source::Disk, disk(MIB, 0));
         pressure.see(Source::Disk, Room { free: 5 * MIB, total });
         assert_eq!((*level.borrow(), refused()), (Level::Calm, [false, false, false]));

@@ -67,6 +67,8 @@ table! {
     ACTIONS = "durahub_actions_total", Counter, ["hub", "kind"], "Work items whose answer was committed: what the managed service counts as actions.";
     ANSWERS_IGNORED = "durahub_answers_ignored_total", Counter, ["hub", "kind"], "Answers of workers that changed nothing: late, repeated or computed from an older history.";
     DISK_FREE = "durahub_disk_free_bytes", Gauge, [], "Free bytes of the file system of the data folder.";
+    MEMORY_USED = "durahub_memory_used_bytes", Gauge, [], "Memory of this process that is resident.";
+    MEMORY_BUDGET = "durahub_memory_budget_bytes", Gauge, [], "Memory that this process may have.";
     PRESSURE = "durahub_pressure", Gauge, ["source"], "How short of room the node is: 0 not at all, 1 nothing new is begun, 2 nothing that grows is taken.";
     TIMER_LAG = "durahub_timer_lag_seconds", Histogram, [], "Time from the due time of a partition's earliest timer to its firing.";
 }

@@ -221,6 +221,59 @@ async fn resident_after_starts(with_stream: bool) -> u64 {
     resident
 }
 
+/// A node that has used up its memory budget begins nothing new until it has more; what runs goes on.
+#[tokio::test]
+async fn memory_that_is_used_up_refuses_new_work_only() {
+    let text = "cache_mb = 16\n";
+    let (server, folder) = with_file(text).await;
+    let client = server.client();
+    let start = |id: String, bytes: usize| {
+        let mut rpc = client.rpc();
+        let input = Some("x".repeat(bytes).into());
+        let name = "Waits".to_owned();
+        let instance_id = id;
+        let request =
+            wire::CreateInstanceRequest { instance_id, name, input, ..Default::default() };
+        async move { rpc.start_instance(request).await }
+    };
+    // More than the smallest budget, in memory that the log and the store keep.
+    let mut started = 0;
+    while resident_mib(server.pid()) < 80 {
+        start(format!("i-{started}"), 256 << 10).await.unwrap();
+        started += 1;
+        assert!(started < 2_000, "{} MiB", resident_mib(server.pid()));
+    }
+    let path = folder.path().join("durahub.toml");
+    std::fs::write(&path, format!("{text}memory_budget = '64MiB'\n")).unwrap();
+    let mut tries = 0..600;
+    let refused = loop {
+        let number = tries.next().expect("a refusal");
+        if let Err(status) = start(format!("t-{number}"), 1).await {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    for part in ["is short of memory: 0 of 67108864 bytes (memory_budget)", "takes nothing new"] {
+        assert!(refused.message().contains(part), "{part:?} is missing in {}", refused.message());
+    }
+    assert!(refused.metadata().get("grpc-retry-pushback-ms").is_some());
+    client.raise("i-0", "anything", "").await;
+    let mut worker = super::support::Worker::connect(&client, Default::default()).await;
+    let turn = worker.next_turn().await;
+    let done = vec![super::support::actions::complete(1, "done")];
+    worker.complete_turn(&turn, done).await;
+    assert_eq!(client.output(&turn.request.instance_id).await, "done");
+
+    std::fs::write(&path, format!("{text}memory_budget = '64GiB'\n")).unwrap();
+    let again = async {
+        while start("again".into(), 1).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("new work");
+}
+
 fn resident_mib(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

@@ -239,7 +239,7 @@ async fn new_work_is_refused_first_then_what_grows_and_all_comes_back_with_space
     assert_eq!(server.pid(), pid);
     assert_eq!(metric(&server, r#"durahub_pressure{source="disk"}"#).await, 0.0);
     assert_eq!(lines(&server, "DISK SPACE IS CRITICAL"), 1);
-    assert_eq!(lines(&server, "disk space is back"), 1);
+    assert_eq!(lines(&server, "DISK SPACE IS BACK"), 1);
     assert!(raised < 200, "{raised} events before the first refusal");
 }
 
