@@ -166,11 +166,12 @@ impl<M: Machine> Partition<M> {
         if inner.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
-        // Whoever does not lead has nothing to say about it.
-        if let (Kind::Of(demand), Leadership::Leader { .. }) =
-            (kind, *inner.group.leadership().borrow())
+        if let Kind::Of(demand) = kind
+            && let Err(refusal) = (inner.admit)(demand)
+            // Whoever does not lead has nothing to say about it.
+            && matches!(*inner.group.leadership().borrow(), Leadership::Leader { .. })
         {
-            (inner.admit)(demand).map_err(Error::Refused)?;
+            return Err(Error::Refused(refusal));
         }
         let (reply, answer) = oneshot::channel();
         let system = kind == Kind::System;
