@@ -238,7 +238,7 @@ mod tests {
             "--max-message-bytes <BYTES>",
             "[default: 64MiB] [env: DURAHUB_MAX_MESSAGE_BYTES]",
             "[default: default] [env: DURAHUB_TASK_HUBS, DTS_TASK_HUB_NAMES]",
-            "[default: 128] [env: DURAHUB_CACHE_MB]",
+            "[default: 0] [env: DURAHUB_CACHE_MB]",
             "--ephemeral[=<BOOL>]",
         ] {
             assert!(help.replace('\n', " ").contains(part), "{part:?} is missing in:\n{help}");
