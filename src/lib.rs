@@ -19,6 +19,7 @@ pub mod tls;
 
 pub mod clock;
 pub mod health;
+pub mod spans;
 pub mod telemetry;
 
 pub mod banner;

@@ -33,6 +33,7 @@ use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::reload::{self, Cause};
 use crate::security::Security;
+use crate::spans::{self, Exporting, Spans};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
@@ -99,14 +100,17 @@ pub async fn run(
     let node = start_node(&config, &clock, addresses.2, machine, &secure).await?;
     let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
     health.pass("storage");
+    let (spans, exporting) = start_spans(&config, node.identity().node, &clock)?;
     let dispatcher = Dispatcher::new(
-        dispatch_settings(&config),
+        dispatch_settings(&config, spans.clone()),
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
     let metadata = node.group(GroupId::METADATA).clone();
     let hub_names = metadata.clone();
     dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
+    let hub_names = metadata.clone();
+    spans.name_hubs(move |hub| hub_name(&hub_names, hub));
     let measured = dispatcher.clone();
     metrics.before_each_look(move || measured.measure());
     let mut leading = leaders.run(&dispatcher);
@@ -128,7 +132,7 @@ pub async fn run(
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
     let gateway =
-        Gateway::new(gateway_settings(&config), metadata, dispatcher.clone(), entropy, closing);
+        Gateway::new(gateway_settings(&config, spans), metadata, dispatcher.clone(), entropy, closing);
     tokio::pin!(shutdown);
     tokio::select! {
         created = create_hubs(&gateway, &config.task_hubs) => created?,
@@ -172,6 +176,9 @@ pub async fn run(
     reloading.abort();
     peers.stop().await;
     node.stop().await;
+    if let Some(exporting) = exporting {
+        exporting.stop().await;
+    }
     let _ = stop_http.send(());
     serving_http.await?.context("serve HTTP")?;
     tracing::info!("stopped");
@@ -281,13 +288,34 @@ async fn start_node(
     Ok(Node::start(settings, Arc::new(machine)).await?)
 }
 
+/// Spans go to the collector, if there is one.
+fn start_spans(
+    config: &Config,
+    node: u64,
+    clock: &Clock,
+) -> anyhow::Result<(Spans, Option<Exporting>)> {
+    let tracing = &config.tracing;
+    let Some(endpoint) = tracing.endpoint.clone() else { return Ok((Spans::off(), None)) };
+    let settings = spans::Settings {
+        endpoint,
+        ca_file: tracing.ca_file.clone(),
+        headers_file: tracing.headers_file.clone(),
+        sampling_ratio: tracing.sampling_ratio.as_f64(),
+        service_name: tracing.service_name.clone(),
+        resource: tracing.resource_attributes.clone(),
+        node,
+    };
+    let started = Spans::start(settings, clock.clone()).context("set up tracing (tracing)")?;
+    Ok((started.0, Some(started.1)))
+}
+
 /// The name of a hub, as far as this node has heard of it.
 fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
     let hubs = metadata.peek(|rows| engine::read::hubs(&RowsView(rows)));
     hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
-fn dispatch_settings(config: &Config) -> dispatch::Settings {
+fn dispatch_settings(config: &Config, spans: Spans) -> dispatch::Settings {
     let limits = &config.limits;
     dispatch::Settings {
         leases: LeaseTimes {
@@ -302,6 +330,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         limits: instance_limits(config),
         instance_id_length: limits.max_instance_id_length,
         retention: retention(config),
+        spans,
     }
 }
 
@@ -327,7 +356,7 @@ fn instance_limits(config: &Config) -> dispatch::Limits {
     }
 }
 
-fn gateway_settings(config: &Config) -> gateway::Settings {
+fn gateway_settings(config: &Config, spans: Spans) -> gateway::Settings {
     gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
         instance_id_length: config.limits.max_instance_id_length,
@@ -335,6 +364,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         limits: instance_limits(config),
         hub_calls: config.task_hub_calls,
         retention: retention(config),
+        spans,
     }
 }
 

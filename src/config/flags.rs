@@ -59,6 +59,7 @@ impl clap::Args for Flags {
             let heading = match setting.table() {
                 "limits" => "Limits",
                 "retention" => "Retention",
+                "tracing" => "Tracing",
                 "" => "Settings",
                 _ => "Security",
             };

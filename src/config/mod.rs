@@ -4,7 +4,8 @@
 //!
 //! 1. the TOML file of `--config` or `DURAHUB_CONFIG`; a missing file and an unknown key are errors;
 //! 2. the variables of the managed service's emulator (`DTS_TASK_HUB_NAMES`, `DTS_USE_DYNAMIC_TASK_HUBS`,
-//!    `DTS_EMULATOR_LOG_LEVEL`), so that its compose files keep working;
+//!    `DTS_EMULATOR_LOG_LEVEL`), so that its compose files keep working, and three of OpenTelemetry's
+//!    (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`);
 //! 3. the `DURAHUB_*` variables; an empty one counts as not set;
 //! 4. the flags.
 //!
@@ -19,6 +20,7 @@ mod access_settings;
 mod flags;
 mod problems;
 mod settings;
+mod traces;
 mod values;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use std::time::Duration;
 pub use access::{Audit, Auth, AuthMode, Jwt, PeerTls, Plaintext, Tls};
 pub use flags::Flags;
 pub use problems::{ConfigErrors, Problem};
+pub use traces::{Ratio, Tracing};
 use settings::Setting;
 use values::Value;
 
@@ -98,6 +101,8 @@ pub struct Config {
     pub auth: Auth,
     /// The audit log.
     pub audit: Audit,
+    /// The collector of traces.
+    pub tracing: Tracing,
 }
 
 /// Sizes and times that bound what clients and workers can ask for.
@@ -201,6 +206,7 @@ impl Default for Config {
             peer_tls: PeerTls::default(),
             auth: Auth::default(),
             audit: Audit::default(),
+            tracing: Tracing::default(),
         }
     }
 }
@@ -440,7 +446,7 @@ fn unknown(table: &str) -> String {
     let here = settings::all().filter(|setting| setting.table() == table);
     let names: Vec<_> = here.map(Setting::name).collect();
     let tables = match table {
-        "" => ", and the tables limits, tls, peer_tls, auth and audit",
+        "" => ", and the tables limits, retention, tls, peer_tls, auth, audit and tracing",
         "auth" => ", and the table jwt",
         _ => "",
     };

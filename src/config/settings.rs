@@ -3,7 +3,8 @@
 //! A key is a TOML key, a flag (`--data-dir`) and a variable (`DURAHUB_DATA_DIR`); the three names follow
 //! from the key, so they cannot drift apart. Help text, the sentence about what is allowed, and the way
 //! from text to [`Config`] and back stand in the row. A new setting is a field in [`Config`] and a row here,
-//! or in [`access_settings`](super::access_settings) if it is about who may connect and do what.
+//! or in [`access_settings`](super::access_settings) if it is about who may connect and do what, or in
+//! [`traces`](super::traces).
 //!
 //! No key may be called `port` or start with `service`: Kubernetes sets `DURAHUB_PORT` and
 //! `DURAHUB_SERVICE_…` in every pod beside a Service named `durahub`. For the same reason an unknown
@@ -24,7 +25,7 @@ pub(super) struct Setting {
     pub(super) help: &'static str,
     /// What a value may be, to end the sentence "allowed is …".
     pub(super) allowed: &'static str,
-    /// Variable of the managed service's emulator that gives the same thing.
+    /// Variable of the managed service's emulator, or of OpenTelemetry, that gives the same thing.
     pub(super) emulator: Option<&'static str>,
     /// Puts a value into the configuration; `None` when the value is not allowed.
     pub(super) set: fn(&mut Config, &Value) -> Option<()>,
@@ -65,7 +66,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Every setting, in the order of the help text and of the configuration reference.
 pub(super) fn all() -> impl Iterator<Item = &'static Setting> + Clone {
-    SETTINGS.iter().chain(super::access_settings::SETTINGS)
+    SETTINGS.iter().chain(super::access_settings::SETTINGS).chain(super::traces::SETTINGS)
 }
 
 const RETENTION_ALLOWED: &str = "off, or a time from 1s to 10years, such as 12h or 30d";

@@ -188,6 +188,7 @@ impl Dispatcher {
         let Ok(Some(Some(mut ending))) = self.claim(hub, named) else { return };
         tracing::debug!(hub, instance = %named.key.instance(), why, "work item given back");
         self.0.meters.of(hub).returned(named.key.kind(), Returned::Abandoned);
+        self.give_back_span(hub, &named.key, named.lease);
         ending.end = End::Abandoned;
     }
 
@@ -309,7 +310,8 @@ impl Dispatcher {
         command: Command,
         ending: Option<Ending<'_>>,
     ) -> Result<(), CompleteError> {
-        let Named { key, work, .. } = named;
+        let Named { key, work, lease, .. } = named;
+        let span = self.answered_span(hub, key, *lease);
         let command = command.within(&self.0.settings.limits.engine);
         let reply = self.partition_of(hub, key.instance()).propose(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
@@ -328,6 +330,7 @@ impl Dispatcher {
             (_, Err(_)) => {}
         }
         self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
+        self.end_span(span, answer.is_ok());
         if let Err(reject) = answer {
             let (kind, instance) = (key.kind(), key.instance());
             tracing::debug!(hub, %instance, ?kind, %reject, "completion changed nothing");

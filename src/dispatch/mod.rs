@@ -11,6 +11,8 @@
 //! comes back with the item's token ([`token`]), to the leader again whatever gateway it reaches, is checked
 //! against the lease and the [`limits`], and becomes a command ([`complete`]).
 //!
+//! Where a collector of traces is configured, [`traced`] tells it of each item.
+//!
 //! Messages between instances go another way: [`courier`] carries them from partition to partition.
 //!
 //! Locks: one mutex around all hubs, and inside it one around the outlets of their streams, held for table
@@ -31,6 +33,7 @@ mod reaper;
 mod retention;
 mod sweeper;
 mod token;
+mod traced;
 mod waiters;
 
 #[cfg(test)]
@@ -58,6 +61,7 @@ use self::waiters::Waiters;
 use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
+use crate::spans::Spans;
 
 pub use complete::CompleteError;
 pub use feed::{Closing, StreamOptions, WorkStream};
@@ -85,6 +89,8 @@ pub struct Settings {
     pub instance_id_length: usize,
     /// How long ended instances stay in hubs that do not say so themselves.
     pub retention: Retention,
+    /// Records what happens to items, if anybody wants to know.
+    pub spans: Spans,
 }
 
 /// The dispatcher of a node; a cheap handle.
@@ -354,6 +360,7 @@ impl Dispatcher {
                 let token = Token { run: self.0.run, lease: *lease, work: Some(work) };
                 item.completion_token = token.to_text();
                 self.0.meters.of(hub).sent(key.kind(), now - to.since);
+                self.begin_span(hub, &to, &item, now);
                 // A stream that has gone gives its leases back when it is closed.
                 let way = self.0.outlets.lock().way(*stream);
                 let is_sent = match way {

@@ -17,7 +17,8 @@
 //! - [`status`]: the one table from our errors to gRPC codes;
 //! - [`oversize`]: the code for messages that are too large;
 //! - [`deadline`]: the code for calls whose time is over;
-//! - [`calls`]: how many calls, and how long they took.
+//! - [`calls`]: how many calls, and how long they took;
+//! - [`traced`]: spans of calls, for a collector of traces.
 
 mod calls;
 mod client_api;
@@ -34,6 +35,7 @@ mod scaler;
 mod sidecar;
 mod skip;
 mod status;
+mod traced;
 mod worker_api;
 
 use std::sync::Arc;
@@ -52,6 +54,7 @@ use crate::dispatch::{Dispatcher, Limits, Retention};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
+use crate::spans::Spans;
 
 pub use calls::CallsLayer;
 pub use deadline::DeadlineLayer;
@@ -79,6 +82,8 @@ pub struct Settings {
     pub hub_calls: bool,
     /// How long ended instances stay in hubs that do not say so themselves.
     pub retention: Retention,
+    /// Records what calls do, if anybody wants to know.
+    pub spans: Spans,
 }
 
 /// The gateway of a node; a cheap handle.

@@ -67,6 +67,8 @@ table! {
     ACTIONS = "durahub_actions_total", Counter, ["hub", "kind"], "Work items whose answer was committed: what the managed service counts as actions.";
     ANSWERS_IGNORED = "durahub_answers_ignored_total", Counter, ["hub", "kind"], "Answers of workers that changed nothing: late, repeated or computed from an older history.";
     TIMER_LAG = "durahub_timer_lag_seconds", Histogram, [], "Time from the due time of a partition's earliest timer to its firing.";
+    SPANS_SENT = "durahub_spans_sent_total", Counter, [], "Spans that the collector of traces (tracing.endpoint) has taken.";
+    SPANS_DROPPED = "durahub_spans_dropped_total", Counter, ["reason"], "Spans that it will never see: full (too many waited), unsent (it was not reached), refused (by it).";
 }
 
 /// Upper ends of histogram buckets in seconds: fine around a commit, coarse up to a lease.
@@ -107,6 +109,11 @@ impl Metrics {
         metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?;
         describe();
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        // There from the start: who asks how fast they grow needs a first value.
+        drop(metrics::counter!(SPANS_SENT));
+        for reason in ["full", "unsent", "refused"] {
+            drop(metrics::counter!(SPANS_DROPPED, "reason" => reason));
+        }
         Ok(Metrics { handle, look: Arc::default() })
     }
 

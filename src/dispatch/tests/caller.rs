@@ -33,6 +33,7 @@ pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>)
         instance_id_length: 100,
         stream_history_above: 1 << 20,
         retention: Retention::default(),
+        spans: crate::spans::Spans::off(),
         limits: Limits {
             engine: engine::Limits::USUAL,
             payload_bytes: 1 << 10,
