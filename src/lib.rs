@@ -23,6 +23,7 @@ pub mod spans;
 pub mod telemetry;
 
 pub mod banner;
+mod connections;
 pub mod http;
 pub mod listen;
 pub mod panics;

@@ -23,6 +23,7 @@ use crate::access::{Access, AccessLayer};
 use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors};
+use crate::connections::Connections;
 use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
 use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
@@ -78,10 +79,11 @@ pub async fn run(
 
     let clock = Clock::system();
     let security = Security::start(&config, &clock).await?;
-    let grpc = tls::accept(grpc, security.grpc.clone())?;
-    let http = tls::accept(http, security.http.clone())?;
     let metrics = Metrics::install()?;
     durahub_cluster::metrics::describe();
+    let connections = Connections::new(&config.limits);
+    let grpc = tls::accept(grpc, security.grpc.clone(), connections.grpc())?;
+    let http = tls::accept(http, security.http.clone(), connections.http())?;
     let health = Health::new(&["storage", "partitions"]);
     let pages = http::Node {
         health: health.clone(),
@@ -98,7 +100,14 @@ pub async fn run(
     let secure = security.peers();
     let machine = Orchestrations::new(listener);
     let node = start_node(&config, &clock, addresses.2, machine, &secure).await?;
-    let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
+    let peers = PeerServer::start(
+        peer,
+        secure,
+        node.service(),
+        node.admin(),
+        security.operators(),
+        connections.peer(),
+    );
     health.pass("storage");
     let (spans, exporting) = start_spans(&config, node.identity().node, &clock)?;
     let dispatcher = Dispatcher::new(
@@ -111,8 +120,11 @@ pub async fn run(
     dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
     let hub_names = metadata.clone();
     spans.name_hubs(move |hub| hub_name(&hub_names, hub));
-    let measured = dispatcher.clone();
-    metrics.before_each_look(move || measured.measure());
+    let measured = (dispatcher.clone(), connections.clone());
+    metrics.before_each_look(move || {
+        measured.0.measure();
+        measured.1.measure();
+    });
     let mut leading = leaders.run(&dispatcher);
     dispatcher.join(node.peers(), &mut leading);
     node.serve(dispatcher.program());
@@ -126,6 +138,7 @@ pub async fn run(
         source,
         security: security.clone(),
         throttle: throttle.clone(),
+        connections,
     };
     let reloading = tokio::spawn(reloading.run()?);
 
@@ -191,6 +204,7 @@ struct Reloading {
     source: Source,
     security: Security,
     throttle: Throttle,
+    connections: Connections,
 }
 
 impl Reloading {
@@ -217,6 +231,7 @@ impl Reloading {
             }
         };
         self.throttle.set(shares(&config.limits));
+        self.connections.set(&config.limits);
         if let Err(error) = logs::set_filter(&config.log_level) {
             tracing::error!(%error, "the log level stays");
         }

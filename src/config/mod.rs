@@ -40,12 +40,14 @@ pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
 
 /// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
 /// grants and keys hold is taken over, too; where they are is not.
-pub const RELOADED: [&str; 5] = [
+pub const RELOADED: &[&str] = &[
     "log_level",
     "limits.hub_calls_per_second",
     "limits.hub_calls_in_flight",
     "limits.connection_calls_per_second",
     "limits.connection_calls_in_flight",
+    "limits.connections",
+    "limits.connections_per_address",
 ];
 
 /// Everything that a node can be told. The default is a persistent single node on loopback.
@@ -152,6 +154,10 @@ pub struct Limits {
     pub connection_calls_in_flight: u32,
     /// HTTP/2 streams at the same time on one connection, 10 to 100,000.
     pub connection_streams: u32,
+    /// Connections at the same time at each port, in all; 0: no limit.
+    pub connections: u32,
+    /// Connections at the same time at each port, from one address; 0: no limit.
+    pub connections_per_address: u32,
 }
 
 /// How long ended instances stay, from their end, by the status in which they ended: 1 s to 10 years; `None`: for
@@ -236,6 +242,8 @@ impl Default for Limits {
             connection_calls_per_second: 0,
             connection_calls_in_flight: 0,
             connection_streams: 1000,
+            connections: 10_000,
+            connections_per_address: 2_000,
         }
     }
 }

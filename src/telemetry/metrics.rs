@@ -67,6 +67,8 @@ table! {
     ACTIONS = "durahub_actions_total", Counter, ["hub", "kind"], "Work items whose answer was committed: what the managed service counts as actions.";
     ANSWERS_IGNORED = "durahub_answers_ignored_total", Counter, ["hub", "kind"], "Answers of workers that changed nothing: late, repeated or computed from an older history.";
     TIMER_LAG = "durahub_timer_lag_seconds", Histogram, [], "Time from the due time of a partition's earliest timer to its firing.";
+    CONNECTIONS = "durahub_connections", Gauge, ["port"], "Connections that are open at a port: grpc, http or peer.";
+    CONNECTIONS_REFUSED = "durahub_connections_refused_total", Counter, ["port", "reason"], "Connections that were closed because there were too many, in all or from their address.";
     SPANS_SENT = "durahub_spans_sent_total", Counter, [], "Spans that the collector of traces (tracing.endpoint) has taken.";
     SPANS_DROPPED = "durahub_spans_dropped_total", Counter, ["reason"], "Spans that it will never see: full (too many waited), unsent (it was not reached), refused (by it).";
 }
