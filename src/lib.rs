@@ -28,6 +28,7 @@ pub mod http;
 pub mod listen;
 pub mod panics;
 mod reload;
+mod reloading;
 mod security;
 pub mod server;
 pub mod shutdown;

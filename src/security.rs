@@ -93,22 +93,15 @@ impl Security {
         }
     }
 
-    /// Reads all files again. What cannot be used is told and stays as it was.
-    pub(crate) fn reload(&self) {
-        let ports = [&self.grpc, &self.http].into_iter().flatten();
-        let ports =
-            ports.map(|(tls, _)| ("certificate", tls.reload().map_err(anyhow::Error::from)));
+    /// Reads all files again. What cannot be used stays as it was; each part says what became of it.
+    pub(crate) fn reload(&self) -> Vec<(&'static str, anyhow::Result<()>)> {
+        let ports = [("certificate", &self.grpc), ("certificate of the HTTP port", &self.http)];
+        let ports = ports.into_iter().filter_map(|(what, port)| Some((what, port.as_ref()?)));
+        let ports = ports.map(|(what, (tls, _))| (what, tls.reload().map_err(Into::into)));
         let peer = self.peer.iter();
-        let peer = peer.map(|tls| ("peer certificate", tls.reload().map_err(anyhow::Error::from)));
-        let access = ("authentication", self.access.reload().map_err(anyhow::Error::from));
-        for (what, result) in ports.chain(peer).chain([access]) {
-            match result {
-                Ok(()) => tracing::info!(what, "read again"),
-                Err(error) => {
-                    tracing::error!(what, error = %format!("{error:#}"), "not read again, the old one stays");
-                }
-            }
-        }
+        let peer = peer.map(|tls| ("peer certificate", tls.reload().map_err(Into::into)));
+        let access = ("authentication", self.access.reload().map_err(Into::into));
+        ports.chain(peer).chain([access]).collect()
     }
 
     /// Opens the audit log again, as after a rotation.

@@ -24,7 +24,7 @@ use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors};
 use crate::connections::Connections;
-use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
+use crate::dispatch::{self, CurrentRules, Dispatcher, Leaders, LeaseTimes};
 use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
@@ -32,10 +32,9 @@ use crate::http;
 use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
-use crate::reload::{self, Cause};
+use crate::reloading::Reloading;
 use crate::security::Security;
 use crate::spans::{self, Exporting, Spans};
-use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
 use crate::tls::{self, Incoming};
@@ -110,8 +109,9 @@ pub async fn run(
     );
     health.pass("storage");
     let (spans, exporting) = start_spans(&config, node.identity().node, &clock)?;
+    let current = CurrentRules::new(rules(&config, config.limits.max_message_bytes));
     let dispatcher = Dispatcher::new(
-        dispatch_settings(&config, spans.clone()),
+        dispatch_settings(&config, current.clone(), spans.clone()),
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
@@ -139,13 +139,14 @@ pub async fn run(
         security: security.clone(),
         throttle: throttle.clone(),
         connections,
+        dispatcher: dispatcher.clone(),
     };
     let reloading = tokio::spawn(reloading.run()?);
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
-    let gateway =
-        Gateway::new(gateway_settings(&config, spans), metadata, dispatcher.clone(), entropy, closing);
+    let settings = gateway_settings(&config, current, spans);
+    let gateway = Gateway::new(settings, metadata, dispatcher.clone(), entropy, closing);
     tokio::pin!(shutdown);
     tokio::select! {
         created = create_hubs(&gateway, &config.task_hubs) => created?,
@@ -198,51 +199,8 @@ pub async fn run(
     Ok(())
 }
 
-/// What changes while the node runs.
-struct Reloading {
-    started_with: Config,
-    source: Source,
-    security: Security,
-    throttle: Throttle,
-    connections: Connections,
-}
-
-impl Reloading {
-    /// Reads files again when they change, or at SIGHUP.
-    fn run(self) -> anyhow::Result<impl Future<Output = ()> + Send> {
-        let files = self.security.files.iter().chain(&self.source.file).cloned().collect();
-        let reload = move |cause: Cause| {
-            tracing::info!(?cause, "reading files again");
-            self.security.reload();
-            self.reload_config();
-            if cause == Cause::Signal {
-                self.security.reopen_audit();
-            }
-        };
-        reload::run(files, reload).context("listen for SIGHUP")
-    }
-
-    fn reload_config(&self) {
-        let config = match (self.source.load)() {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "the configuration is not read again, the old one stays");
-                return;
-            }
-        };
-        self.throttle.set(shares(&config.limits));
-        self.connections.set(&config.limits);
-        if let Err(error) = logs::set_filter(&config.log_level) {
-            tracing::error!(%error, "the log level stays");
-        }
-        let waiting = self.started_with.waiting(&config);
-        if !waiting.is_empty() {
-            tracing::warn!(?waiting, "changed settings that wait for a restart");
-        }
-    }
-}
-
-fn shares(limits: &config::Limits) -> Shares {
+/// How much one hub and one connection may ask.
+pub(crate) fn shares(limits: &config::Limits) -> Shares {
     let share = |per_second, in_flight| Share { per_second, in_flight };
     Shares {
         hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
@@ -330,7 +288,7 @@ fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
     hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
-fn dispatch_settings(config: &Config, spans: Spans) -> dispatch::Settings {
+fn dispatch_settings(config: &Config, rules: CurrentRules, spans: Spans) -> dispatch::Settings {
     let limits = &config.limits;
     dispatch::Settings {
         leases: LeaseTimes {
@@ -342,43 +300,40 @@ fn dispatch_settings(config: &Config, spans: Spans) -> dispatch::Settings {
         health_ping: limits.health_ping,
         item_bytes: SEND_LIMIT,
         stream_history_above: limits.stream_history_above,
-        limits: instance_limits(config),
-        instance_id_length: limits.max_instance_id_length,
-        retention: retention(config),
+        rules,
         spans,
     }
 }
 
-fn retention(config: &Config) -> dispatch::Retention {
-    let config::Retention { completed, failed, terminated } = config.retention;
-    dispatch::Retention { completed, failed, terminated }
-}
-
-fn instance_limits(config: &Config) -> dispatch::Limits {
-    let limits = &config.limits;
-    dispatch::Limits {
-        engine: engine::Limits {
-            history_events: limits.max_history_events,
-            history_bytes: limits.max_history_bytes as u64,
-            waiting_events: limits.max_waiting_events,
-            pending: limits.max_pending_per_instance,
+/// What the configuration says of instances. The size of a message is fixed when the ports open.
+pub(crate) fn rules(config: &Config, message_bytes: usize) -> dispatch::Rules {
+    let (limits, retention) = (&config.limits, &config.retention);
+    let config::Retention { completed, failed, terminated } = *retention;
+    dispatch::Rules {
+        limits: dispatch::Limits {
+            engine: engine::Limits {
+                history_events: limits.max_history_events,
+                history_bytes: limits.max_history_bytes as u64,
+                waiting_events: limits.max_waiting_events,
+                pending: limits.max_pending_per_instance,
+            },
+            payload_bytes: limits.max_payload_bytes,
+            custom_status_bytes: limits.max_custom_status_bytes,
+            name_length: limits.max_name_length,
+            tags_bytes: limits.max_tags_bytes,
+            completion_bytes: message_bytes,
         },
-        payload_bytes: limits.max_payload_bytes,
-        custom_status_bytes: limits.max_custom_status_bytes,
-        name_length: limits.max_name_length,
-        tags_bytes: limits.max_tags_bytes,
-        completion_bytes: limits.max_message_bytes,
+        instance_id_length: limits.max_instance_id_length,
+        retention: dispatch::Retention { completed, failed, terminated },
     }
 }
 
-fn gateway_settings(config: &Config, spans: Spans) -> gateway::Settings {
+fn gateway_settings(config: &Config, rules: CurrentRules, spans: Spans) -> gateway::Settings {
     gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
-        instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
-        limits: instance_limits(config),
+        rules,
         hub_calls: config.task_hub_calls,
-        retention: retention(config),
         spans,
     }
 }

@@ -42,12 +42,24 @@ pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
 /// grants and keys hold is taken over, too; where they are is not.
 pub const RELOADED: &[&str] = &[
     "log_level",
+    "limits.max_instance_id_length",
+    "limits.max_payload_bytes",
+    "limits.max_custom_status_bytes",
+    "limits.max_name_length",
+    "limits.max_tags_bytes",
+    "limits.max_history_events",
+    "limits.max_history_bytes",
+    "limits.max_waiting_events",
+    "limits.max_pending_per_instance",
     "limits.hub_calls_per_second",
     "limits.hub_calls_in_flight",
     "limits.connection_calls_per_second",
     "limits.connection_calls_in_flight",
     "limits.connections",
     "limits.connections_per_address",
+    "retention.completed",
+    "retention.failed",
+    "retention.terminated",
 ];
 
 /// Everything that a node can be told. The default is a persistent single node on loopback.
@@ -304,7 +316,7 @@ impl Config {
                 table = setting.table();
                 text += &format!("\n[{table}]\n");
             }
-            text += &format!("\n# {}\n# Allowed: {}.\n", setting.help, setting.allowed);
+            text += &format!("\n# {}\n# Allowed: {}.\n", setting.text(), setting.allowed);
             text += &format!("# --{}, {}\n", setting.flag(), setting.variable());
             text += &format!("{} = {}\n", setting.name(), (setting.show)(self));
         }

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::values::{self, Value};
-use super::{Config, LogFormat};
+use super::{Config, LogFormat, RELOADED};
 
 /// One setting.
 pub(super) struct Setting {
@@ -42,6 +42,15 @@ impl Setting {
     /// The table of the key: `auth.jwt` for `auth.jwt.issuer`; empty at the top.
     pub(super) fn table(&self) -> &'static str {
         self.key.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// What it means, and whether a running node takes it over.
+    pub(super) fn text(&self) -> String {
+        let taken_over = match RELOADED.contains(&self.key) {
+            true => " Applied to a running node when the file changes.",
+            false => "",
+        };
+        format!("{}{taken_over}", self.help)
     }
 
     /// Name of the flag, without dashes in front. The limits go without their table.
@@ -450,7 +459,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.hub_calls_per_second",
         value_name: "N",
-        help: "Calls of clients to one task hub per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        help: "Calls of clients to one task hub per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.hub_calls_per_second, values::count(v)),
@@ -459,7 +468,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.hub_calls_in_flight",
         value_name: "N",
-        help: "Calls of clients to one task hub at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        help: "Calls of clients to one task hub at the same time, waits included, at this node.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.hub_calls_in_flight, values::count(v)),
@@ -468,7 +477,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connection_calls_per_second",
         value_name: "N",
-        help: "Calls of clients on one connection per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        help: "Calls of clients on one connection per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connection_calls_per_second, values::count(v)),
@@ -477,7 +486,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connection_calls_in_flight",
         value_name: "N",
-        help: "Calls of clients on one connection at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        help: "Calls of clients on one connection at the same time, waits included, at this node.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connection_calls_in_flight, values::count(v)),
@@ -497,7 +506,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connections",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. Applied to a running node when the file changes; connections that are there stay.",
+        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. Connections that are there stay.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections, values::count(v)),
@@ -506,7 +515,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connections_per_address",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. Applied to a running node when the file changes; connections that are there stay.",
+        help: "Connections at the same time at each of the three ports from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. Connections that are there stay.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections_per_address, values::count(v)),

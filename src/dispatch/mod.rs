@@ -31,6 +31,7 @@ mod meter;
 mod queue;
 mod reaper;
 mod retention;
+mod rules;
 mod sweeper;
 mod token;
 mod traced;
@@ -70,6 +71,7 @@ pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
 pub use retention::Retention;
+pub use rules::{CurrentRules, Rules};
 pub use waiters::{Waiter, Wanted};
 
 /// How dispatch behaves.
@@ -83,12 +85,8 @@ pub struct Settings {
     pub item_bytes: usize,
     /// Larger histories, in bytes, are left out for workers that can ask for them (R3.30).
     pub stream_history_above: usize,
-    /// How large one instance may be.
-    pub limits: Limits,
-    /// Longest instance id, in characters, that a child may have (R2.3).
-    pub instance_id_length: usize,
-    /// How long ended instances stay in hubs that do not say so themselves.
-    pub retention: Retention,
+    /// How large instances may be, and how long they stay.
+    pub rules: CurrentRules,
     /// Records what happens to items, if anybody wants to know.
     pub spans: Spans,
 }
@@ -154,6 +152,17 @@ impl Dispatcher {
             paused: AtomicBool::new(false),
             deadline: Notify::new(),
         }))
+    }
+
+    /// Other rules hold from now on, here and for all who share them.
+    pub fn set_rules(&self, rules: Rules) {
+        self.0.settings.rules.set(rules);
+        // What is kept shorter now may have to go at once.
+        self.0.retention_set.notify_one();
+    }
+
+    fn rules(&self) -> Rules {
+        self.0.settings.rules.get()
     }
 
     /// Registers a wait for an instance.

@@ -97,11 +97,12 @@ impl Dispatcher {
     async fn pass(&self, metadata: &Partition) -> Option<Duration> {
         let hubs = metadata.peek(|rows| read::hubs(&RowsView(rows)));
         // A hub that comes between two passes keeps nothing longer than the others do.
-        let mut shortest = self.0.settings.retention.limited().map(|(_, time)| time).min();
+        let usual = self.rules().retention;
+        let mut shortest = usual.limited().map(|(_, time)| time).min();
         let (mut removed, mut of_hubs) = (0, 0);
         for hub in hubs.values() {
             let mut here = 0;
-            for (status, time) in self.0.settings.retention.of(hub).limited() {
+            for (status, time) in usual.of(hub).limited() {
                 shortest = Some(shortest.map_or(time, |known| known.min(time)));
                 for partition in self.0.partitions.iter().filter(|partition| leads(partition)) {
                     match self.retire(partition, hub.id, status, time).await {

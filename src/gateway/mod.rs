@@ -50,7 +50,7 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::dispatch::{Dispatcher, Limits, Retention};
+use crate::dispatch::{CurrentRules, Dispatcher, Limits};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
@@ -72,16 +72,12 @@ pub const SEND_LIMIT: usize = 4 * 1024 * 1024 - 64 * 1024;
 pub struct Settings {
     /// Largest message accepted, in bytes (R1.24, R1.25).
     pub message_bytes: usize,
-    /// Longest instance id, in characters (R2.3).
-    pub instance_id_length: usize,
     /// Whether an unknown task hub is created on first use.
     pub dynamic_hubs: bool,
-    /// How large one instance may be.
-    pub limits: Limits,
+    /// How large instances may be, and how long they stay.
+    pub rules: CurrentRules,
     /// Whether clients may create and delete task hubs (R2.97).
     pub hub_calls: bool,
-    /// How long ended instances stay in hubs that do not say so themselves.
-    pub retention: Retention,
     /// Records what calls do, if anybody wants to know.
     pub spans: Spans,
 }
@@ -203,12 +199,16 @@ impl Gateway {
     }
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
-        let command = command.within(&self.0.settings.limits.engine);
+        let command = command.within(&self.limits().engine);
         propose(self.0.dispatcher.partition_of(hub, instance), command).await
     }
 
+    fn limits(&self) -> Limits {
+        self.0.settings.rules.get().limits
+    }
+
     fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
-        self.0.settings.limits.check_payload(field, payload).map_err(Status::invalid_argument)
+        self.limits().check_payload(field, payload).map_err(Status::invalid_argument)
     }
 
     /// An id for an instance that got none: 32 hex digits (R2.1).
@@ -223,7 +223,7 @@ impl Gateway {
 
     /// Refuses an id that is longer than ids may be (R2.3).
     fn check_length(&self, field: &str, id: &str) -> Result<(), Status> {
-        let (length, limit) = (id.chars().count(), self.0.settings.instance_id_length);
+        let (length, limit) = (id.chars().count(), self.0.settings.rules.get().instance_id_length);
         if length > limit {
             return Err(Status::invalid_argument(format!(
                 "{field}: its length is {length} characters, the limit is {limit}; choose a shorter id"

@@ -5,8 +5,10 @@ use std::time::Duration;
 use durahub_proto::wire;
 use tonic::{Code, Status};
 
+use super::support::actions::complete;
+use super::support::client::PATIENCE;
 use super::support::server::ServerOptions;
-use super::support::{Client, TestServer};
+use super::support::{Client, Program, TestServer, WorkerOptions};
 
 async fn get(client: &Client) -> Result<(), Status> {
     client.rpc().get_instance(wire::GetInstanceRequest::default()).await.map(drop)
@@ -74,6 +76,39 @@ async fn a_rate_is_kept_told_and_changed_while_the_node_runs() {
     for _ in 0..20 {
         get(&a).await.unwrap();
     }
+}
+
+/// What the file says of instances holds for those that are there, without a restart.
+#[tokio::test]
+async fn limits_of_instances_and_retention_change_while_the_node_runs() {
+    let (server, folder) = with_file("[limits]\nmax_payload_bytes = '1KiB'\n").await;
+    let client = server.client();
+    let program = Program::new().orchestrator("End", |_| vec![complete(1, "done")]);
+    let _worker = program.run(&client, WorkerOptions::default());
+    client.start("kept", "End", "").await;
+    client.output("kept").await;
+    let large = |id: &str| {
+        let input = Some("x".repeat(2048).into());
+        let (id, name) = (id.to_owned(), "End".to_owned());
+        wire::CreateInstanceRequest { instance_id: id, name, input, ..Default::default() }
+    };
+    let refused = client.rpc().start_instance(large("large")).await.unwrap_err();
+    assert!(refused.message().contains("limits.max_payload_bytes"), "{refused}");
+    assert!(client.get("kept").await.is_some());
+
+    let text = "[limits]\nmax_payload_bytes = '4KiB'\nmax_instance_id_length = 5\n\
+        [retention]\ncompleted = '1s'\n";
+    std::fs::write(folder.path().join("durahub.toml"), text).unwrap();
+    let change = async {
+        while client.get("kept").await.is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, change).await.expect("the instance goes");
+    client.rpc().start_instance(large("large")).await.unwrap();
+    let refused = client.rpc().start_instance(large("longer")).await.unwrap_err();
+    assert!(refused.message().contains("the limit is 5"), "{refused}");
+    assert!(!server.log().contains("wait for a restart"));
 }
 
 #[tokio::test]

@@ -265,7 +265,7 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         name: "server",
-        paths: &["src/server.rs", "src/server/", "src/connections.rs", "src/security.rs"],
+        paths: &["src/server.rs", "src/server/", "src/connections.rs", "src/reloading.rs", "src/security.rs"],
         never: HIDDEN,
         ..FREE
     },
