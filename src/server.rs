@@ -33,7 +33,7 @@ use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::reloading::Reloading;
-use crate::security::Security;
+use crate::security::{self, Security};
 use crate::spans::{self, Exporting, Spans};
 use crate::telemetry::metrics::Metrics;
 use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
@@ -60,6 +60,14 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// Gathers it anew.
     pub load: Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>,
+}
+
+/// Whether the files that a configuration names can be used, as a start would. Nothing is created or bound.
+///
+/// # Errors
+/// Names all that cannot be used, and why.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    Ok(security::check(config)?)
 }
 
 /// Runs a node until `shutdown` ends and the drain is over.

@@ -144,6 +144,15 @@ impl Access {
         Ok(access)
     }
 
+    /// Reads the files as [`Access::start`] would, and asks nobody.
+    ///
+    /// # Errors
+    /// [`AccessError`] with all that is wrong with them.
+    pub fn check(settings: &AccessSettings) -> Result<(), AccessError> {
+        verify::install();
+        read(settings).map(drop)
+    }
+
     /// Reads the files again. Streams of callers that still may have them go on.
     ///
     /// # Errors
