@@ -259,13 +259,15 @@ impl Dispatcher {
         let leases = self.0.settings.leases;
         let (result, deadline_moved) = {
             let mut hubs = self.0.hubs.lock();
-            let hub = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
-            let before = hub.next_deadline();
-            let result = f(hub);
-            (
-                result,
-                hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)),
-            )
+            let tables = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
+            let before = tables.next_deadline();
+            let result = f(tables);
+            let after = tables.next_deadline();
+            // What comes late for a hub that was deleted leaves nothing behind.
+            if tables.is_unused() && self.0.closed_hubs.borrow().contains(&hub) {
+                hubs.remove(&hub);
+            }
+            (result, after.is_some_and(|now| before.is_none_or(|before| now < before)))
         };
         if deadline_moved {
             self.0.deadline.notify_one();

@@ -147,6 +147,30 @@ async fn a_connection_has_a_share_of_calls_at_the_same_time() {
     tokio::time::timeout(Duration::from_secs(30), free).await.expect("room again");
 }
 
+/// Histories are read by clients and by workers: a connection that has asked for work is a worker's.
+#[tokio::test]
+async fn histories_are_counted_for_clients_and_not_for_workers() {
+    let server = TestServer::start_with_args(&["--connection-calls-per-second=5"]).await;
+    let history = async |client: &Client| {
+        let request = wire::StreamInstanceHistoryRequest::default();
+        client.rpc().stream_instance_history(request).await.map(drop)
+    };
+    let (worker, client) = (server.client(), server.client());
+    let stream = worker.rpc().get_work_items(wire::GetWorkItemsRequest::default()).await.unwrap();
+    for _ in 0..50 {
+        let answer = history(&worker).await;
+        assert!(answer.is_ok() || answer.unwrap_err().code() != Code::ResourceExhausted);
+    }
+    let refused = loop {
+        match history(&client).await {
+            Err(status) if status.code() == Code::ResourceExhausted => break status,
+            _ => {}
+        }
+    };
+    assert!(refused.message().contains("limits.connection_calls_per_second"), "{refused}");
+    drop(stream);
+}
+
 /// A raw HTTP/2 connection, and the task that runs it.
 async fn raw(
     server: &TestServer,

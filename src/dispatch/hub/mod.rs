@@ -298,6 +298,11 @@ impl Hub {
         self.streams.local()
     }
 
+    /// Whether it knows of no item and of no stream.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.slots.is_empty() && self.streams.all().next().is_none()
+    }
+
     /// Whether any item is with a worker.
     pub(crate) fn is_busy(&self) -> bool {
         self.leased.iter().any(|leased| *leased > 0)
