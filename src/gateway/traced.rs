@@ -14,6 +14,9 @@ impl Gateway {
         hub: u32,
         request: &Request<wire::CreateInstanceRequest>,
     ) -> Option<Calling> {
+        if !self.0.settings.spans.is_on() {
+            return None;
+        }
         let message = request.get_ref();
         self.0.settings.spans.call(&Call {
             what: "start",
@@ -32,6 +35,9 @@ impl Gateway {
         hub: u32,
         request: &Request<wire::SignalEntityRequest>,
     ) -> Option<Calling> {
+        if !self.0.settings.spans.is_on() {
+            return None;
+        }
         let message = request.get_ref();
         self.0.settings.spans.call(&Call {
             what: "signal",
