@@ -60,10 +60,7 @@ impl Connections {
 }
 
 fn room(limits: &Limits) -> Room {
-    Room {
-        all: limits.connections as usize,
-        per_address: limits.connections_per_address as usize,
-    }
+    Room { all: limits.connections as usize, per_address: limits.connections_per_address as usize }
 }
 
 /// What was not told yet.

@@ -11,7 +11,8 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::access::{
-    Access, AccessError, AccessSettings, Audit, Credentials, Denied, JwtSettings, KeySource, Unknown,
+    Access, AccessError, AccessSettings, Audit, Credentials, Denied, JwtSettings, KeySource,
+    Unknown,
 };
 use crate::banner::Closed;
 use crate::clock::Clock;
@@ -66,11 +67,11 @@ fn load(config: &Config, problems: &mut Vec<String>) -> Loaded {
     let tls = &config.tls;
     let mut loaded = Loaded::default();
     let mut wrong = |what: &str, error: String| problems.push(format!("{what}: {error}"));
-    let files = tls
-        .cert_file
-        .clone()
-        .zip(tls.key_file.clone())
-        .map(|(cert, key)| ServerFiles { cert, key, client_ca: tls.client_ca_file.clone() });
+    let files = tls.cert_file.clone().zip(tls.key_file.clone()).map(|(cert, key)| ServerFiles {
+        cert,
+        key,
+        client_ca: tls.client_ca_file.clone(),
+    });
     let plaintext = match tls.plaintext {
         config::Plaintext::Loopback => Plaintext::Loopback,
         config::Plaintext::Never => Plaintext::Never,
@@ -134,7 +135,9 @@ pub(crate) fn check(config: &Config) -> Result<(), Unusable> {
     let mut problems = Vec::new();
     load(config, &mut problems);
     look_at_others(config, &mut problems);
-    problems.extend(Access::check(&access_settings(&config.auth)).err().into_iter().flat_map(of_access));
+    problems.extend(
+        Access::check(&access_settings(&config.auth)).err().into_iter().flat_map(of_access),
+    );
     if problems.is_empty() { Ok(()) } else { Err(Unusable(problems)) }
 }
 

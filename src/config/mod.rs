@@ -31,8 +31,8 @@ use std::time::Duration;
 pub use access::{Audit, Auth, AuthMode, Jwt, PeerTls, Plaintext, Tls};
 pub use flags::Flags;
 pub use problems::{ConfigErrors, Problem};
-pub use traces::{Ratio, Tracing};
 use settings::Setting;
+pub use traces::{Ratio, Tracing};
 use values::Value;
 
 /// Variable that names the configuration file when the flag does not.

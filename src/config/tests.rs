@@ -213,7 +213,10 @@ fn names_are_unique_and_none_is_taken_by_kubernetes() {
 fn settings_of_one_table_stand_together() {
     let mut tables: Vec<_> = settings::all().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "limits", "retention", "tls", "peer_tls", "auth", "auth.jwt", "audit", "tracing"]);
+    assert_eq!(
+        tables,
+        ["", "limits", "retention", "tls", "peer_tls", "auth", "auth.jwt", "audit", "tracing"]
+    );
 }
 
 #[test]

@@ -58,8 +58,8 @@ pub type Headers = Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>;
 /// A sentence that names the file and the line, and never a value.
 pub fn read_headers(path: &Path) -> Result<Headers, String> {
     let wrong = |text: String| format!("{}: {text}", path.display());
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let lines = text.lines().map(str::trim).zip(1..);
     let lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
     let mut read = Headers::new();
@@ -202,8 +202,10 @@ impl Exporter {
 
     async fn send(&mut self, spans: Vec<Span>) {
         let count = spans.len() as u64;
-        let scope =
-            InstrumentationScope { name: "durahub".into(), version: env!("CARGO_PKG_VERSION").into() };
+        let scope = InstrumentationScope {
+            name: "durahub".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
         let request = ExportTraceServiceRequest {
             resource_spans: vec![ResourceSpans {
                 resource: Some(self.resource.clone()),

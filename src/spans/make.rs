@@ -13,7 +13,13 @@ const RECORDED: u32 = 0x101;
 const REMOTE: u32 = 0x200;
 
 /// A span that began, below a context.
-pub(super) fn span(clock: &Clock, below: Context, name: String, kind: SpanKind, begin: i64) -> Span {
+pub(super) fn span(
+    clock: &Clock,
+    below: Context,
+    name: String,
+    kind: SpanKind,
+    begin: i64,
+) -> Span {
     let Context { trace, parent, state, .. } = below;
     Span {
         trace_id: Bytes::copy_from_slice(&trace),

@@ -40,7 +40,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 pub use context::Context;
-pub use export::{ExportError, Exporting, read_headers};
+pub use export::{ExportError, Exporting, Headers, read_headers};
 pub use item::{Call, Calling, Item, Open, Outcome};
 
 use crate::clock::Clock;

@@ -72,7 +72,7 @@ fn read(files: &PeerFiles) -> Result<Ends, TlsError> {
     let (roots, chain) = (files::roots(&files.ca), files::certificates(&files.cert));
     let key = files::key(&files.key);
     let wrong = [chain.as_ref().err(), key.as_ref().err(), roots.as_ref().err()];
-    TlsError::all(wrong.map(Option::cloned))?;
+    TlsError::all(wrong.map(|wrong| wrong.cloned()))?;
     let (roots, chain, key) = (roots?, chain?, key?);
     let wrong = |error: String| TlsError::new(&files.cert, error);
     let mut dialling = ClientConfig::builder_with_provider(provider())

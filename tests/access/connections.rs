@@ -97,9 +97,8 @@ async fn connections_that_say_nothing_keep_nobody_out_of_any_port() {
     let mut kept = Vec::new();
     for (port, to) in [("grpc", ports.grpc), ("http", ports.http), ("peer", ports.peer)] {
         kept.push(flood("127.0.0.2", to, 60, &[]).await);
-        let refused = format!(
-            "durahub_connections_refused_total{{port=\"{port}\",reason=\"address\"}}"
-        );
+        let refused =
+            format!("durahub_connections_refused_total{{port=\"{port}\",reason=\"address\"}}");
         until_at_least(&server, &refused, 40.0).await;
     }
     let hello = async { Client::new(ports.grpc).rpc().hello(()).await };

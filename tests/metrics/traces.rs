@@ -13,8 +13,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -130,7 +130,8 @@ impl Collector {
     /// Those that name it, and their parts.
     fn spans_now(&self, instance: &str) -> Vec<Span> {
         let kept = self.taken.0.lock().unwrap();
-        let names = |span: &&Span| text(&span.attributes, "durabletask.task.instance_id") == instance;
+        let names =
+            |span: &&Span| text(&span.attributes, "durabletask.task.instance_id") == instance;
         let named: Vec<_> = kept.spans.iter().filter(names).cloned().collect();
         let ids: Vec<_> = named.iter().map(|span| span.span_id.clone()).collect();
         let parts = kept.spans.iter().filter(|span| ids.contains(&span.parent_span_id));
@@ -234,7 +235,10 @@ async fn spans_stand_below_the_contexts_of_the_sdks() {
     }
     let started = named(&spans, "server:start:Greet");
     assert_eq!(started.len(), 1);
-    assert_eq!((hex(&started[0].parent_span_id).as_str(), started[0].kind), ("b7ad6b7169203331", 2));
+    assert_eq!(
+        (hex(&started[0].parent_span_id).as_str(), started[0].kind),
+        ("b7ad6b7169203331", 2)
+    );
     let turns = named(&spans, "server:orchestration:Greet");
     assert_eq!(turns.len(), 2);
     for turn in &turns {
@@ -310,8 +314,7 @@ async fn contexts_say_what_is_recorded_and_executions_without_one_are_traces() {
 #[tokio::test]
 async fn what_goes_wrong_and_what_entities_do_is_told() {
     let collector = Collector::start().await;
-    let server =
-        TestServer::start_with_args(&[&collector.flag(), "--orchestrator-lease=1s"]).await;
+    let server = TestServer::start_with_args(&[&collector.flag(), "--orchestrator-lease=1s"]).await;
     let client = server.client();
     let mut worker = Worker::connect(&client, WorkerOptions::default()).await;
     let signal = wire::SignalEntityRequest {
@@ -417,13 +420,13 @@ async fn the_last_spans_are_sent_when_the_node_stops() {
     let ca = Ca::new("collectors");
     let ca_file = ca.write(&folder.path().join("ca.pem"));
     let pair = ca.issue(folder.path(), "collector", &["localhost"], "collector");
-    let files =
-        durahub::tls::ServerFiles { cert: pair.cert, key: pair.key, client_ca: None };
+    let files = durahub::tls::ServerFiles { cert: pair.cert, key: pair.key, client_ca: None };
     let tls = durahub::tls::ServerTls::load(files, durahub::tls::HTTP2).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let never = durahub::tls::Plaintext::Never;
-    let incoming = durahub::tls::accept(listener, Some((Arc::new(tls), never)), Default::default()).unwrap();
+    let incoming =
+        durahub::tls::accept(listener, Some((Arc::new(tls), never)), Default::default()).unwrap();
     let collector = Collector::over(address, incoming);
     let mut server = TestServer::start_with_args(&[
         &format!("--tracing-endpoint=https://localhost:{}", address.port()),
