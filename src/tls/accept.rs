@@ -1,8 +1,8 @@
 //! From a listener to connections: each with a place of its own, handshakes side by side, each within its time, and
 //! a look at the first byte that tells TLS from plaintext on one port (R1.6, R1.22).
 //!
-//! Nobody waits for anybody else's handshake but those of the same address: a connection that finds a place has a
-//! task of its own from then on, and one that finds none is closed.
+//! Nobody waits for anybody else's handshake: a connection that finds a place has a task of its own from then on, and
+//! one that finds none is closed.
 
 use std::any::Any;
 use std::io;
@@ -141,10 +141,7 @@ async fn run(
         };
         let sender = sender.clone();
         tokio::spawn(async move {
-            let wrapped = async {
-                let _turn = place.turn().await;
-                wrap(tcp, remote, &tls, plaintext).await
-            };
+            let wrapped = wrap(tcp, remote, &tls, plaintext);
             match tokio::time::timeout(HANDSHAKE_TIME, wrapped).await {
                 Ok(Ok((io, certificate))) => {
                     let connection = Connection { io, remote, certificate, _place: place };

@@ -9,10 +9,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// Connections of one address that may work on their handshakes at the same time; the others wait for their turn.
-const TURNS: usize = 64;
 
 /// How many connections there may be; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,20 +42,13 @@ struct Shared {
 struct Taken {
     room: Room,
     all: usize,
-    by_address: HashMap<IpAddr, Guests>,
-}
-
-/// The connections of an address.
-struct Guests {
-    count: usize,
-    turns: Arc<Semaphore>,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 /// The place of one connection, for as long as it is held.
 pub struct Place {
     places: Places,
     address: IpAddr,
-    turns: Arc<Semaphore>,
 }
 
 impl Places {
@@ -83,7 +72,7 @@ impl Places {
     pub fn enter(&self, from: IpAddr) -> Option<Place> {
         let address = network(from);
         match self.take(address) {
-            Ok(turns) => Some(Place { places: self.clone(), address, turns }),
+            Ok(()) => Some(Place { places: self.clone(), address }),
             Err(full) => {
                 if let Some(refused) = &self.0.refused {
                     refused(from, full);
@@ -93,29 +82,19 @@ impl Places {
         }
     }
 
-    fn take(&self, address: IpAddr) -> Result<Arc<Semaphore>, Full> {
+    fn take(&self, address: IpAddr) -> Result<(), Full> {
         let taken = &mut *self.0.taken.lock();
         let is_full = |count: usize, limit: usize| limit > 0 && count >= limit;
-        let count = taken.by_address.get(&address).map_or(0, |guests| guests.count);
+        let count = taken.by_address.get(&address).copied().unwrap_or(0);
         if is_full(count, taken.room.per_address) {
             return Err(Full::Address);
         }
         if is_full(taken.all, taken.room.all) {
             return Err(Full::All);
         }
-        let new = || Guests { count: 0, turns: Arc::new(Semaphore::new(TURNS)) };
-        let guests = taken.by_address.entry(address).or_insert_with(new);
-        guests.count += 1;
+        taken.by_address.insert(address, count + 1);
         taken.all += 1;
-        Ok(guests.turns.clone())
-    }
-}
-
-impl Place {
-    /// Waits until few enough connections of the address work on their handshakes.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed.
-        self.turns.clone().acquire_owned().await.ok()
+        Ok(())
     }
 }
 
@@ -123,9 +102,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let taken = &mut *self.places.0.taken.lock();
         taken.all -= 1;
-        if let Some(guests) = taken.by_address.get_mut(&self.address) {
-            guests.count -= 1;
-            if guests.count == 0 {
+        if let Some(count) = taken.by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
                 taken.by_address.remove(&self.address);
             }
         }
