@@ -24,11 +24,11 @@ use crate::error::StartError;
 use crate::folder::{FORMAT, Folder, Identity};
 use crate::machine::{GroupId, Machine};
 use crate::membership::{self, Place};
-use crate::meta::{self, Metadata};
+use crate::meta::{Folders, Metadata};
 use crate::metrics;
 use crate::operate;
 use crate::partition::Partition;
-use crate::peers::{Judge, PeerService, Transport};
+use crate::peers::{PeerService, Transport};
 use crate::program::{Peers, Program};
 use crate::raft::group::{Group, Setup};
 use crate::raft::snapshots::Snapshots;
@@ -55,8 +55,7 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) transport: Arc<dyn Transport>,
     /// The metadata as last seen here.
     pub(crate) metadata: Arc<RwLock<Arc<Metadata>>>,
-    /// Says whether a greeting comes from the node that the cluster knows under that id.
-    pub(crate) judge: Judge,
+    pub(crate) folders: Arc<Folders>,
     pub(crate) address: String,
     pub(crate) zone: String,
     pub(crate) replication_factor: u32,
@@ -119,8 +118,10 @@ impl<M: Machine> Node<M> {
             partitions: identity.partitions,
         };
         let metadata = Arc::<RwLock<Arc<Metadata>>>::default();
-        let judge = meta::judge(Arc::clone(&metadata));
-        config.options.transport.introduce(hello.clone(), Arc::clone(&judge));
+        let folders = Arc::new(Folders::new(Arc::clone(&metadata)));
+        let judge = Arc::clone(&folders);
+        let judge = Arc::new(move |hello: &Hello| judge.judge(hello));
+        config.options.transport.introduce(hello.clone(), judge);
         if let Some(book) = config.options.transport.addresses() {
             book.extend(members);
         }
@@ -200,7 +201,7 @@ impl<M: Machine> Node<M> {
             groups,
             transport: options.transport,
             metadata,
-            judge,
+            folders,
             address: options.peer_address,
             zone: options.zone,
             replication_factor: options.replication_factor,

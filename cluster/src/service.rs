@@ -66,7 +66,7 @@ impl<M: Machine> PeerService for Inner<M> {
                 mine.partitions, hello.partitions
             ));
         }
-        (self.judge)(hello).map_err(Rejection::Expelled)?;
+        self.folders.judge(hello).map_err(Rejection::Expelled)?;
         Ok(Hello { to: hello.node, ..mine.clone() })
     }
 
@@ -121,7 +121,7 @@ impl<M: Machine> PeerService for Inner<M> {
             cluster: self.identity.cluster.clone(),
             node: self.node_id,
             partitions: self.identity.partitions,
-            known_incarnation: known.map_or(0, |node| node.incarnation),
+            known_incarnation: self.folders.incarnation(request.node),
             removed: known.is_some_and(|node| node.state() == State::Removed),
         }
     }

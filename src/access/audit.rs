@@ -93,7 +93,7 @@ impl Audit {
         match OpenOptions::new().append(true).open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                std::fs::metadata(folder.unwrap_or(Path::new("."))).map(drop)
+                std::fs::metadata(folder.unwrap_or_else(|| Path::new("."))).map(drop)
             }
             opened => opened.map(drop),
         }

@@ -506,7 +506,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connections",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. Connections that are there stay.",
+        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. A lower limit closes none that is there.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections, values::count(v)),
@@ -515,7 +515,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connections_per_address",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. Connections that are there stay.",
+        help: "Connections at the same time at each of the three ports from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. A lower limit closes none that is there.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections_per_address, values::count(v)),

@@ -9,7 +9,7 @@ use durahub_cluster::{GroupId, Leadership};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, FusedFuture, pending};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::Dispatcher;
 use super::courier::Courier;
@@ -17,9 +17,13 @@ use super::meter::Returned;
 use super::sweeper::Sweeper;
 use crate::clock::Clock;
 use crate::engine::command::FireTimers;
-use crate::engine::{Command, Effect, read};
+use crate::engine::read::{self, Open, OpenWork};
+use crate::engine::{Command, Effect};
 use crate::machine::{Listener, Partition, RowsView};
 use crate::telemetry::metrics as names;
+
+/// Instances, entities or tasks that a new leader reads while writers wait.
+const READ_AT_ONCE: usize = 256;
 
 /// Where the effects of partition 1, 2, ... go until their tasks run.
 pub struct Leaders {
@@ -144,7 +148,7 @@ impl Leader {
                         Leadership::Leader { term } => Some(term),
                         Leadership::Follower { .. } => None,
                     };
-                    self.lead(term);
+                    self.lead(term).await;
                 }
                 Wake::TimerDue => {
                     let due = self.next_due.take();
@@ -157,7 +161,7 @@ impl Leader {
 
     /// Begins or ends to lead. Effects that arrive meanwhile are only repeated: every hint may be. In another
     /// term somebody else may have led in between, and what was leased before may be done: it begins anew.
-    fn lead(&mut self, term: Option<u64>) {
+    async fn lead(&mut self, term: Option<u64>) {
         let before = std::mem::replace(&mut self.term, term);
         if before == term {
             return;
@@ -168,7 +172,7 @@ impl Leader {
             self.resign();
         }
         if term.is_some() {
-            let open = self.partition.peek(|rows| read::open_work(&RowsView(rows)));
+            let open = self.read_open_work().await;
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
             self.act(open.into_iter().map(|open| (open.effect, open.since)));
@@ -176,6 +180,22 @@ impl Leader {
             self.look_for_timers();
             self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
+        }
+    }
+
+    /// There may be a million: reads them beside the threads that serve, and lets writers in between.
+    async fn read_open_work(&self) -> Vec<Open> {
+        let partition = self.partition.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut work = OpenWork::default();
+            while partition.peek(|rows| work.read_on(&RowsView(rows), READ_AT_ONCE)) {}
+            work.oldest_first()
+        });
+        match reading.await.map_err(JoinError::try_into_panic) {
+            Ok(open) => open,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(Err(_)) => Vec::new(),
         }
     }
 

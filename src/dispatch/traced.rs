@@ -89,18 +89,18 @@ impl Dispatcher {
     pub(super) fn end_span(&self, answered: Answered, is_committed: bool) {
         let Answered { open: Some(open), at } = answered else { return };
         let outcome = if is_committed { Outcome::Committed } else { Outcome::Ignored };
-        self.0.settings.spans.close(open, Some(at), outcome);
+        self.0.settings.spans.close(*open, Some(at), outcome);
     }
 
     /// A worker gave an item back.
     pub(super) fn give_back_span(&self, hub: u32, key: &Key, lease: LeaseId) {
         if let Some(open) = self.answered_span(hub, key, lease).open {
-            self.0.settings.spans.close(open, None, Outcome::GivenBack);
+            self.0.settings.spans.close(*open, None, Outcome::GivenBack);
         }
     }
 
     /// Leases ended before their answers came.
-    pub(super) fn expire_spans(&self, late: Vec<Box<Open>>) {
+    pub(super) fn expire_spans(&self, late: Vec<Open>) {
         for open in late {
             self.0.settings.spans.close(open, None, Outcome::LeaseEnded);
         }

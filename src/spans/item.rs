@@ -135,8 +135,8 @@ impl Spans {
     }
 
     /// Ends the span of an item. `answered` is when the worker's answer came, if one did.
-    pub fn close(&self, open: Box<Open>, answered: Option<i64>, outcome: Outcome) {
-        let (Some(shared), Open(mut span)) = (&self.0, *open) else { return };
+    pub fn close(&self, open: Open, answered: Option<i64>, outcome: Outcome) {
+        let (Some(shared), Open(mut span)) = (&self.0, open) else { return };
         let now = shared.clock.now();
         if let Some(answered) = answered {
             shared.finish(make::part(&shared.clock, &span, "server:commit", answered, now));

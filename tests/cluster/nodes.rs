@@ -22,6 +22,8 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 /// What is special about a cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
+    /// Members that the cluster begins with.
+    pub(crate) members: u64,
     pub(crate) partitions: u32,
     /// Whether ways between nodes can be cut.
     pub(crate) links: bool,
@@ -31,7 +33,7 @@ pub(crate) struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { partitions: 4, links: false, snapshot_every: 50_000 }
+        Shape { members: 3, partitions: 4, links: false, snapshot_every: 50_000 }
     }
 }
 
@@ -78,25 +80,26 @@ impl Cluster {
 
     pub(crate) async fn start_as(shape: Shape) -> Cluster {
         let mut cluster = Cluster::prepare(shape).await;
-        for id in 1..=3 {
+        for id in 1..=shape.members {
             cluster.launch(id);
         }
-        for id in 1..=3 {
+        for id in 1..=shape.members {
             cluster.ready(id).await;
         }
         // Leaders move one by one, with a pause.
-        cluster.balanced_within(3, PATIENCE + Duration::from_secs(2) * shape.partitions).await;
+        let count = shape.members as usize;
+        cluster.balanced_within(count, PATIENCE + Duration::from_secs(2) * shape.partitions).await;
         cluster
     }
 
-    /// Folders and addresses of three nodes; nothing runs yet.
+    /// Folders and addresses of all members; nothing runs yet.
     pub(crate) async fn prepare(shape: Shape) -> Cluster {
         let alone = ALONE.lock().await;
         let folder =
             tempfile::Builder::new().prefix("durahub-cluster-").tempdir().expect("a folder");
         let links = Links::new();
         let mut nodes = Vec::new();
-        for id in 1..=3 {
+        for id in 1..=shape.members {
             nodes.push(process(id, &links, shape).await);
         }
         let list = nodes.iter().map(|node| format!("{}={}", node.id, node.reach));
@@ -174,6 +177,18 @@ impl Cluster {
     pub(crate) async fn restart(&mut self, id: u64) {
         self.launch(id);
         self.ready(id).await;
+    }
+
+    /// Waits until a node has greeted another one.
+    pub(crate) async fn greeted(&self, id: u64, other: u64) {
+        let until = Instant::now() + PATIENCE;
+        let linked = |line: &str| {
+            line.contains("\"message\":\"linked\"") && line.contains(&format!("\"peer\":{other},"))
+        };
+        while !std::fs::read_to_string(self.log(id)).expect("its log").lines().any(linked) {
+            assert!(Instant::now() < until, "node {id} does not reach node {other}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Starts a node that is expected to refuse; returns how it ended and what it wrote.

@@ -1,6 +1,6 @@
 //! Who is not let in: ids that were used, folders that were lost, folders of another cluster.
 
-use crate::nodes::Cluster;
+use crate::nodes::{Cluster, Shape};
 
 /// Exit code of a node that has no place in its cluster.
 const EXPELLED: i32 = 78;
@@ -54,6 +54,30 @@ async fn used_ids_lost_folders_and_folders_of_other_clusters_are_refused() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("node 2 was removed, and ids are not used again"), "{said}");
     assert!(cluster.client(3).get("a1").await.is_some());
+}
+
+/// Two of five members have met, and nothing can be registered yet; but the lost folder may hold a vote already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_lost_before_the_cluster_stands_is_refused() {
+    let mut cluster = Cluster::prepare(Shape { members: 5, ..Shape::default() }).await;
+    cluster.launch(1);
+    cluster.launch(2);
+    cluster.greeted(2, 1).await;
+    cluster.kill9(2);
+    let kept = cluster.data(2).with_extension("kept");
+    std::fs::rename(cluster.data(2), &kept).unwrap();
+    let (code, said) = cluster.refused(2).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("node 2 was here before with another data folder"), "{said}");
+
+    // With its folder it is one of three, and these are enough.
+    std::fs::rename(&kept, cluster.data(2)).unwrap();
+    cluster.launch(2);
+    cluster.launch(3);
+    for id in 1..=3 {
+        cluster.ready(id).await;
+    }
+    cluster.client(2).start("a1", "Greet", "").await;
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

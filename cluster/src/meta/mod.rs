@@ -19,7 +19,6 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 
 use crate::machine::Rows;
-use crate::peers::Judge;
 
 /// First byte of this room's rows.
 pub(crate) const RESERVED: u8 = 0xff;
@@ -103,25 +102,45 @@ impl Metadata {
     }
 }
 
-/// Judges greetings by the metadata, and, before a node stands there, by who was the first to use its id: a node
-/// that lost its folder must not go on under its old id.
-pub(crate) fn judge(metadata: Arc<RwLock<Arc<Metadata>>>) -> Judge {
-    let seen = Mutex::new(BTreeMap::<u64, u64>::new());
-    Arc::new(move |hello: &Hello| {
+/// Which data folder each node id belongs to: a node that lost its folder must not go on under its old id, since
+/// it has forgotten how it voted. The metadata says it; before a node stands there, the first one to greet does.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    metadata: Arc<RwLock<Arc<Metadata>>>,
+    greeted: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Folders {
+    pub(crate) fn new(metadata: Arc<RwLock<Arc<Metadata>>>) -> Self {
+        Self { metadata, greeted: Mutex::default() }
+    }
+
+    /// Refuses the greeting of a node that was removed, or that comes with another folder than before.
+    pub(crate) fn judge(&self, hello: &Hello) -> Result<(), String> {
         let arrived = NodeRecord { incarnation: hello.incarnation, ..NodeRecord::default() };
-        let metadata = metadata.read().clone();
-        let decided =
-            |known: &&NodeRecord| known.incarnation != 0 || known.state() == State::Removed;
-        match metadata.nodes.get(&hello.node).filter(decided) {
-            Some(known) => change::same_folder(known, &arrived),
-            None => {
-                let first = *seen.lock().entry(hello.node).or_insert(hello.incarnation);
-                let known =
-                    NodeRecord { node: hello.node, incarnation: first, ..NodeRecord::default() };
-                change::same_folder(&known, &arrived)
-            }
-        }
-    })
+        let known = self.registered(hello.node).unwrap_or_else(|| {
+            let first = *self.greeted.lock().entry(hello.node).or_insert(hello.incarnation);
+            NodeRecord { node: hello.node, incarnation: first, ..NodeRecord::default() }
+        });
+        change::same_folder(&known, &arrived)
+    }
+
+    /// Incarnation of the folder of this id; 0 if no node has used it. A node greets before it votes, so the
+    /// first peer that could have counted its vote knows it.
+    pub(crate) fn incarnation(&self, node: u64) -> u64 {
+        self.registered(node).map_or_else(
+            || self.greeted.lock().get(&node).copied().unwrap_or_default(),
+            |known| known.incarnation,
+        )
+    }
+
+    /// The node as the metadata knows it, once it has come or is gone.
+    fn registered(&self, node: u64) -> Option<NodeRecord> {
+        let metadata = self.metadata.read().clone();
+        let known = metadata.nodes.get(&node)?;
+        let decided = known.incarnation != 0 || known.state() == State::Removed;
+        decided.then(|| known.clone())
+    }
 }
 
 fn decode<T: Message + Default>(bytes: Bytes) -> Option<T> {
@@ -135,15 +154,18 @@ mod tests {
     #[test]
     fn first_folder_of_an_id_wins_until_the_metadata_knows_better() {
         let metadata = Arc::<RwLock<Arc<Metadata>>>::default();
-        let judge = judge(Arc::clone(&metadata));
+        let folders = Folders::new(Arc::clone(&metadata));
         let hello = |node, incarnation| Hello { node, incarnation, ..Hello::default() };
-        judge(&hello(2, 7)).unwrap();
-        judge(&hello(2, 7)).unwrap();
-        assert!(judge(&hello(2, 8)).unwrap_err().contains("another data folder"));
+        assert_eq!(folders.incarnation(2), 0);
+        folders.judge(&hello(2, 7)).unwrap();
+        folders.judge(&hello(2, 7)).unwrap();
+        assert!(folders.judge(&hello(2, 8)).unwrap_err().contains("another data folder"));
+        assert_eq!(folders.incarnation(2), 7);
         let known = NodeRecord { node: 2, incarnation: 8, ..NodeRecord::default() };
         let nodes = BTreeMap::from([(2, known)]);
         *metadata.write() = Arc::new(Metadata { settings: None, nodes });
-        judge(&hello(2, 8)).unwrap();
-        judge(&hello(2, 7)).unwrap_err();
+        folders.judge(&hello(2, 8)).unwrap();
+        folders.judge(&hello(2, 7)).unwrap_err();
+        assert_eq!(folders.incarnation(2), 8);
     }
 }

@@ -101,6 +101,9 @@ impl Outbox {
             self.push(frame, room);
         } else {
             let mut waiting = self.waiting.lock();
+            if waiting.closed {
+                return;
+            }
             // The first piece goes the way of short messages, so it always comes before the others.
             waiting.short.push_back((frame, None));
             waiting.long.push_back(Long { call, rest, begun: false, _room: room });
@@ -145,12 +148,15 @@ impl Outbox {
         self.push(Frame { call, body: Some(Body::Cancel(Cancel {})) }, None);
     }
 
-    /// Ends the stream once what is short has gone out.
+    /// Ends the stream once what is short has gone out. Nobody waits for room any more.
     pub(super) fn close(&self) {
         let mut waiting = self.waiting.lock();
         waiting.closed = true;
         waiting.long.clear();
         wake(waiting);
+        for room in [&self.bulk, &self.proposals, &self.feeds] {
+            room.close();
+        }
     }
 
     fn push(&self, frame: Frame, room: Option<OwnedSemaphorePermit>) {
@@ -211,6 +217,14 @@ impl Stream for Frames {
     }
 }
 
+/// The connection has ended: what is left goes nowhere.
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.waiting.lock().short.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt, StreamExt};
@@ -258,5 +272,25 @@ mod tests {
         // What is dropped gives its room back.
         outbox.cancel(1);
         second.await;
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_room_on_a_connection_that_has_ended() {
+        let outbox = Outbox::new(Hello::default());
+        let frames = Frames(outbox.clone());
+        let item = Bytes::from(vec![7; FEED_BYTES]);
+        outbox.send_item(1, item.clone()).await;
+        let (begin, half) = append(ROOM_BYTES / 2 + 1);
+        outbox.send(2, begin.clone(), half.clone()).await;
+        let items = outbox.send_item(1, item);
+        let bulk = outbox.send(3, begin, half);
+        tokio::pin!(items, bulk);
+        assert!(items.as_mut().now_or_never().is_none());
+        assert!(bulk.as_mut().now_or_never().is_none());
+        drop(frames);
+        items.now_or_never().expect("it goes on");
+        bulk.now_or_never().expect("it goes on");
+        let waiting = outbox.waiting.lock();
+        assert!(waiting.short.is_empty() && waiting.long.is_empty(), "nothing is kept");
     }
 }

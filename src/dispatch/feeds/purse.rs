@@ -78,9 +78,9 @@ impl Purse {
         self.orders()
     }
 
-    /// A leader wants so much more, from now on.
+    /// A leader wants so much more, from now on. One that was just lost may still be heard: it gets nothing.
     pub(crate) fn want(&mut self, leader: Leader, count: usize) -> Vec<(Leader, Order)> {
-        if self.is_closing {
+        if self.is_closing || !self.loans.contains_key(&leader) {
             return Vec::new();
         }
         match self.wants.iter_mut().find(|(wanting, _)| *wanting == leader) {
@@ -132,8 +132,9 @@ impl Purse {
             let is_poor = |(leader, _): &(Leader, usize)| self.lent(*leader) < share;
             let at = self.wants.iter().position(is_poor).unwrap_or(0);
             let Some((leader, wanted)) = self.wants.remove(at) else { break };
+            let Some(loan) = self.loans.get_mut(&leader) else { continue };
             self.free -= 1;
-            self.loans.entry(leader).or_default().count += 1;
+            loan.count += 1;
             *lent.entry(leader).or_default() += 1;
             if wanted > 1 {
                 self.wants.push_back((leader, wanted - 1));
@@ -219,6 +220,16 @@ mod tests {
         assert_eq!(purse.back(1, 1), [(2, Order::Lend(1)), (2, idle(1))]);
         assert_eq!(purse.back(1, 1), [(2, Order::Lend(1)), (1, idle(0)), (2, idle(2))]);
         assert_eq!((purse.lent(0), purse.lent(1), purse.lent(2)), (0, 8, 2));
+    }
+
+    #[test]
+    fn who_is_lost_is_lent_nothing() {
+        let mut purse = Purse::new(2, &[0, 1]);
+        assert_eq!(purse.leave(1), []);
+        assert_eq!(purse.want(1, 5), [], "it was heard a moment too late");
+        assert_eq!(purse.want(0, 5), [(0, Order::Lend(1))]);
+        purse.join(1);
+        assert_eq!(purse.want(1, 1), [(0, RECALL_1)], "it is back");
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(crate) struct Hub {
     tokenless: bool,
     parts_bytes: usize,
     /// Spans of items whose lease ran out.
-    late_spans: Vec<Box<Open>>,
+    late_spans: Vec<Open>,
     next_age: u64,
     next_kind: usize,
 }
@@ -219,7 +219,7 @@ impl Hub {
                 Some(Slot::Leased(lease)) if lease.completing => lease.expires = None,
                 Some(Slot::Leased(lease)) => {
                     let id = lease.id;
-                    self.late_spans.extend(lease.span.take());
+                    self.late_spans.extend(lease.span.take().map(|span| *span));
                     self.finish(&key, id, End::Expired, now);
                     expired.push(key);
                 }
@@ -236,7 +236,7 @@ impl Hub {
     }
 
     /// The spans of the items that `expire` has returned.
-    pub(crate) fn take_late_spans(&mut self) -> Vec<Box<Open>> {
+    pub(crate) fn take_late_spans(&mut self) -> Vec<Open> {
         std::mem::take(&mut self.late_spans)
     }
 

@@ -244,23 +244,6 @@ pub(crate) fn requests_of(view: &dyn View, hub: u32, period: u32, limit: usize) 
     found
 }
 
-/// The entities for which something waits. Costs one look per entity, however long its queue is.
-pub(crate) fn entities_with_queue(view: &dyn View) -> Vec<Address> {
-    let mut entities: Vec<Address> = Vec::new();
-    let end = after_prefix(&entity_keys::all_queues());
-    let mut from = entity_keys::all_queues();
-    loop {
-        let mut next = None;
-        view.scan(&from, &end, &mut |key, _| {
-            next = entity_keys::parse_queue_of(key);
-            ControlFlow::Break(())
-        });
-        let Some(at) = next else { return entities };
-        from = after_prefix(&entity_keys::queue_of(&at));
-        entities.push(at);
-    }
-}
-
 fn waiting(row: &[u8]) -> Option<Waiting> {
     WaitingRecord::decode(Bytes::copy_from_slice(row)).expect("stored record decodes").waiting
 }
@@ -327,7 +310,7 @@ mod tests {
         assert_eq!(u64::from(entity(&rows, &at).expect("is there").main), WAITING - 100);
 
         let counted = Counted::new(&rows);
-        assert_eq!(entities_with_queue(&counted), [at], "a new leader finds it");
+        assert_eq!(crate::engine::read::open_work(&counted).len(), 1, "a new leader finds it");
         assert!(counted.looked() < 10, "{}", counted.looked());
     }
 }

@@ -41,7 +41,7 @@ pub use items::{next_due, task};
 pub use leftovers::{deleted_hubs, has_instances, sweep_due};
 pub(crate) use leftovers::{hub_closed, hub_sweep_due, instances_of, leftovers, rows_of};
 pub use list::{List, Order, Slice, list, listed_state};
-pub use open_work::{Open, open_work};
+pub use open_work::{Open, OpenWork, open_work};
 pub(crate) use outbox::delivered;
 pub use outbox::{message, outbox_after};
 pub use tree::{Known, Seen, see};

@@ -1,16 +1,14 @@
 //! One node alone: proposals, reads, restarts, batches, large rows.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::support::{config, folder, number, propose, rows, stamps, start};
 use bytes::Bytes;
 use durahub_cluster::{Error, GroupId, Leadership, Node, NodeConfig, StartError, Storage};
 use futures::future::join_all;
-use support::{config, folder, number, propose, rows, stamps, start};
 
 const P1: GroupId = GroupId(1);
 
@@ -140,7 +138,8 @@ async fn time_never_runs_backwards_and_stamps_differ() {
             cache_bytes: 16 << 20,
             ..NodeConfig::new(1, folder(dir.path()), 1, Arc::clone(&stamp))
         };
-        let node = Node::start(config, Arc::new(support::Counters::default())).await.unwrap();
+        let node =
+            Node::start(config, Arc::new(crate::support::Counters::default())).await.unwrap();
         let stamps = join_all((0..50).map(|_| propose(node.group(P1), "stamp"))).await;
         for text in stamps {
             let numbers: Vec<u64> = text.split(' ').map(|word| word.parse().unwrap()).collect();
@@ -163,7 +162,8 @@ async fn compaction_purges_the_log_and_restart_still_works() {
         config.options.keep_entries = 50;
         config
     };
-    let node = Node::start(configure(), Arc::new(support::Counters::default())).await.unwrap();
+    let node =
+        Node::start(configure(), Arc::new(crate::support::Counters::default())).await.unwrap();
     let group = node.group(P1);
     for _ in 0..2000 {
         propose(group, "add n 1").await;
@@ -178,7 +178,8 @@ async fn compaction_purges_the_log_and_restart_still_works() {
     }
     assert!(purged > 1000, "purged up to {purged}");
     node.stop().await;
-    let node = Node::start(configure(), Arc::new(support::Counters::default())).await.unwrap();
+    let node =
+        Node::start(configure(), Arc::new(crate::support::Counters::default())).await.unwrap();
     assert_eq!(number(node.group(P1), "n").await, 2000);
     assert_eq!(propose(node.group(P1), "add n 1").await, "2001");
     node.stop().await;
@@ -227,7 +228,7 @@ async fn folder_in_use_or_of_other_shape_is_refused() {
     let (node, _) = start(folder(dir.path()), 2).await;
     let path = dir.path();
     let attempt = |partitions| async move {
-        let machine = Arc::new(support::Counters::default());
+        let machine = Arc::new(crate::support::Counters::default());
         Node::start(config(folder(path), partitions), machine).await.err().unwrap()
     };
     assert!(matches!(attempt(2).await, StartError::InUse { .. }));

@@ -3,8 +3,6 @@
 //! The machine's commands are words: `add KEY N` (not idempotent on purpose), `put KEY SIZE`, `del KEY`,
 //! `stamp`. Replies and rows are text, so that a failing test is read easily.
 
-#![allow(dead_code, clippy::unwrap_used)]
-
 pub(crate) mod net;
 
 use std::collections::BTreeMap;

@@ -1,15 +1,11 @@
 //! Three nodes over TCP: replication, long entries, cut links, new addresses, snapshots.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::net::Net;
+use crate::support::{number, propose, rows};
 use bytes::Bytes;
 use durahub_cluster::{Error, GroupId};
-use support::net::Net;
-use support::{number, propose, rows};
 
 const P1: GroupId = GroupId(1);
 

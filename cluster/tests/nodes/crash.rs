@@ -5,10 +5,6 @@
 //! answer, or one above: the command that was under way. Anything less was lost, anything more was applied
 //! twice.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -16,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::{Counters, config, number, propose};
 use durahub_cluster::{GroupId, Node, Storage};
-use support::{Counters, config, number, propose};
 
 const PARTITIONS: u32 = 3;
 const CLIENTS: u32 = 12;
@@ -64,7 +60,7 @@ fn victim() {
 /// Starts this binary again as a victim that works in `folder`.
 fn spawn(victim: &str, folder: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", victim, "--ignored", "--nocapture"])
+        .args(["--exact", &format!("crash::{victim}"), "--ignored", "--nocapture"])
         .env(FOLDER, folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

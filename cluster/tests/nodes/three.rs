@@ -1,17 +1,13 @@
 //! Three nodes in one process, connected by function calls: replication, failover, catching up.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Counters, config, number, propose, rows};
 use bytes::Bytes;
 use durahub_cluster::peers::LocalNetwork;
 use durahub_cluster::{GroupId, Leadership, Node, Storage};
-use support::{Counters, config, number, propose, rows};
 
 const P1: GroupId = GroupId(1);
 

@@ -1,18 +1,14 @@
 //! Nodes come, go and come back: what is refused, and that nothing is lost.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::net::Net;
+use crate::support::{number, propose, rows};
 use bytes::Bytes;
 use durahub_cluster::admin::AdminError;
 use durahub_cluster::{GroupId, Storage};
-use support::net::Net;
-use support::{number, propose, rows};
 
 const P1: GroupId = GroupId(1);
 

@@ -1,15 +1,11 @@
 //! A replica whose machine goes another way is found, stopped, and stays stopped.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::net::Net;
+use crate::support::{number, propose, rows};
 use durahub_cluster::GroupId;
-use support::net::Net;
-use support::{number, propose, rows};
 
 const P1: GroupId = GroupId(1);
 

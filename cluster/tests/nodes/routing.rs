@@ -1,17 +1,13 @@
 //! Any node takes proposals and reads; a command is applied once, whatever happens to leaders.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::net::Net;
+use crate::support::{Counters, number, propose};
 use bytes::Bytes;
 use durahub_cluster::{Error, GroupId, Partition};
-use support::net::Net;
-use support::{Counters, number, propose};
 
 const P1: GroupId = GroupId(1);
 

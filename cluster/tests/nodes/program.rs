@@ -1,16 +1,12 @@
 //! The programs of three nodes talk over TCP: questions and feeds, in order, at any length, until a link breaks.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::net::Net;
 use bytes::Bytes;
 use durahub_cluster::{Feed, Peers, Program};
 use futures::future::BoxFuture;
-use support::net::Net;
 use tokio::sync::mpsc;
 
 /// Answers every question with itself and the node's number, and every item of a feed with itself.
