@@ -161,12 +161,15 @@ async fn histories_are_counted_for_clients_and_not_for_workers() {
         let answer = history(&worker).await;
         assert!(answer.is_ok() || answer.unwrap_err().code() != Code::ResourceExhausted);
     }
-    let refused = loop {
-        match history(&client).await {
-            Err(status) if status.code() == Code::ResourceExhausted => break status,
-            _ => {}
+    let counted = async {
+        loop {
+            match history(&client).await {
+                Err(status) if status.code() == Code::ResourceExhausted => break status,
+                _ => {}
+            }
         }
     };
+    let refused = tokio::time::timeout(PATIENCE, counted).await.expect("a client is counted");
     assert!(refused.message().contains("limits.connection_calls_per_second"), "{refused}");
     drop(stream);
 }
