@@ -1,6 +1,7 @@
 //! Consensus: the only room that names openraft.
 //!
 //! - [`types`]: what openraft is instantiated with;
+//! - [`runtime`]: tokio as openraft sees it, with ticks of all groups at the same moments;
 //! - [`codec`]: the stored form of openraft's own bookkeeping (bincode, with a version byte);
 //! - [`log`]: openraft's log storage over a [`GroupLog`](crate::store::log::GroupLog);
 //! - [`state`]: openraft's state machine over [`StateRows`](crate::store::rows::StateRows) and a machine;
@@ -20,6 +21,7 @@ pub(crate) mod log;
 pub(crate) mod members;
 pub(crate) mod network;
 pub(crate) mod origins;
+pub(crate) mod runtime;
 pub(crate) mod snapshots;
 pub(crate) mod state;
 #[cfg(test)]

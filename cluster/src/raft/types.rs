@@ -29,7 +29,7 @@ impl RaftTypeConfig for Types {
     type Vote = openraft::impls::Vote<LeaderId>;
     type Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>;
     type Entry = openraft::Entry<CommittedLeaderId, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = OnDone<T>
     where
