@@ -16,7 +16,7 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    for folder in ["durabletask", "durahub", "peer"] {
+    for folder in ["durabletask", "durahub", "otlp", "peer"] {
         println!("cargo:rerun-if-changed={folder}");
     }
 
@@ -63,6 +63,16 @@ fn main() -> Result<(), Failure> {
         .btree_map(".")
         .include_file("mod.rs")
         .compile_fds(own)?;
+
+    let otlp = protox::compile(["trace.proto"], ["otlp"])?;
+    let otlp_out = out.join("otlp");
+    std::fs::create_dir_all(&otlp_out)?;
+    tonic_prost_build::configure()
+        .out_dir(&otlp_out)
+        .bytes(".")
+        .build_server(false)
+        .include_file("mod.rs")
+        .compile_fds(otlp)?;
     Ok(())
 }
 

@@ -201,7 +201,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(serve(
-            crate::tls::accept(listener, None).unwrap(),
+            crate::tls::accept(listener, None, Default::default()).unwrap(),
             router(node),
             metrics,
             async { stopped.await.unwrap_or(()) },

@@ -20,13 +20,16 @@ pub mod tls;
 
 pub mod clock;
 pub mod health;
+pub mod spans;
 pub mod telemetry;
 
 pub mod banner;
+mod connections;
 pub mod http;
 pub mod listen;
 pub mod panics;
 mod reload;
+mod reloading;
 mod security;
 pub mod server;
 pub mod shutdown;

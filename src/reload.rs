@@ -8,10 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Pause before what could not be used is tried again; doubled each time, up to the longest.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Why files are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +23,23 @@ pub(crate) enum Cause {
     Signal,
     /// A file has changed.
     Change,
+    /// Something could not be used the last time. A file may have been half written then, or not been readable, and
+    /// look the same since.
+    Again,
 }
 
 /// What a look at a file sees.
 type Sight = Option<(std::time::Duration, u64)>;
 
 /// Calls `reload` at every SIGHUP, and when one of the files has changed and then was the same for a look: the
-/// two files of a certificate and its key do not change at one instant.
+/// two files of a certificate and its key do not change at one instant. While `reload` says that something could
+/// not be used, it is called again now and then.
 ///
 /// # Errors
 /// When the signal cannot be caught.
 pub(crate) fn run(
     files: Vec<PathBuf>,
-    mut reload: impl FnMut(Cause) + Send + 'static,
+    mut reload: impl FnMut(Cause) -> bool + Send + 'static,
 ) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
@@ -40,22 +47,40 @@ pub(crate) fn run(
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut read = look(&files).await;
         let mut seen = read.clone();
+        // When to try again, and the pause before.
+        let mut again: Option<(Instant, Duration)> = None;
         loop {
-            tokio::select! {
+            let cause = tokio::select! {
                 _ = hangup.recv() => {
                     read = look(&files).await;
                     seen = read.clone();
-                    reload(Cause::Signal);
+                    Cause::Signal
                 }
                 _ = ticks.tick() => {
                     let now = look(&files).await;
-                    if now == seen && now != read {
-                        read = now.clone();
-                        reload(Cause::Change);
-                    }
+                    let is_quiet = now == seen;
                     seen = now;
+                    if !is_quiet {
+                        continue;
+                    }
+                    if seen != read {
+                        read = seen.clone();
+                        Cause::Change
+                    } else if again.is_some_and(|(at, _)| at <= Instant::now()) {
+                        Cause::Again
+                    } else {
+                        continue;
+                    }
                 }
-            }
+            };
+            again = match (reload(cause), again) {
+                (true, _) => None,
+                (false, Some((_, pause))) if cause == Cause::Again => {
+                    let pause = (2 * pause).min(AGAIN_MAX);
+                    Some((Instant::now() + pause, pause))
+                }
+                (false, _) => Some((Instant::now() + AGAIN, AGAIN)),
+            };
         }
     })
 }

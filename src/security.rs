@@ -11,12 +11,17 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::access::{
-    Access, AccessSettings, Audit, Credentials, Denied, JwtSettings, KeySource, Unknown,
+    Access, AccessError, AccessSettings, Audit, Credentials, Denied, JwtSettings, KeySource,
+    Unknown,
 };
 use crate::banner::Closed;
 use crate::clock::Clock;
 use crate::config::{self, AuthMode, Config};
-use crate::tls::{HTTP1, HTTP2, PeerFiles, PeerTls, Plaintext, ServerFiles, ServerTls};
+use crate::spans::read_headers;
+use crate::tls::{
+    ClientFiles, ClientTls, HTTP1, HTTP2, PeerFiles, PeerTls, Plaintext, ServerFiles, ServerTls,
+    TlsError,
+};
 
 /// All of it.
 #[derive(Clone)]
@@ -33,40 +38,129 @@ pub(crate) struct Security {
     pub(crate) files: Vec<PathBuf>,
 }
 
+/// Files that cannot be used, a sentence each, all of them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) struct Unusable(Vec<String>);
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_slice() {
+            [problem] => f.write_str(problem),
+            problems => {
+                write!(f, "{} parts of the configuration cannot be used:", problems.len())?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+/// What can be made from files alone.
+#[derive(Default)]
+struct Loaded {
+    grpc: Option<(Arc<ServerTls>, Plaintext)>,
+    http: Option<(Arc<ServerTls>, Plaintext)>,
+    peer: Option<Arc<PeerTls>>,
+}
+
+/// Reads all files that can be read without changing anything, and notes all that is wrong with them.
+fn load(config: &Config, problems: &mut Vec<String>) -> Loaded {
+    let tls = &config.tls;
+    let mut loaded = Loaded::default();
+    let mut wrong = |what: &str, error: String| problems.push(format!("{what}: {error}"));
+    let files = tls.cert_file.clone().zip(tls.key_file.clone()).map(|(cert, key)| ServerFiles {
+        cert,
+        key,
+        client_ca: tls.client_ca_file.clone(),
+    });
+    let plaintext = match tls.plaintext {
+        config::Plaintext::Loopback => Plaintext::Loopback,
+        config::Plaintext::Never => Plaintext::Never,
+        config::Plaintext::Always => Plaintext::Always,
+    };
+    let port = |speaks| {
+        let tls = files.clone().map(|files| ServerTls::load(files, speaks)).transpose();
+        tls.map(|tls| tls.map(|tls| (Arc::new(tls), plaintext)))
+    };
+    match port(HTTP2) {
+        Ok(grpc) => loaded.grpc = grpc,
+        Err(error) => wrong("set up TLS (tls.cert_file)", error.to_string()),
+    }
+    // The same files: what is wrong with them is told.
+    if tls.http {
+        loaded.http = port(HTTP1).unwrap_or_default();
+    }
+    match peer_files(config).map(PeerTls::load).transpose() {
+        Ok(peer) => loaded.peer = peer.map(Arc::new),
+        Err(error) => wrong("set up TLS between nodes (peer_tls)", error.to_string()),
+    }
+    let jwt = &config.auth.jwt;
+    if let (Some(_), ca @ Some(_)) = (&jwt.jwks_url, &jwt.jwks_ca_file) {
+        let files = ClientFiles { ca: ca.clone(), identity: None };
+        if let Err(error) = ClientTls::load(&files, HTTP1) {
+            wrong("set up authentication (auth.jwt.jwks_ca_file)", error.to_string());
+        }
+    }
+    loaded
+}
+
+/// What the authorizer has to say.
+fn of_access(AccessError(found): AccessError) -> impl Iterator<Item = String> {
+    found.into_iter().map(|text| format!("set up authentication (auth): {text}"))
+}
+
+/// Notes what is wrong with files that are opened later.
+fn look_at_others(config: &Config, problems: &mut Vec<String>) {
+    if let Some(path) = config.audit.file.as_ref().filter(|path| path.as_os_str() != "-") {
+        let text = |error: std::io::Error| {
+            format!("open the audit log {} (audit.file): {error}", path.display())
+        };
+        problems.extend(Audit::check(path).map_err(text).err());
+    }
+    let tracing = &config.tracing;
+    if tracing.endpoint.is_some() {
+        let files = ClientFiles { ca: tracing.ca_file.clone(), identity: None };
+        let wrong = |error: TlsError| format!("set up tracing (tracing.ca_file): {error}");
+        problems.extend(ClientTls::load(&files, HTTP2).map_err(wrong).err());
+        let read = tracing.headers_file.as_deref().map(read_headers).transpose();
+        let wrong = |error| format!("set up tracing (tracing.headers_file): {error}");
+        problems.extend(read.map_err(wrong).err());
+    }
+}
+
+/// Whether the files that the configuration names can be used. Nothing is created, and nobody is asked.
+///
+/// # Errors
+/// [`Unusable`] with all that is wrong.
+pub(crate) fn check(config: &Config) -> Result<(), Unusable> {
+    let mut problems = Vec::new();
+    load(config, &mut problems);
+    look_at_others(config, &mut problems);
+    problems.extend(
+        Access::check(&access_settings(&config.auth)).err().into_iter().flat_map(of_access),
+    );
+    if problems.is_empty() { Ok(()) } else { Err(Unusable(problems)) }
+}
+
 impl Security {
-    /// Reads all files.
+    /// Reads all files, and asks the issuer of tokens for its keys.
     ///
     /// # Errors
-    /// When one cannot be used.
+    /// With all that cannot be used.
     pub(crate) async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Security> {
-        let tls = &config.tls;
-        let files = tls
-            .cert_file
-            .clone()
-            .zip(tls.key_file.clone())
-            .map(|(cert, key)| ServerFiles { cert, key, client_ca: tls.client_ca_file.clone() });
-        let plaintext = match tls.plaintext {
-            config::Plaintext::Loopback => Plaintext::Loopback,
-            config::Plaintext::Never => Plaintext::Never,
-            config::Plaintext::Always => Plaintext::Always,
-        };
-        let port = |speaks, plaintext| -> anyhow::Result<_> {
-            let Some(files) = files.clone() else { return Ok(None) };
-            let tls = ServerTls::load(files, speaks).context("set up TLS (tls.cert_file)")?;
-            Ok(Some((Arc::new(tls), plaintext)))
-        };
-        let grpc = port(HTTP2, plaintext)?;
-        let http = if tls.http { port(HTTP1, plaintext)? } else { None };
-        let peer = peer_files(config).map(PeerTls::load).transpose();
-        let peer = peer.context("set up TLS between nodes (peer_tls)")?.map(Arc::new);
+        let (mut problems, settings) = (Vec::new(), access_settings(&config.auth));
+        let Loaded { grpc, http, peer } = load(config, &mut problems);
+        look_at_others(config, &mut problems);
+        if !problems.is_empty() {
+            problems.extend(Access::check(&settings).err().into_iter().flat_map(of_access));
+            return Err(Unusable(problems).into());
+        }
         let audit = match &config.audit.file {
             None => Audit::default(),
             Some(path) => Audit::start(path.clone(), clock.clone())
                 .with_context(|| format!("open the audit log {} (audit.file)", path.display()))?,
         };
-        let settings = access_settings(&config.auth);
         let access = Access::start(settings, audit.clone(), clock.clone()).await;
-        let access = access.context("set up authentication (auth)")?;
+        let access = access.map_err(|error| Unusable(of_access(error).collect()))?;
         Ok(Security { grpc, http, peer, access, audit, files: watched(config) })
     }
 
@@ -93,22 +187,15 @@ impl Security {
         }
     }
 
-    /// Reads all files again. What cannot be used is told and stays as it was.
-    pub(crate) fn reload(&self) {
-        let ports = [&self.grpc, &self.http].into_iter().flatten();
-        let ports =
-            ports.map(|(tls, _)| ("certificate", tls.reload().map_err(anyhow::Error::from)));
+    /// Reads all files again. What cannot be used stays as it was; each part says what became of it.
+    pub(crate) fn reload(&self) -> Vec<(&'static str, anyhow::Result<()>)> {
+        let ports = [("certificate", &self.grpc), ("certificate of the HTTP port", &self.http)];
+        let ports = ports.into_iter().filter_map(|(what, port)| Some((what, port.as_ref()?)));
+        let ports = ports.map(|(what, (tls, _))| (what, tls.reload().map_err(Into::into)));
         let peer = self.peer.iter();
-        let peer = peer.map(|tls| ("peer certificate", tls.reload().map_err(anyhow::Error::from)));
-        let access = ("authentication", self.access.reload().map_err(anyhow::Error::from));
-        for (what, result) in ports.chain(peer).chain([access]) {
-            match result {
-                Ok(()) => tracing::info!(what, "read again"),
-                Err(error) => {
-                    tracing::error!(what, error = %format!("{error:#}"), "not read again, the old one stays");
-                }
-            }
-        }
+        let peer = peer.map(|tls| ("peer certificate", tls.reload().map_err(Into::into)));
+        let access = ("authentication", self.access.reload().map_err(Into::into));
+        ports.chain(peer).chain([access]).collect()
     }
 
     /// Opens the audit log again, as after a rotation.

@@ -23,7 +23,8 @@ use crate::access::{Access, AccessLayer};
 use crate::banner::Banner;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors};
-use crate::dispatch::{self, Dispatcher, Leaders, LeaseTimes};
+use crate::connections::Connections;
+use crate::dispatch::{self, CurrentRules, Dispatcher, Leaders, LeaseTimes};
 use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
@@ -32,9 +33,9 @@ use crate::listen::bind;
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::pressure::{self, Level, Mark, Marks, Pressure, Source as Short, Watch};
-use crate::reload::{self, Cause};
-use crate::security::Security;
-use crate::telemetry::logs;
+use crate::reloading::Reloading;
+use crate::security::{self, Security};
+use crate::spans::{self, Exporting, Spans};
 use crate::telemetry::metrics::Metrics;
 use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
 use crate::tls::{self, Incoming};
@@ -62,6 +63,14 @@ pub struct Source {
     pub load: Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>,
 }
 
+/// Whether the files that a configuration names can be used, as a start would. Nothing is created or bound.
+///
+/// # Errors
+/// Names all that cannot be used, and why.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    Ok(security::check(config)?)
+}
+
 /// Runs a node until `shutdown` ends and the drain is over.
 ///
 /// # Errors
@@ -78,10 +87,11 @@ pub async fn run(
 
     let clock = Clock::system();
     let security = Security::start(&config, &clock).await?;
-    let grpc = tls::accept(grpc, security.grpc.clone())?;
-    let http = tls::accept(http, security.http.clone())?;
     let metrics = Metrics::install()?;
     durahub_cluster::metrics::describe();
+    let connections = Connections::new(&config.limits);
+    let grpc = tls::accept(grpc, security.grpc.clone(), connections.grpc())?;
+    let http = tls::accept(http, security.http.clone(), connections.http())?;
     let health = Health::new(&["storage", "partitions"]);
     let pages = http::Node {
         health: health.clone(),
@@ -98,22 +108,35 @@ pub async fn run(
     let secure = security.peers();
     let machine = Orchestrations::new(listener);
     let pressure = Pressure::new();
-    pressure.set(Short::Disk, marks(&config.storage));
-    pressure.set_memory_budget(memory_budget(&config));
+    set_pressure(&pressure, &config);
     let node = start_node(&config, &clock, addresses.2, machine, &secure, &pressure).await?;
     pressure.name_node(node.identity().node);
-    let peers = PeerServer::start(peer, secure, node.service(), node.admin(), security.operators());
+    let peers = PeerServer::start(
+        peer,
+        secure,
+        node.service(),
+        node.admin(),
+        security.operators(),
+        connections.peer(),
+    );
     health.pass("storage");
+    let (spans, exporting) = start_spans(&config, node.identity().node, &clock)?;
+    let current = CurrentRules::new(rules(&config, config.limits.max_message_bytes));
     let dispatcher = Dispatcher::new(
-        dispatch_settings(&config),
+        dispatch_settings(&config, current.clone(), spans.clone()),
         clock.clone(),
         (1..=node.partitions()).map(|id| node.group(GroupId(id)).clone()).collect(),
     );
     let metadata = node.group(GroupId::METADATA).clone();
     let hub_names = metadata.clone();
     dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
-    let measured = dispatcher.clone();
-    metrics.before_each_look(move || measured.measure());
+    let hub_names = metadata.clone();
+    spans.name_hubs(move |hub| hub_name(&hub_names, hub));
+    let measured = (dispatcher.clone(), connections.clone());
+    metrics.before_each_look(move || {
+        measured.0.measure();
+        measured.1.measure();
+    });
     let mut leading = leaders.run(&dispatcher);
     dispatcher.join(node.peers(), &mut leading);
     node.serve(dispatcher.program());
@@ -131,13 +154,15 @@ pub async fn run(
         security: security.clone(),
         throttle: throttle.clone(),
         pressure,
+        connections,
+        dispatcher: dispatcher.clone(),
     };
     let reloading = tokio::spawn(reloading.run()?);
 
     let (close, closing) = watch::channel(false);
     let entropy = move || clock.entropy();
-    let gateway =
-        Gateway::new(gateway_settings(&config), metadata, dispatcher.clone(), entropy, closing);
+    let settings = gateway_settings(&config, current, spans);
+    let gateway = Gateway::new(settings, metadata, dispatcher.clone(), entropy, closing);
     tokio::pin!(shutdown);
     tokio::select! {
         created = create_hubs(&gateway, &config.task_hubs) => created?,
@@ -181,55 +206,19 @@ pub async fn run(
     reloading.abort();
     peers.stop().await;
     node.stop().await;
+    if let Some(exporting) = exporting {
+        exporting.stop().await;
+    }
     let _ = stop_http.send(());
     serving_http.await?.context("serve HTTP")?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// What changes while the node runs.
-struct Reloading {
-    started_with: Config,
-    source: Source,
-    security: Security,
-    throttle: Throttle,
-    pressure: Pressure,
-}
-
-impl Reloading {
-    /// Reads files again when they change, or at SIGHUP.
-    fn run(self) -> anyhow::Result<impl Future<Output = ()> + Send> {
-        let files = self.security.files.iter().chain(&self.source.file).cloned().collect();
-        let reload = move |cause: Cause| {
-            tracing::info!(?cause, "reading files again");
-            self.security.reload();
-            self.reload_config();
-            if cause == Cause::Signal {
-                self.security.reopen_audit();
-            }
-        };
-        reload::run(files, reload).context("listen for SIGHUP")
-    }
-
-    fn reload_config(&self) {
-        let config = match (self.source.load)() {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "the configuration is not read again, the old one stays");
-                return;
-            }
-        };
-        self.throttle.set(shares(&config.limits));
-        self.pressure.set(Short::Disk, marks(&config.storage));
-        self.pressure.set_memory_budget(memory_budget(&config));
-        if let Err(error) = logs::set_filter(&config.log_level) {
-            tracing::error!(%error, "the log level stays");
-        }
-        let waiting = self.started_with.waiting(&config);
-        if !waiting.is_empty() {
-            tracing::warn!(?waiting, "changed settings that wait for a restart");
-        }
-    }
+/// Takes over what the configuration says of room.
+pub(crate) fn set_pressure(pressure: &Pressure, config: &Config) {
+    pressure.set(Short::Disk, marks(&config.storage));
+    pressure.set_memory_budget(memory_budget(config));
 }
 
 fn memory_budget(config: &Config) -> Option<u64> {
@@ -263,7 +252,8 @@ async fn halt_while_critical(dispatcher: Dispatcher, mut level: watch::Receiver<
     }
 }
 
-fn shares(limits: &config::Limits) -> Shares {
+/// How much one hub and one connection may ask.
+pub(crate) fn shares(limits: &config::Limits) -> Shares {
     let share = |per_second, in_flight| Share { per_second, in_flight };
     Shares {
         hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
@@ -327,13 +317,34 @@ async fn start_node(
     Ok(Node::start(settings, Arc::new(machine)).await?)
 }
 
+/// Spans go to the collector, if there is one.
+fn start_spans(
+    config: &Config,
+    node: u64,
+    clock: &Clock,
+) -> anyhow::Result<(Spans, Option<Exporting>)> {
+    let tracing = &config.tracing;
+    let Some(endpoint) = tracing.endpoint.clone() else { return Ok((Spans::off(), None)) };
+    let settings = spans::Settings {
+        endpoint,
+        ca_file: tracing.ca_file.clone(),
+        headers_file: tracing.headers_file.clone(),
+        sampling_ratio: tracing.sampling_ratio.as_f64(),
+        service_name: tracing.service_name.clone(),
+        resource: tracing.resource_attributes.clone(),
+        node,
+    };
+    let started = Spans::start(settings, clock.clone()).context("set up tracing (tracing)")?;
+    Ok((started.0, Some(started.1)))
+}
+
 /// The name of a hub, as far as this node has heard of it.
 fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
     let hubs = metadata.peek(|rows| engine::read::hubs(&RowsView(rows)));
     hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
-fn dispatch_settings(config: &Config) -> dispatch::Settings {
+fn dispatch_settings(config: &Config, rules: CurrentRules, spans: Spans) -> dispatch::Settings {
     let limits = &config.limits;
     dispatch::Settings {
         leases: LeaseTimes {
@@ -345,42 +356,41 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         health_ping: limits.health_ping,
         item_bytes: SEND_LIMIT,
         stream_history_above: limits.stream_history_above,
-        limits: instance_limits(config),
-        instance_id_length: limits.max_instance_id_length,
-        retention: retention(config),
+        rules,
+        spans,
     }
 }
 
-fn retention(config: &Config) -> dispatch::Retention {
-    let config::Retention { completed, failed, terminated } = config.retention;
-    dispatch::Retention { completed, failed, terminated }
-}
-
-fn instance_limits(config: &Config) -> dispatch::Limits {
-    let limits = &config.limits;
-    dispatch::Limits {
-        engine: engine::Limits {
-            history_events: limits.max_history_events,
-            history_bytes: limits.max_history_bytes as u64,
-            waiting_events: limits.max_waiting_events,
-            pending: limits.max_pending_per_instance,
+/// What the configuration says of instances. The size of a message is fixed when the ports open.
+pub(crate) fn rules(config: &Config, message_bytes: usize) -> dispatch::Rules {
+    let (limits, retention) = (&config.limits, &config.retention);
+    let config::Retention { completed, failed, terminated } = *retention;
+    dispatch::Rules {
+        limits: dispatch::Limits {
+            engine: engine::Limits {
+                history_events: limits.max_history_events,
+                history_bytes: limits.max_history_bytes as u64,
+                waiting_events: limits.max_waiting_events,
+                pending: limits.max_pending_per_instance,
+            },
+            payload_bytes: limits.max_payload_bytes,
+            custom_status_bytes: limits.max_custom_status_bytes,
+            name_length: limits.max_name_length,
+            tags_bytes: limits.max_tags_bytes,
+            completion_bytes: message_bytes,
         },
-        payload_bytes: limits.max_payload_bytes,
-        custom_status_bytes: limits.max_custom_status_bytes,
-        name_length: limits.max_name_length,
-        tags_bytes: limits.max_tags_bytes,
-        completion_bytes: limits.max_message_bytes,
+        instance_id_length: limits.max_instance_id_length,
+        retention: dispatch::Retention { completed, failed, terminated },
     }
 }
 
-fn gateway_settings(config: &Config) -> gateway::Settings {
+fn gateway_settings(config: &Config, rules: CurrentRules, spans: Spans) -> gateway::Settings {
     gateway::Settings {
         message_bytes: config.limits.max_message_bytes,
-        instance_id_length: config.limits.max_instance_id_length,
         dynamic_hubs: config.dynamic_task_hubs,
-        limits: instance_limits(config),
+        rules,
         hub_calls: config.task_hub_calls,
-        retention: retention(config),
+        spans,
     }
 }
 

@@ -8,6 +8,8 @@ mod audit;
 mod calls;
 #[path = "access/commands.rs"]
 mod commands;
+#[path = "access/connections.rs"]
+mod connections;
 #[path = "access/limits.rs"]
 mod limits;
 #[path = "access/matrix.rs"]

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod support;
+#[path = "metrics/traces.rs"]
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

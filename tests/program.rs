@@ -186,6 +186,55 @@ fn a_bad_configuration_lists_every_problem_and_touches_nothing() {
     assert!(is_empty(folder.path()));
 }
 
+/// What a start would meet in the files of certificates, keys and tokens, the check tells as well, and both tell all.
+#[test]
+fn files_that_cannot_be_used_are_told_together_by_the_check_and_by_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, text) in [
+        ("cert.pem", "no certificate"),
+        ("tokens.toml", "[[token]]\nname = 'a'\nsha256 = 'secret'\n"),
+        ("grants.toml", "grants = ['a']\n"),
+        ("keys.json", "{}"),
+        ("headers", "secret\n"),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    let settings = "[tls]\ncert_file = 'cert.pem'\nkey_file = 'none.key'\n\
+        [peer_tls]\ncert_file = 'cert.pem'\nkey_file = 'none.key'\nca_file = 'none.ca'\n\
+        [auth]\nmode = ['token', 'jwt']\ntokens_file = 'tokens.toml'\ngrants_file = 'grants.toml'\n\
+        [auth.jwt]\njwks_file = 'keys.json'\nissuer = 'i'\naudience = ['a']\n\
+        [audit]\nfile = 'none/audit'\n\
+        [tracing]\nendpoint = 'https://localhost:1'\nca_file = 'none.pem'\nheaders_file = 'headers'\n";
+    std::fs::write(folder.path().join("durahub.toml"), settings).unwrap();
+    let config = ["--config", "durahub.toml"];
+    for command in [&["config", "check"][..], &["serve"]] {
+        let message = failure(durahub(folder.path()).args(command).args(config));
+        for part in [
+            "tls.cert_file",
+            "cert.pem: holds no certificate",
+            "none.key: cannot be read",
+            "peer_tls",
+            "none.ca",
+            "tokens.toml: token \"a\"",
+            "grants.toml: \"a\" is not WHO=ROLE@HUB",
+            "keys.json",
+            "audit.file",
+            "tracing.ca_file",
+            "headers: line 1",
+            "8 parts of the configuration",
+        ] {
+            assert!(message.contains(part), "{command:?}: {part:?} is missing in: {message}");
+        }
+        assert!(!message.contains("secret"), "{message}");
+    }
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(files.len(), 6, "nothing is created: {files:?}");
+    // Where the files are on another machine, the settings alone can be judged.
+    let line = ["config", "check", "--without-files", "--config", "durahub.toml"];
+    let output = finish(durahub(folder.path()).args(line).stdout(Stdio::piped()).spawn().unwrap());
+    assert!(output.status.success());
+}
+
 #[test]
 fn what_config_check_prints_is_a_configuration_file() {
     let folder = tempfile::tempdir().unwrap();

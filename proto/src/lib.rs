@@ -29,6 +29,13 @@ mod own_wire {
     include!(concat!(env!("OUT_DIR"), "/durahub/mod.rs"));
 }
 
+mod otlp_wire {
+    #![allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
+    include!(concat!(env!("OUT_DIR"), "/otlp/mod.rs"));
+}
+
+/// What a collector of traces takes: `otlp/trace.proto`.
+pub use otlp_wire::opentelemetry::proto::collector::trace::v1 as otlp;
 /// What Durahub answers beside the services of the SDKs: `durahub/*.proto`.
 pub use own_wire::durahub::v1 as own;
 /// What KEDA asks an external scaler: `durahub/scaler.proto`.

@@ -84,6 +84,21 @@ impl Audit {
         Ok(Audit(Some(Arc::new(Shared { lines, lost, clock, strangers }))))
     }
 
+    /// Whether lines could be added to a file. It is not created: whether it could be is not known then, but
+    /// whether there is a folder for it.
+    ///
+    /// # Errors
+    /// When they could not.
+    pub fn check(path: &Path) -> std::io::Result<()> {
+        match OpenOptions::new().append(true).open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                std::fs::metadata(folder.unwrap_or_else(|| Path::new("."))).map(drop)
+            }
+            opened => opened.map(drop),
+        }
+    }
+
     /// Opens the file again, under its name: whoever rotates logs has moved the old one away.
     pub fn reopen(&self) {
         if let Some(shared) = &self.0 {

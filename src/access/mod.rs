@@ -134,7 +134,7 @@ impl Access {
         clock: Clock,
     ) -> Result<Access, AccessError> {
         verify::install();
-        let state = RwLock::new(Arc::new(read(&settings, None)?));
+        let state = RwLock::new(Arc::new(read(&settings)?));
         let anonymous = Arc::new(Identity::anonymous());
         let asked = AsyncMutex::new(i64::MIN / 2);
         let changes = watch::Sender::default();
@@ -144,14 +144,28 @@ impl Access {
         Ok(access)
     }
 
+    /// Reads the files as [`Access::start`] would, and asks nobody.
+    ///
+    /// # Errors
+    /// [`AccessError`] with all that is wrong with them.
+    pub fn check(settings: &AccessSettings) -> Result<(), AccessError> {
+        verify::install();
+        read(settings).map(drop)
+    }
+
     /// Reads the files again. Streams of callers that still may have them go on.
     ///
     /// # Errors
     /// [`AccessError`]; what was read before stays.
     pub fn reload(&self) -> Result<(), AccessError> {
-        let keys = self.0.state.read().keys.clone();
-        let state = read(&self.0.settings, keys)?;
-        *self.0.state.write() = Arc::new(state);
+        let mut state = read(&self.0.settings)?;
+        let mut current = self.0.state.write();
+        if self.refresh().is_some() {
+            // Those of now, not of before the files were read: the issuer may have been asked meanwhile.
+            state.keys = current.keys.clone();
+        }
+        *current = Arc::new(state);
+        drop(current);
         self.0.changes.send_replace(());
         Ok(())
     }
@@ -366,8 +380,8 @@ impl Access {
     }
 }
 
-/// Reads all files; keys of a URL are those of before.
-fn read(settings: &AccessSettings, keys: Option<Keys>) -> Result<State, AccessError> {
+/// Reads all files. Keys of a URL are not there yet.
+fn read(settings: &AccessSettings) -> Result<State, AccessError> {
     let mut problems = Vec::new();
     let tokens = match &settings.tokens {
         Some(path) => tokens::read(path, &mut problems),
@@ -400,7 +414,7 @@ fn read(settings: &AccessSettings, keys: Option<Keys>) -> Result<State, AccessEr
             let keys = read.and_then(|text| Keys::parse(&text));
             keys.map_err(|text| problems.push(format!("{}: {text}", path.display()))).ok()
         }
-        _ => keys,
+        _ => None,
     };
     if !problems.is_empty() {
         return Err(AccessError(problems));

@@ -90,6 +90,15 @@ struct ConfigArgs {
 }
 
 #[derive(Debug, Args)]
+struct CheckArgs {
+    /// Do not open the files that the configuration names: they are on another machine
+    #[arg(long)]
+    without_files: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Args)]
 struct TokenArgs {
     #[command(subcommand)]
     command: TokenCommand,
@@ -110,8 +119,9 @@ enum TokenCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check file, variables and flags; list every problem (exit code 1), or print the settings in effect as TOML.
-    Check(Flags),
+    /// Check file, variables and flags, and the files of certificates, keys and tokens that they name; list every
+    /// problem (exit code 1), or print the settings in effect as TOML.
+    Check(CheckArgs),
     /// Print all settings with their defaults as a commented TOML file.
     Reference,
 }
@@ -134,8 +144,12 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(flags) => serve(flags),
-        Command::Config(ConfigArgs { command: ConfigCommand::Check(flags) }) => {
-            print(&load(&flags)?.to_toml())
+        Command::Config(ConfigArgs { command: ConfigCommand::Check(check) }) => {
+            let config = load(&check.flags)?;
+            if !check.without_files {
+                server::check(&config)?;
+            }
+            print(&config.to_toml())
         }
         Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
             print(&Config::default().to_toml())

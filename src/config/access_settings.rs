@@ -11,11 +11,12 @@ use super::settings::{Setting, put, quoted, time};
 use super::values::{self, Value};
 
 /// A file, or none.
-fn path(value: &Value) -> Option<Option<PathBuf>> {
+pub(super) fn path(value: &Value) -> Option<Option<PathBuf>> {
     value.text().map(|text| (!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
-fn show_path(path: Option<&PathBuf>) -> String {
+/// The same, as TOML.
+pub(super) fn show_path(path: Option<&PathBuf>) -> String {
     quoted(&path.map(|path| path.display().to_string()).unwrap_or_default())
 }
 

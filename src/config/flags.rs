@@ -60,6 +60,7 @@ impl clap::Args for Flags {
                 "storage" => "Storage",
                 "limits" => "Limits",
                 "retention" => "Retention",
+                "tracing" => "Tracing",
                 "" => "Settings",
                 _ => "Security",
             };
@@ -67,7 +68,7 @@ impl clap::Args for Flags {
                 .long(setting.flag())
                 .value_name(setting.value_name)
                 .help_heading(heading)
-                .help(format!("{}\n{default}[env: {}{also}]", setting.help, setting.variable()));
+                .help(format!("{}\n{default}[env: {}{also}]", setting.text(), setting.variable()));
             if setting.is_switch() {
                 arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
             }

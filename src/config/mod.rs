@@ -4,7 +4,8 @@
 //!
 //! 1. the TOML file of `--config` or `DURAHUB_CONFIG`; a missing file and an unknown key are errors;
 //! 2. the variables of the managed service's emulator (`DTS_TASK_HUB_NAMES`, `DTS_USE_DYNAMIC_TASK_HUBS`,
-//!    `DTS_EMULATOR_LOG_LEVEL`), so that its compose files keep working;
+//!    `DTS_EMULATOR_LOG_LEVEL`), so that its compose files keep working, and three of OpenTelemetry's
+//!    (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`);
 //! 3. the `DURAHUB_*` variables; an empty one counts as not set;
 //! 4. the flags.
 //!
@@ -19,6 +20,7 @@ mod access_settings;
 mod flags;
 mod problems;
 mod settings;
+mod traces;
 mod values;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,7 @@ pub use access::{Audit, Auth, AuthMode, Jwt, PeerTls, Plaintext, Tls};
 pub use flags::Flags;
 pub use problems::{ConfigErrors, Problem};
 use settings::Setting;
+pub use traces::{Ratio, Tracing};
 use values::Value;
 
 /// Variable that names the configuration file when the flag does not.
@@ -37,15 +40,29 @@ pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
 
 /// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
 /// grants and keys hold is taken over, too; where they are is not.
-pub const RELOADED: [&str; 8] = [
+pub const RELOADED: &[&str] = &[
     "log_level",
     "memory_budget",
     "storage.low_free",
     "storage.critical_free",
+    "limits.max_instance_id_length",
+    "limits.max_payload_bytes",
+    "limits.max_custom_status_bytes",
+    "limits.max_name_length",
+    "limits.max_tags_bytes",
+    "limits.max_history_events",
+    "limits.max_history_bytes",
+    "limits.max_waiting_events",
+    "limits.max_pending_per_instance",
     "limits.hub_calls_per_second",
     "limits.hub_calls_in_flight",
     "limits.connection_calls_per_second",
     "limits.connection_calls_in_flight",
+    "limits.connections",
+    "limits.connections_per_address",
+    "retention.completed",
+    "retention.failed",
+    "retention.terminated",
 ];
 
 /// Everything that a node can be told. The default is a persistent single node on loopback.
@@ -105,6 +122,8 @@ pub struct Config {
     pub auth: Auth,
     /// The audit log.
     pub audit: Audit,
+    /// The collector of traces.
+    pub tracing: Tracing,
 }
 
 /// How much of the file system of the data folder stays free.
@@ -175,6 +194,10 @@ pub struct Limits {
     pub connection_calls_in_flight: u32,
     /// HTTP/2 streams at the same time on one connection, 10 to 100,000.
     pub connection_streams: u32,
+    /// Connections at the same time at each port, in all; 0: no limit.
+    pub connections: u32,
+    /// Connections at the same time at each port, from one address; 0: no limit.
+    pub connections_per_address: u32,
 }
 
 /// How long ended instances stay, from their end, by the status in which they ended: 1 s to 10 years; `None`: for
@@ -231,6 +254,7 @@ impl Default for Config {
             peer_tls: PeerTls::default(),
             auth: Auth::default(),
             audit: Audit::default(),
+            tracing: Tracing::default(),
         }
     }
 }
@@ -260,6 +284,8 @@ impl Default for Limits {
             connection_calls_per_second: 0,
             connection_calls_in_flight: 0,
             connection_streams: 1000,
+            connections: 10_000,
+            connections_per_address: 2_000,
         }
     }
 }
@@ -320,7 +346,7 @@ impl Config {
                 table = setting.table();
                 text += &format!("\n[{table}]\n");
             }
-            text += &format!("\n# {}\n# Allowed: {}.\n", setting.help, setting.allowed);
+            text += &format!("\n# {}\n# Allowed: {}.\n", setting.text(), setting.allowed);
             text += &format!("# --{}, {}\n", setting.flag(), setting.variable());
             text += &format!("{} = {}\n", setting.name(), (setting.show)(self));
         }
@@ -480,7 +506,7 @@ fn unknown(table: &str) -> String {
     let here = settings::all().filter(|setting| setting.table() == table);
     let names: Vec<_> = here.map(Setting::name).collect();
     let tables = match table {
-        "" => ", and the tables storage, limits, tls, peer_tls, auth and audit",
+        "" => ", and the tables storage, limits, retention, tls, peer_tls, auth, audit and tracing",
         "auth" => ", and the table jwt",
         _ => "",
     };

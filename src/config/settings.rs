@@ -3,7 +3,8 @@
 //! A key is a TOML key, a flag (`--data-dir`) and a variable (`DURAHUB_DATA_DIR`); the three names follow
 //! from the key, so they cannot drift apart. Help text, the sentence about what is allowed, and the way
 //! from text to [`Config`] and back stand in the row. A new setting is a field in [`Config`] and a row here,
-//! or in [`access_settings`](super::access_settings) if it is about who may connect and do what.
+//! or in [`access_settings`](super::access_settings) if it is about who may connect and do what, or in
+//! [`traces`](super::traces).
 //!
 //! No key may be called `port` or start with `service`: Kubernetes sets `DURAHUB_PORT` and
 //! `DURAHUB_SERVICE_…` in every pod beside a Service named `durahub`. For the same reason an unknown
@@ -12,7 +13,7 @@
 use std::time::Duration;
 
 use super::values::{self, Value};
-use super::{Config, LogFormat};
+use super::{Config, LogFormat, RELOADED};
 
 /// One setting.
 pub(super) struct Setting {
@@ -24,7 +25,7 @@ pub(super) struct Setting {
     pub(super) help: &'static str,
     /// What a value may be, to end the sentence "allowed is …".
     pub(super) allowed: &'static str,
-    /// Variable of the managed service's emulator that gives the same thing.
+    /// Variable of the managed service's emulator, or of OpenTelemetry, that gives the same thing.
     pub(super) emulator: Option<&'static str>,
     /// Puts a value into the configuration; `None` when the value is not allowed.
     pub(super) set: fn(&mut Config, &Value) -> Option<()>,
@@ -41,6 +42,15 @@ impl Setting {
     /// The table of the key: `auth.jwt` for `auth.jwt.issuer`; empty at the top.
     pub(super) fn table(&self) -> &'static str {
         self.key.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// What it means, and whether a running node takes it over.
+    pub(super) fn text(&self) -> String {
+        let taken_over = match RELOADED.contains(&self.key) {
+            true => " Applied to a running node when the file changes.",
+            false => "",
+        };
+        format!("{}{taken_over}", self.help)
     }
 
     /// Name of the flag, without dashes in front. The limits go without their table.
@@ -65,7 +75,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Every setting, in the order of the help text and of the configuration reference.
 pub(super) fn all() -> impl Iterator<Item = &'static Setting> + Clone {
-    SETTINGS.iter().chain(super::access_settings::SETTINGS)
+    SETTINGS.iter().chain(super::access_settings::SETTINGS).chain(super::traces::SETTINGS)
 }
 
 const SPACE_ALLOWED: &str = "auto, a size from 0 to 1024GiB, or a share from 1% to 90%; 0 is never";
@@ -487,7 +497,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.hub_calls_per_second",
         value_name: "N",
-        help: "Calls of clients to one task hub per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        help: "Calls of clients to one task hub per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.hub_calls_per_second, values::count(v)),
@@ -496,7 +506,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.hub_calls_in_flight",
         value_name: "N",
-        help: "Calls of clients to one task hub at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        help: "Calls of clients to one task hub at the same time, waits included, at this node.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.hub_calls_in_flight, values::count(v)),
@@ -505,7 +515,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connection_calls_per_second",
         value_name: "N",
-        help: "Calls of clients on one connection per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted. Applied to a running node when the file changes.",
+        help: "Calls of clients on one connection per second, at this node. More are answered with RESOURCE_EXHAUSTED and when to ask again; calls of workers are not counted.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connection_calls_per_second, values::count(v)),
@@ -514,7 +524,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connection_calls_in_flight",
         value_name: "N",
-        help: "Calls of clients on one connection at the same time, waits included, at this node. Applied to a running node when the file changes.",
+        help: "Calls of clients on one connection at the same time, waits included, at this node.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connection_calls_in_flight, values::count(v)),
@@ -530,6 +540,24 @@ const SETTINGS: &[Setting] = &[
             put(&mut c.limits.connection_streams, values::whole(v, 10..=100_000).map(|n| n as u32))
         },
         show: |c| c.limits.connection_streams.to_string(),
+    },
+    Setting {
+        key: "limits.connections",
+        value_name: "N",
+        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. A lower limit closes none that is there.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connections, values::count(v)),
+        show: |c| c.limits.connections.to_string(),
+    },
+    Setting {
+        key: "limits.connections_per_address",
+        value_name: "N",
+        help: "Connections at the same time at each of the three ports from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. A lower limit closes none that is there.",
+        allowed: "a whole number from 0 to 1000000000; 0 is no limit",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connections_per_address, values::count(v)),
+        show: |c| c.limits.connections_per_address.to_string(),
     },
     Setting {
         key: "retention.completed",

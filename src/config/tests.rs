@@ -227,7 +227,18 @@ fn settings_of_one_table_stand_together() {
     tables.dedup();
     assert_eq!(
         tables,
-        ["", "storage", "limits", "retention", "tls", "peer_tls", "auth", "auth.jwt", "audit"]
+        [
+            "",
+            "storage",
+            "limits",
+            "retention",
+            "tls",
+            "peer_tls",
+            "auth",
+            "auth.jwt",
+            "audit",
+            "tracing"
+        ]
     );
 }
 
@@ -259,6 +270,36 @@ fn access_is_read_from_nested_tables_and_judged_together() {
         keys(&Case { file: Some(typo), ..Case::default() }),
         ["auth.jwt.issuers", "auth.modes"]
     );
+}
+
+#[test]
+fn a_collector_is_named_by_our_keys_or_by_those_of_opentelemetry() {
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317"),
+        ("OTEL_SERVICE_NAME", "dh"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "zone=a, x.y=1=2"),
+    ];
+    let tracing = load(&Case { variables: &variables, ..Case::default() }).unwrap().tracing;
+    assert_eq!(tracing.endpoint.as_deref(), Some("http://a:4317"));
+    let attributes: Vec<_> = tracing.resource_attributes.iter().collect();
+    let text = |text: &str| text.to_owned();
+    assert_eq!(attributes, [(&text("x.y"), &text("1=2")), (&text("zone"), &text("a"))]);
+    let flags = ["--tracing-endpoint=https://b", "--tracing-sampling-ratio=0.25"];
+    let config = load(&Case { variables: &variables, flags: &flags, ..Case::default() }).unwrap();
+    assert_eq!(config.tracing.endpoint.as_deref(), Some("https://b"));
+    assert!((config.tracing.sampling_ratio.as_f64() - 0.25).abs() < 1e-9);
+    let printed = config.to_toml();
+    assert_eq!(load(&Case { file: Some(&printed), ..Case::default() }).unwrap(), config);
+    for (key, flag) in [
+        ("tracing.endpoint", "--tracing-endpoint=collector:4317"),
+        ("tracing.endpoint", "--tracing-endpoint=http://a/v1/traces"),
+        ("tracing.sampling_ratio", "--tracing-sampling-ratio=1.5"),
+        ("tracing.sampling_ratio", "--tracing-sampling-ratio=NaN"),
+        ("tracing.resource_attributes", "--tracing-resource-attributes=a=1,a=2"),
+        ("tracing.service_name", "--tracing-service-name="),
+    ] {
+        assert_eq!(keys(&Case { flags: &[flag], ..Case::default() }), [key], "{flag}");
+    }
 }
 
 #[test]

@@ -97,7 +97,8 @@ impl Dispatcher {
                 }
             },
         };
-        let command = match self.0.settings.limits.check_turn(&response) {
+        let rules = self.rules();
+        let command = match rules.limits.check_turn(&response) {
             Ok(()) => Command::CompleteTurn(CompleteTurn {
                 turn,
                 actions: response.actions,
@@ -108,7 +109,7 @@ impl Dispatcher {
                     .num_events_processed
                     .and_then(|n| u32::try_from(n).ok())
                     .filter(|n| *n > 0),
-                id_length: self.0.settings.instance_id_length as u32,
+                id_length: rules.instance_id_length as u32,
             }),
             Err(reason) => Command::FailTurn(FailTurn { turn, reason }),
         };
@@ -130,7 +131,7 @@ impl Dispatcher {
         let Work::Activity(activity) = &named.work else { return Ok(()) };
         let task = activity.task.clone();
         let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
-        let limits = &self.0.settings.limits;
+        let limits = self.rules().limits;
         let (result, failure) = limits.admit_result(response.result, response.failure_details);
         let command = Command::CompleteActivity(CompleteActivity { task, result, failure });
         self.commit(hub, &named, command, ending).await
@@ -157,15 +158,15 @@ impl Dispatcher {
             return Ok(());
         }
         let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
-        let limits = &self.0.settings.limits;
-        let command = match limits.check_batch(&result, self.0.settings.item_bytes) {
+        let rules = self.rules();
+        let command = match rules.limits.check_batch(&result, self.0.settings.item_bytes) {
             Ok(()) => Command::CompleteBatch(CompleteBatch {
                 batch,
                 results: result.results,
                 actions: result.actions,
                 state: result.entity_state,
                 failure: result.failure_details,
-                id_length: self.0.settings.instance_id_length as u32,
+                id_length: rules.instance_id_length as u32,
             }),
             Err(reason) => {
                 tracing::warn!(hub, entity = %named.key.instance(), reason, "a batch fails");
@@ -188,6 +189,7 @@ impl Dispatcher {
         let Ok(Some(Some(mut ending))) = self.claim(hub, named) else { return };
         tracing::debug!(hub, instance = %named.key.instance(), why, "work item given back");
         self.0.meters.of(hub).returned(named.key.kind(), Returned::Abandoned);
+        self.give_back_span(hub, &named.key, named.lease);
         ending.end = End::Abandoned;
     }
 
@@ -215,7 +217,7 @@ impl Dispatcher {
         if !named.of_this_term {
             return Ok(());
         }
-        let limit = self.0.settings.limits.completion_bytes;
+        let limit = self.rules().limits.completion_bytes;
         match self.with_hub(hub, |hub| hub.keep_part(&named.key, named.lease, part, limit)) {
             Kept::Yes | Kept::Stale => Ok(()),
             // Nothing was committed: the worker may send it again, and does (R1.10).
@@ -309,8 +311,9 @@ impl Dispatcher {
         command: Command,
         ending: Option<Ending<'_>>,
     ) -> Result<(), CompleteError> {
-        let Named { key, work, .. } = named;
-        let command = command.within(&self.0.settings.limits.engine);
+        let Named { key, work, lease, .. } = named;
+        let span = self.answered_span(hub, key, *lease);
+        let command = command.within(&self.rules().limits.engine);
         let reply = self.partition_of(hub, key.instance()).propose(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
         match (ending, &answer) {
@@ -328,6 +331,7 @@ impl Dispatcher {
             (_, Err(_)) => {}
         }
         self.0.meters.of(hub).answered(key.kind(), answer.is_ok());
+        self.end_span(span, answer.is_ok());
         if let Err(reject) = answer {
             let (kind, instance) = (key.kind(), key.instance());
             tracing::debug!(hub, %instance, ?kind, %reject, "completion changed nothing");

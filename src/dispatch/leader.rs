@@ -271,7 +271,10 @@ impl Dispatcher {
             let now = self.0.clock.now();
             let hubs: Vec<u32> = self.0.hubs.lock().keys().copied().collect();
             for hub in hubs {
-                for key in self.with_hub(hub, |hub| hub.expire(now)) {
+                let (expired, late) =
+                    self.with_hub(hub, |hub| (hub.expire(now), hub.take_late_spans()));
+                self.expire_spans(late);
+                for key in expired {
                     tracing::info!(
                         hub,
                         instance = %key.instance(),

@@ -11,6 +11,8 @@
 //! comes back with the item's token ([`token`]), to the leader again whatever gateway it reaches, is checked
 //! against the lease and the [`limits`], and becomes a command ([`complete`]).
 //!
+//! Where a collector of traces is configured, [`traced`] tells it of each item.
+//!
 //! Messages between instances go another way: [`courier`] carries them from partition to partition.
 //!
 //! Locks: one mutex around all hubs, and inside it one around the outlets of their streams, held for table
@@ -29,8 +31,10 @@ mod meter;
 mod queue;
 mod reaper;
 mod retention;
+mod rules;
 mod sweeper;
 mod token;
+mod traced;
 mod waiters;
 
 #[cfg(test)]
@@ -58,6 +62,7 @@ use self::waiters::Waiters;
 use crate::clock::Clock;
 use crate::engine::{Address, Class, Effect};
 use crate::machine::Partition;
+use crate::spans::Spans;
 
 pub use complete::CompleteError;
 pub use feed::{Closing, StreamOptions, WorkStream};
@@ -66,6 +71,7 @@ pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
 pub use retention::Retention;
+pub use rules::{CurrentRules, Rules};
 pub use waiters::{Waiter, Wanted};
 
 /// How dispatch behaves.
@@ -79,12 +85,10 @@ pub struct Settings {
     pub item_bytes: usize,
     /// Larger histories, in bytes, are left out for workers that can ask for them (R3.30).
     pub stream_history_above: usize,
-    /// How large one instance may be.
-    pub limits: Limits,
-    /// Longest instance id, in characters, that a child may have (R2.3).
-    pub instance_id_length: usize,
-    /// How long ended instances stay in hubs that do not say so themselves.
-    pub retention: Retention,
+    /// How large instances may be, and how long they stay.
+    pub rules: CurrentRules,
+    /// Records what happens to items, if anybody wants to know.
+    pub spans: Spans,
 }
 
 /// The dispatcher of a node; a cheap handle.
@@ -151,6 +155,17 @@ impl Dispatcher {
             halted: watch::Sender::default(),
             deadline: Notify::new(),
         }))
+    }
+
+    /// Other rules hold from now on, here and for all who share them.
+    pub fn set_rules(&self, rules: Rules) {
+        self.0.settings.rules.set(rules);
+        // What is kept shorter now may have to go at once.
+        self.0.retention_set.notify_one();
+    }
+
+    fn rules(&self) -> Rules {
+        self.0.settings.rules.get()
     }
 
     /// Registers a wait for an instance.
@@ -263,13 +278,15 @@ impl Dispatcher {
         let leases = self.0.settings.leases;
         let (result, deadline_moved) = {
             let mut hubs = self.0.hubs.lock();
-            let hub = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
-            let before = hub.next_deadline();
-            let result = f(hub);
-            (
-                result,
-                hub.next_deadline().is_some_and(|now| before.is_none_or(|before| now < before)),
-            )
+            let tables = hubs.entry(hub).or_insert_with(|| Hub::new(leases));
+            let before = tables.next_deadline();
+            let result = f(tables);
+            let after = tables.next_deadline();
+            // What comes late for a hub that was deleted leaves nothing behind.
+            if tables.is_unused() && self.0.closed_hubs.borrow().contains(&hub) {
+                hubs.remove(&hub);
+            }
+            (result, after.is_some_and(|now| before.is_none_or(|before| now < before)))
         };
         if deadline_moved {
             self.0.deadline.notify_one();
@@ -373,6 +390,7 @@ impl Dispatcher {
                 let token = Token { run: self.0.run, lease: *lease, work: Some(work) };
                 item.completion_token = token.to_text();
                 self.0.meters.of(hub).sent(key.kind(), now - to.since);
+                self.begin_span(hub, &to, &item, now);
                 // A stream that has gone gives its leases back when it is closed.
                 let way = self.0.outlets.lock().way(*stream);
                 let is_sent = match way {

@@ -32,8 +32,8 @@ const REST: u32 = 3;
 const REST_MAX: Duration = Duration::from_millis(500);
 /// Longest time between two passes.
 const PASS_MAX: Duration = Duration::from_secs(60);
-/// Shortest time between two passes.
-const PASS_MIN: Duration = Duration::from_millis(250);
+/// Shortest time between two passes, unless something is said anew.
+const PASS_MIN: Duration = Duration::from_secs(1);
 
 /// How long ended instances stay, by the status in which they ended, from their end; `None`: for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +84,8 @@ impl Dispatcher {
     /// Removes what has stayed long enough, on the partitions led here, until the future is dropped.
     pub async fn retain(self, metadata: Partition) {
         loop {
-            let shortest = self.pass(&metadata).await;
-            let pause = shortest.map_or(PASS_MAX, |time| (time / 4).clamp(PASS_MIN, PASS_MAX));
+            let next = self.pass(&metadata).await;
+            let pause = next.map_or(PASS_MAX, |time| time.clamp(PASS_MIN, PASS_MAX));
             tokio::select! {
                 () = self.0.retention_set.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -93,19 +93,24 @@ impl Dispatcher {
         }
     }
 
-    /// Goes once over all hubs. Returns the shortest time that any of them keeps anything.
-    async fn pass(&self, metadata: &Partition) -> Option<Duration> {
+    /// Goes once over all hubs. Returns after what time something may go next: what has ended falls due, and what
+    /// ends from now on does so later than all that is kept for as long.
+    pub(super) async fn pass(&self, metadata: &Partition) -> Option<Duration> {
         let hubs = metadata.peek(|rows| read::hubs(&RowsView(rows)));
-        // A hub that comes between two passes keeps nothing longer than the others do.
-        let mut shortest = self.0.settings.retention.limited().map(|(_, time)| time).min();
+        // A hub that comes between two passes keeps nothing shorter than this.
+        let usual = self.rules().retention;
+        let mut next = usual.limited().map(|(_, time)| time).min();
         let (mut removed, mut of_hubs) = (0, 0);
         for hub in hubs.values() {
             let mut here = 0;
-            for (status, time) in self.0.settings.retention.of(hub).limited() {
-                shortest = Some(shortest.map_or(time, |known| known.min(time)));
+            for (status, time) in usual.of(hub).limited() {
+                next = Some(next.map_or(time, |known| known.min(time)));
                 for partition in self.0.partitions.iter().filter(|partition| leads(partition)) {
                     match self.retire(partition, hub.id, status, time).await {
-                        Ok(count) => here += count,
+                        Ok((count, due)) => {
+                            here += count;
+                            next = next.map(|known| known.min(due.unwrap_or(known)));
+                        }
                         // Whoever leads it in the next pass goes on.
                         Err(error) => {
                             tracing::warn!(partition = %partition.id(), %error, "remove by retention");
@@ -119,17 +124,18 @@ impl Dispatcher {
         if removed > 0 {
             tracing::info!(removed, hubs = of_hubs, "removed by retention");
         }
-        shortest
+        next
     }
 
-    /// The part of one partition and one status. Returns how many instances went.
+    /// The part of one partition and one status. Returns how many instances went, and after what time the next one
+    /// is due, if there is one.
     async fn retire(
         &self,
         partition: &Partition,
         hub: u32,
         status: OrchestrationStatus,
         time: Duration,
-    ) -> Result<usize, Error> {
+    ) -> Result<(usize, Option<Duration>), Error> {
         let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let cut_off = self.0.clock.now().saturating_sub(time);
         let list = List {
@@ -164,7 +170,12 @@ impl Dispatcher {
             }
             tokio::time::sleep((began.elapsed() * REST).min(REST_MAX)).await;
         }
-        Ok(count)
+        let list = List { from: Some(cut_off), before: None, ..list };
+        let now = self.0.clock.now();
+        let first = look(partition, move |view| read::list(view, &list, None, 1).marks.pop()).await;
+        // Due at its end and so long after, which may be over by now.
+        let due = first.map(|mark| mark.time.saturating_add(time).saturating_sub(now).max(0));
+        Ok((count, due.map(|nanos| Duration::from_nanos(nanos.unsigned_abs()))))
     }
 
     /// One command; what it says of the instances is checked again where it is applied.

@@ -43,7 +43,7 @@ impl Gateway {
             // Every work item carries it: it has to be short (R1.23).
             self.check_length("executionId", execution.as_str())?;
         }
-        self.0.settings.limits.check_start(&request).map_err(Status::invalid_argument)?;
+        self.limits().check_start(&request).map_err(Status::invalid_argument)?;
         let instance = request.instance_id.clone();
         let command = Command::Start(Start { hub, request });
         match self.propose(hub, &instance, command).await? {
@@ -148,7 +148,7 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the event to raise"));
         }
-        let limits = &self.0.settings.limits;
+        let limits = self.limits();
         limits
             .check_name("name", &request.name)
             .and_then(|()| limits.check_payload("input", request.input.as_ref()))

@@ -36,7 +36,7 @@ impl Gateway {
         if request.name.is_empty() {
             return Err(Status::invalid_argument("name: must name the operation"));
         }
-        let limits = &self.0.settings.limits;
+        let limits = self.limits();
         limits.check_name("name", &request.name).map_err(Status::invalid_argument)?;
         limits.check_name("requestId", &request.request_id).map_err(Status::invalid_argument)?;
         self.check_payload("input", request.input.as_ref())?;

@@ -78,7 +78,7 @@ impl TaskHubService for Gateway {
                 )));
             }
         };
-        let usual = self.0.settings.retention;
+        let usual = self.0.settings.rules.get().retention;
         let page = look(&self.0.metadata, move |view: &dyn View| {
             let hubs = read::hubs(view);
             let behind = (Bound::Excluded(request.after), Bound::Unbounded);
@@ -119,9 +119,10 @@ impl TaskHubService for Gateway {
             other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
         }
         let hub = known().await?;
-        let retention = self.0.settings.retention.of(&hub);
+        let usual = self.0.settings.rules.get().retention;
+        let retention = usual.of(&hub);
         tracing::info!(hub = name, ?retention, "retention set");
-        let task_hub = Some(shown(&name, &hub, &self.0.settings.retention));
+        let task_hub = Some(shown(&name, &hub, &usual));
         Ok(Response::new(own::SetRetentionResponse { task_hub }))
     }
 }

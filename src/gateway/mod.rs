@@ -18,7 +18,8 @@
 //! - [`status`]: the one table from our errors to gRPC codes;
 //! - [`oversize`]: the code for messages that are too large;
 //! - [`deadline`]: the code for calls whose time is over;
-//! - [`calls`]: how many calls, and how long they took.
+//! - [`calls`]: how many calls, and how long they took;
+//! - [`traced`]: spans of calls, for a collector of traces.
 
 mod calls;
 mod client_api;
@@ -36,6 +37,7 @@ mod scaler;
 mod sidecar;
 mod skip;
 mod status;
+mod traced;
 mod worker_api;
 
 use std::sync::Arc;
@@ -51,10 +53,11 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::dispatch::{Dispatcher, Limits, Retention};
+use crate::dispatch::{CurrentRules, Dispatcher, Limits};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
+use crate::spans::Spans;
 
 pub use calls::CallsLayer;
 pub use deadline::DeadlineLayer;
@@ -72,16 +75,14 @@ pub const SEND_LIMIT: usize = 4 * 1024 * 1024 - 64 * 1024;
 pub struct Settings {
     /// Largest message accepted, in bytes (R1.24, R1.25).
     pub message_bytes: usize,
-    /// Longest instance id, in characters (R2.3).
-    pub instance_id_length: usize,
     /// Whether an unknown task hub is created on first use.
     pub dynamic_hubs: bool,
-    /// How large one instance may be.
-    pub limits: Limits,
+    /// How large instances may be, and how long they stay.
+    pub rules: CurrentRules,
     /// Whether clients may create and delete task hubs (R2.97).
     pub hub_calls: bool,
-    /// How long ended instances stay in hubs that do not say so themselves.
-    pub retention: Retention,
+    /// Records what calls do, if anybody wants to know.
+    pub spans: Spans,
 }
 
 /// The gateway of a node; a cheap handle.
@@ -211,12 +212,16 @@ impl Gateway {
 
     async fn propose(&self, hub: u32, instance: &str, command: Command) -> Result<Reply, Status> {
         let demand = demand::of(&command);
-        let command = command.within(&self.0.settings.limits.engine);
+        let command = command.within(&self.limits().engine);
         put(self.0.dispatcher.partition_of(hub, instance), command, demand).await
     }
 
+    fn limits(&self) -> Limits {
+        self.0.settings.rules.get().limits
+    }
+
     fn check_payload(&self, field: &str, payload: Option<&Text>) -> Result<(), Status> {
-        self.0.settings.limits.check_payload(field, payload).map_err(Status::invalid_argument)
+        self.limits().check_payload(field, payload).map_err(Status::invalid_argument)
     }
 
     /// An id for an instance that got none: 32 hex digits (R2.1).
@@ -231,7 +236,7 @@ impl Gateway {
 
     /// Refuses an id that is longer than ids may be (R2.3).
     fn check_length(&self, field: &str, id: &str) -> Result<(), Status> {
-        let (length, limit) = (id.chars().count(), self.0.settings.instance_id_length);
+        let (length, limit) = (id.chars().count(), self.0.settings.rules.get().instance_id_length);
         if length > limit {
             return Err(Status::invalid_argument(format!(
                 "{field}: its length is {length} characters, the limit is {limit}; choose a shorter id"

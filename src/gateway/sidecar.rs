@@ -8,7 +8,7 @@ use futures::stream::MapErr;
 use futures::{Stream, TryStreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::Gateway;
+use super::{Gateway, traced};
 use crate::access::Subject;
 use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
 
@@ -33,7 +33,10 @@ impl TaskHubSidecarService for Gateway {
     ) -> Answer<wire::CreateInstanceResponse> {
         let subject = about(&request, |request| &request.instance_id);
         let hub = self.hub(request.metadata()).await?;
-        let answer = self.start(hub, request.into_inner()).await?;
+        let span = self.start_span(hub, &request);
+        let answer = self.start(hub, request.into_inner()).await;
+        traced::end(span, &answer, |answer| Some(&answer.instance_id));
+        let answer = answer?;
         subject.note(&answer.instance_id);
         Ok(Response::new(answer))
     }
@@ -246,7 +249,10 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::SignalEntityRequest>,
     ) -> Answer<wire::SignalEntityResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.signal_entity(hub, request.into_inner()).await.map(Response::new)
+        let span = self.signal_span(hub, &request);
+        let answer = self.signal_entity(hub, request.into_inner()).await;
+        traced::end(span, &answer, |_| None);
+        answer.map(Response::new)
     }
 
     async fn get_entity(

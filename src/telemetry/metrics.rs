@@ -71,6 +71,10 @@ table! {
     MEMORY_BUDGET = "durahub_memory_budget_bytes", Gauge, [], "Memory that this process may have.";
     PRESSURE = "durahub_pressure", Gauge, ["source"], "How short of room the node is: 0 not at all, 1 nothing new is begun, 2 nothing that grows is taken.";
     TIMER_LAG = "durahub_timer_lag_seconds", Histogram, [], "Time from the due time of a partition's earliest timer to its firing.";
+    CONNECTIONS = "durahub_connections", Gauge, ["port"], "Connections that are open at a port: grpc, http or peer.";
+    CONNECTIONS_REFUSED = "durahub_connections_refused_total", Counter, ["port", "reason"], "Connections that were closed because there were too many, in all or from their address.";
+    SPANS_SENT = "durahub_spans_sent_total", Counter, [], "Spans that the collector of traces (tracing.endpoint) has taken.";
+    SPANS_DROPPED = "durahub_spans_dropped_total", Counter, ["reason"], "Spans that it will never see: full (too many waited), unsent (it was not reached), refused (by it).";
 }
 
 /// Upper ends of histogram buckets in seconds: fine around a commit, coarse up to a lease.
@@ -111,6 +115,11 @@ impl Metrics {
         metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?;
         describe();
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        // There from the start: who asks how fast they grow needs a first value.
+        drop(metrics::counter!(SPANS_SENT));
+        for reason in ["full", "unsent", "refused"] {
+            drop(metrics::counter!(SPANS_DROPPED, "reason" => reason));
+        }
         Ok(Metrics { handle, look: Arc::default() })
     }
 

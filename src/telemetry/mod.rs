@@ -14,7 +14,8 @@
 //! was refused or lost and the node carries on; INFO tells the life of a node, not of an instance; DEBUG
 //! tells the life of a partition or stream; TRACE may be as loud as it likes. Payloads are never logged.
 //!
-//! Left out until asked for: exporting spans. The SDK's own trace context travels as data.
+//! Spans for a collector of traces are a room of their own ([`spans`](crate::spans)); the SDK's own trace context
+//! travels as data.
 
 pub mod logs;
 pub mod metrics;

@@ -14,6 +14,8 @@ use crate::tls::ConnectionInfo;
 
 /// The hub of callers that name none (R1.8).
 const DEFAULT_HUB: &str = "default";
+/// The call by which a connection shows that it is a worker's.
+const WORK: &str = "/TaskHubSidecarService/GetWorkItems";
 /// Where gRPC clients look for the time after which a call is worth repeating.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
@@ -52,11 +54,11 @@ where
     }
 
     fn call(&mut self, request: Request<In>) -> Self::Future {
-        if self.throttle.is_unlimited() || !is_counted(request.uri().path()) {
+        let connection = request.extensions().get::<ConnectionInfo>();
+        if !is_counted(request.uri().path(), connection) || self.throttle.is_unlimited() {
             return Box::pin(self.inner.call(request));
         }
         let hub = request.headers().get("taskhub").and_then(|name| name.to_str().ok());
-        let connection = request.extensions().get::<ConnectionInfo>();
         match self.throttle.begin(hub.unwrap_or(DEFAULT_HUB), connection) {
             Err(refused) => Box::pin(std::future::ready(Ok(status(&refused).into_http()))),
             Ok(running) => {
@@ -71,10 +73,20 @@ where
     }
 }
 
-/// Calls of clients; not those of workers, nor greetings and probes.
-fn is_counted(path: &str) -> bool {
-    let needs = rpc(path).map(|call| call.needs);
-    matches!(needs, Some(Needs::Read | Needs::Contribute | Needs::Administer))
+/// Calls of clients; not those of workers, nor greetings and probes. What both may read is a client's unless its
+/// connection has asked for work.
+fn is_counted(path: &str, connection: Option<&ConnectionInfo>) -> bool {
+    match rpc(path).map(|call| call.needs) {
+        Some(Needs::Read | Needs::Contribute | Needs::Administer) => true,
+        Some(Needs::ReadOrWork) => !connection.is_some_and(Throttle::is_worker),
+        Some(Needs::Work) => {
+            if path == WORK {
+                connection.into_iter().for_each(Throttle::note_worker);
+            }
+            false
+        }
+        _ => false,
+    }
 }
 
 fn status(refused: &Refused) -> Status {

@@ -3,7 +3,8 @@
 //! A call above that is answered with `RESOURCE_EXHAUSTED` and the time after which it is worth asking again,
 //! in words and in the header `grpc-retry-pushback-ms`. Counted are the calls of clients. Those of workers are
 //! not: a completion that is refused would make the work be done twice, and what a worker may hold is bounded
-//! by what it is handed. The settings may change while the node runs.
+//! by what it is handed. A history is read by both: it is counted unless the connection has asked for work. The
+//! settings may change while the node runs.
 //!
 //! - [`bucket`]: one share: its rate and what is under way;
 //! - [`layer`]: the gRPC port's part.
@@ -16,6 +17,7 @@ mod layer;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -25,7 +27,7 @@ use crate::clock::Clock;
 use crate::tls::ConnectionInfo;
 use bucket::{Bucket, Running};
 
-/// Task hubs that are remembered; beyond that, those that are idle are forgotten.
+/// Task hubs that are remembered; beyond that, those that are idle are forgotten now and then.
 const HUBS: usize = 1024;
 
 /// What one task hub or one connection may ask. 0 is no limit.
@@ -58,8 +60,24 @@ pub struct Throttle(Arc<Shared>);
 
 struct Shared {
     shares: RwLock<Shares>,
-    hubs: Mutex<BTreeMap<String, Arc<Bucket>>>,
+    hubs: Mutex<Hubs>,
     clock: Clock,
+}
+
+/// The hubs that were asked for, whether they exist or not.
+#[derive(Default)]
+struct Hubs {
+    by_name: BTreeMap<String, Arc<Bucket>>,
+    /// How many there were when idle ones were looked for last, and stayed.
+    stayed: usize,
+}
+
+/// What is remembered of a connection, for as long as it lives.
+#[derive(Debug, Default)]
+struct Known {
+    bucket: Arc<Bucket>,
+    /// It has asked for work.
+    is_worker: AtomicBool,
 }
 
 /// Why a call has to wait.
@@ -82,6 +100,15 @@ impl Throttle {
     /// Changes what may be asked, for calls from now on.
     pub fn set(&self, shares: Shares) {
         *self.0.shares.write() = shares;
+    }
+
+    /// A connection asks for work: what it reads from now on, it reads as a worker.
+    fn note_worker(connection: &ConnectionInfo) {
+        known(connection).is_worker.store(true, Ordering::Relaxed);
+    }
+
+    fn is_worker(connection: &ConnectionInfo) -> bool {
+        known(connection).is_worker.load(Ordering::Relaxed)
     }
 
     fn is_unlimited(&self) -> bool {
@@ -109,8 +136,7 @@ impl Throttle {
         let own = match connection.filter(|_| !shares.connection.is_unlimited()) {
             None => None,
             Some(connection) => {
-                let bucket = of_connection(connection);
-                let run = bucket.begin(shares.connection, now);
+                let run = known(connection).bucket.begin(shares.connection, now);
                 Some(run.map_err(told("this connection".to_owned(), "connection_calls"))?)
             }
         };
@@ -125,22 +151,23 @@ impl Throttle {
     }
 
     fn of_hub(&self, hub: &str, now: i64, share: Share) -> Arc<Bucket> {
-        let mut hubs = self.0.hubs.lock();
-        if let Some(bucket) = hubs.get(hub) {
+        let hubs = &mut *self.0.hubs.lock();
+        if let Some(bucket) = hubs.by_name.get(hub) {
             return bucket.clone();
         }
-        if hubs.len() >= HUBS {
-            hubs.retain(|_, bucket| !bucket.is_idle(share, now));
+        // Twice as many as stayed: so a look at all of them is paid for by as many that came.
+        if hubs.by_name.len() >= HUBS.max(2 * hubs.stayed) {
+            hubs.by_name.retain(|_, bucket| !bucket.is_idle(share, now));
+            hubs.stayed = hubs.by_name.len();
         }
         let bucket = Arc::<Bucket>::default();
-        hubs.insert(hub.to_owned(), bucket.clone());
+        hubs.by_name.insert(hub.to_owned(), bucket.clone());
         bucket
     }
 }
 
-/// The bucket of a connection lives as long as the connection.
-fn of_connection(connection: &ConnectionInfo) -> Arc<Bucket> {
-    let new = || Arc::<Bucket>::default() as Arc<dyn Any + Send + Sync>;
+fn known(connection: &ConnectionInfo) -> Arc<Known> {
+    let new = || Arc::<Known>::default() as Arc<dyn Any + Send + Sync>;
     let kept = connection.memory.get_or_init(new).clone();
     kept.downcast().unwrap_or_default()
 }
@@ -204,6 +231,32 @@ mod tests {
             clock.advance(Duration::from_secs(2));
             throttle.begin(&format!("hub-{n}"), None).unwrap();
         }
-        assert!(throttle.0.hubs.lock().len() <= HUBS);
+        assert!(throttle.0.hubs.lock().by_name.len() <= HUBS);
+    }
+
+    /// Names that do not become idle are not looked at again and again: eight times as many take as long each.
+    #[test]
+    fn many_busy_hubs_cost_no_more_each() {
+        let hub = Share { per_second: 0, in_flight: 5 };
+        let throttle = Throttle::new(Shares { hub, ..Shares::default() }, Clock::manual(0));
+        let mut looks = 0;
+        let mut stayed = 0;
+        let running: Vec<_> = (0..8 * HUBS)
+            .map(|n| {
+                let call = throttle.begin(&format!("hub-{n}"), None).unwrap();
+                let now = throttle.0.hubs.lock().stayed;
+                looks += usize::from(now != stayed) * now;
+                stayed = now;
+                call
+            })
+            .collect();
+        assert!(looks <= 2 * running.len(), "{looks} looks for {} names", running.len());
+    }
+
+    #[test]
+    fn a_connection_that_asks_for_work_is_a_workers() {
+        let (worker, client) = (connection(), connection());
+        Throttle::note_worker(&worker);
+        assert!(Throttle::is_worker(&worker) && !Throttle::is_worker(&client));
     }
 }

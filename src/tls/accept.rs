@@ -1,5 +1,8 @@
-//! From a listener to connections: handshakes side by side, each within its time, and a look at the first
-//! byte that tells TLS from plaintext on one port (R1.6, R1.22).
+//! From a listener to connections: each with a place of its own, handshakes side by side, each within its time, and
+//! a look at the first byte that tells TLS from plaintext on one port (R1.6, R1.22).
+//!
+//! Nobody waits for anybody else's handshake: a connection that finds a place has a task of its own from then on, and
+//! one that finds none is closed.
 
 use std::any::Any;
 use std::io;
@@ -9,10 +12,11 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use durahub_cluster::transport::{Place, Places};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -20,10 +24,8 @@ use tokio_rustls::server::TlsStream;
 use super::certificate::Certificate;
 use super::server::ServerTls;
 
-/// Time for a handshake, from the first byte of a connection.
+/// Time for a handshake, from when the connection was accepted.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// Handshakes under way at the same time; more connections wait in the listener's queue.
-const HANDSHAKES: usize = 1024;
 /// Connections that are made and not yet taken.
 const WAITING: usize = 64;
 /// First byte of every TLS connection: a handshake record.
@@ -51,11 +53,20 @@ impl Plaintext {
 }
 
 /// A connection of a client.
-pub enum Connection {
+pub struct Connection {
+    io: Io,
+    remote: SocketAddr,
+    /// What the client showed.
+    certificate: Option<Arc<Certificate>>,
+    /// Free again when the connection is gone.
+    _place: Place,
+}
+
+enum Io {
     /// Bytes as they are.
-    Plain(TcpStream, SocketAddr),
-    /// Bytes within TLS, and the certificate that the client showed.
-    Secured(Box<TlsStream<TcpStream>>, SocketAddr, Option<Arc<Certificate>>),
+    Plain(TcpStream),
+    /// Bytes within TLS.
+    Secured(Box<TlsStream<TcpStream>>),
 }
 
 /// What is known of the other end of a connection.
@@ -71,15 +82,10 @@ pub struct ConnectionInfo {
 
 impl Connection {
     fn info(&self) -> ConnectionInfo {
-        match self {
-            Connection::Plain(_, remote) => {
-                ConnectionInfo { remote: *remote, certificate: None, memory: Arc::default() }
-            }
-            Connection::Secured(_, remote, certificate) => ConnectionInfo {
-                remote: *remote,
-                certificate: certificate.clone(),
-                memory: Arc::default(),
-            },
+        ConnectionInfo {
+            remote: self.remote,
+            certificate: self.certificate.clone(),
+            memory: Arc::default(),
         }
     }
 }
@@ -92,29 +98,29 @@ pub struct Incoming {
 }
 
 /// Takes the connections of a listener: all as they are, or wrapped in TLS and only those as they are that
-/// `plaintext` allows.
+/// `plaintext` allows. Those that find no place are closed.
 ///
 /// # Errors
 /// When the listener has no address.
 pub fn accept(
     listener: TcpListener,
     tls: Option<(Arc<ServerTls>, Plaintext)>,
+    places: Places,
 ) -> io::Result<Incoming> {
     let local = listener.local_addr()?;
     let (sender, connections) = mpsc::channel(WAITING);
-    let accepting = tokio::spawn(run(listener, tls, sender)).abort_handle();
+    let accepting = tokio::spawn(run(listener, tls, places, sender)).abort_handle();
     Ok(Incoming { local, connections, accepting })
 }
 
 async fn run(
     listener: TcpListener,
     tls: Option<(Arc<ServerTls>, Plaintext)>,
+    places: Places,
     sender: mpsc::Sender<Connection>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let (tcp, from) = match listener.accept().await {
+        let (tcp, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of handles, or a connection that ended at once: neither may end the port.
@@ -123,20 +129,26 @@ async fn run(
                 continue;
             }
         };
+        let Some(place) = places.enter(remote.ip()) else { continue };
         let _ = tcp.set_nodelay(true);
         let Some((tls, plaintext)) = tls.clone() else {
-            if sender.send(Connection::Plain(tcp, from)).await.is_err() {
+            let io = Io::Plain(tcp);
+            let connection = Connection { io, remote, certificate: None, _place: place };
+            if sender.send(connection).await.is_err() {
                 return;
             }
             continue;
         };
         let sender = sender.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            match tokio::time::timeout(HANDSHAKE_TIME, wrap(tcp, from, &tls, plaintext)).await {
-                Ok(Ok(connection)) => drop(sender.send(connection).await),
-                Ok(Err(error)) => tracing::debug!(%from, %error, "a connection was refused"),
-                Err(_) => tracing::debug!(%from, "a handshake took too long"),
+            let wrapped = wrap(tcp, remote, &tls, plaintext);
+            match tokio::time::timeout(HANDSHAKE_TIME, wrapped).await {
+                Ok(Ok((io, certificate))) => {
+                    let connection = Connection { io, remote, certificate, _place: place };
+                    drop(sender.send(connection).await);
+                }
+                Ok(Err(error)) => tracing::debug!(%remote, %error, "a connection was refused"),
+                Err(_) => tracing::debug!(%remote, "a handshake took too long"),
             }
         });
     }
@@ -147,21 +159,21 @@ async fn wrap(
     from: SocketAddr,
     tls: &ServerTls,
     plaintext: Plaintext,
-) -> io::Result<Connection> {
+) -> io::Result<(Io, Option<Arc<Certificate>>)> {
     let mut first = [0];
     if tcp.peek(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if first[0] != HANDSHAKE {
         return match plaintext.takes(from) {
-            true => Ok(Connection::Plain(tcp, from)),
+            true => Ok((Io::Plain(tcp), None)),
             false => Err(io::Error::other("plaintext, and tls.plaintext does not allow it")),
         };
     }
     let stream = TlsAcceptor::from(tls.current()).accept(tcp).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = shown.map(|der| Arc::new(Certificate::new(der)));
-    Ok(Connection::Secured(Box::new(stream), from, certificate))
+    Ok((Io::Secured(Box::new(stream)), certificate))
 }
 
 impl Drop for Incoming {
@@ -190,7 +202,7 @@ impl axum::serve::Listener for Incoming {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         match self.connections.recv().await {
             Some(connection) => {
-                let remote = connection.info().remote;
+                let remote = connection.remote;
                 (connection, remote)
             }
             // The runtime is on its way out.
@@ -225,9 +237,9 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Connection::Plain(stream, ..) => Pin::new(stream).poll_read(cx, buf),
-            Connection::Secured(stream, ..) => Pin::new(stream).poll_read(cx, buf),
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Secured(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -238,23 +250,23 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Connection::Plain(stream, ..) => Pin::new(stream).poll_write(cx, buf),
-            Connection::Secured(stream, ..) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Secured(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Connection::Plain(stream, ..) => Pin::new(stream).poll_flush(cx),
-            Connection::Secured(stream, ..) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Secured(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Connection::Plain(stream, ..) => Pin::new(stream).poll_shutdown(cx),
-            Connection::Secured(stream, ..) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Secured(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -263,16 +275,16 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Connection::Plain(stream, ..) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Connection::Secured(stream, ..) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Secured(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Connection::Plain(stream, ..) => stream.is_write_vectored(),
-            Connection::Secured(stream, ..) => stream.is_write_vectored(),
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Secured(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -6,12 +6,18 @@ use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Why TLS cannot be set up: one sentence that names the file.
+/// Why TLS cannot be set up: a sentence for each file, which it names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TlsError(pub(super) String);
 
 impl TlsError {
+    /// Whether something is wrong, and all of it.
+    pub(super) fn all(found: impl IntoIterator<Item = Option<TlsError>>) -> Result<(), TlsError> {
+        let found: Vec<_> = found.into_iter().flatten().map(|TlsError(text)| text).collect();
+        if found.is_empty() { Ok(()) } else { Err(TlsError(found.join("; "))) }
+    }
+
     pub(super) fn new(path: &Path, text: impl std::fmt::Display) -> TlsError {
         TlsError(format!("{}: {text}", path.display()))
     }

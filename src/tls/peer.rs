@@ -69,8 +69,11 @@ impl PeerTls {
 }
 
 fn read(files: &PeerFiles) -> Result<Ends, TlsError> {
-    let roots = files::roots(&files.ca)?;
-    let (chain, key) = (files::certificates(&files.cert)?, files::key(&files.key)?);
+    let (roots, chain) = (files::roots(&files.ca), files::certificates(&files.cert));
+    let key = files::key(&files.key);
+    let wrong = [chain.as_ref().err(), key.as_ref().err(), roots.as_ref().err()];
+    TlsError::all(wrong.map(|wrong| wrong.cloned()))?;
+    let (roots, chain, key) = (roots?, chain?, key?);
     let wrong = |error: String| TlsError::new(&files.cert, error);
     let mut dialling = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -56,8 +56,11 @@ impl ServerTls {
 }
 
 fn read(files: &ServerFiles, speaks: &[u8]) -> Result<ServerConfig, TlsError> {
-    let roots = files.client_ca.as_deref().map(files::roots).transpose()?;
-    let (chain, key) = (files::certificates(&files.cert)?, files::key(&files.key)?);
+    let roots = files.client_ca.as_deref().map(files::roots).transpose();
+    let (chain, key) = (files::certificates(&files.cert), files::key(&files.key));
+    let wrong = [chain.as_ref().err(), key.as_ref().err(), roots.as_ref().err()];
+    TlsError::all(wrong.map(|wrong| wrong.cloned()))?;
+    let (roots, chain, key) = (roots?, chain?, key?);
     let mut config = config(roots, chain, key).map_err(|text| TlsError::new(&files.cert, text))?;
     config.alpn_protocols = vec![speaks.to_vec()];
     Ok(config)

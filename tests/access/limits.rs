@@ -5,8 +5,10 @@ use std::time::Duration;
 use durahub_proto::wire;
 use tonic::{Code, Status};
 
+use super::support::actions::complete;
+use super::support::client::PATIENCE;
 use super::support::server::ServerOptions;
-use super::support::{Client, TestServer};
+use super::support::{Client, Program, TestServer, WorkerOptions};
 
 async fn get(client: &Client) -> Result<(), Status> {
     client.rpc().get_instance(wire::GetInstanceRequest::default()).await.map(drop)
@@ -76,6 +78,39 @@ async fn a_rate_is_kept_told_and_changed_while_the_node_runs() {
     }
 }
 
+/// What the file says of instances holds for those that are there, without a restart.
+#[tokio::test]
+async fn limits_of_instances_and_retention_change_while_the_node_runs() {
+    let (server, folder) = with_file("[limits]\nmax_payload_bytes = '1KiB'\n").await;
+    let client = server.client();
+    let program = Program::new().orchestrator("End", |_| vec![complete(1, "done")]);
+    let _worker = program.run(&client, WorkerOptions::default());
+    client.start("kept", "End", "").await;
+    client.output("kept").await;
+    let large = |id: &str| {
+        let input = Some("x".repeat(2048).into());
+        let (id, name) = (id.to_owned(), "End".to_owned());
+        wire::CreateInstanceRequest { instance_id: id, name, input, ..Default::default() }
+    };
+    let refused = client.rpc().start_instance(large("large")).await.unwrap_err();
+    assert!(refused.message().contains("limits.max_payload_bytes"), "{refused}");
+    assert!(client.get("kept").await.is_some());
+
+    let text = "[limits]\nmax_payload_bytes = '4KiB'\nmax_instance_id_length = 5\n\
+        [retention]\ncompleted = '1s'\n";
+    std::fs::write(folder.path().join("durahub.toml"), text).unwrap();
+    let change = async {
+        while client.get("kept").await.is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, change).await.expect("the instance goes");
+    client.rpc().start_instance(large("large")).await.unwrap();
+    let refused = client.rpc().start_instance(large("longer")).await.unwrap_err();
+    assert!(refused.message().contains("the limit is 5"), "{refused}");
+    assert!(!server.log().contains("wait for a restart"));
+}
+
 #[tokio::test]
 async fn a_connection_has_a_share_of_calls_at_the_same_time() {
     let server = TestServer::start_with_args(&["--connection-calls-in-flight=2"]).await;
@@ -110,6 +145,33 @@ async fn a_connection_has_a_share_of_calls_at_the_same_time() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), free).await.expect("room again");
+}
+
+/// Histories are read by clients and by workers: a connection that has asked for work is a worker's.
+#[tokio::test]
+async fn histories_are_counted_for_clients_and_not_for_workers() {
+    let server = TestServer::start_with_args(&["--connection-calls-per-second=5"]).await;
+    let history = async |client: &Client| {
+        let request = wire::StreamInstanceHistoryRequest::default();
+        client.rpc().stream_instance_history(request).await.map(drop)
+    };
+    let (worker, client) = (server.client(), server.client());
+    let stream = worker.rpc().get_work_items(wire::GetWorkItemsRequest::default()).await.unwrap();
+    for _ in 0..50 {
+        let answer = history(&worker).await;
+        assert!(answer.is_ok() || answer.unwrap_err().code() != Code::ResourceExhausted);
+    }
+    let counted = async {
+        loop {
+            match history(&client).await {
+                Err(status) if status.code() == Code::ResourceExhausted => break status,
+                _ => {}
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, counted).await.expect("a client is counted");
+    assert!(refused.message().contains("limits.connection_calls_per_second"), "{refused}");
+    drop(stream);
 }
 
 /// A raw HTTP/2 connection, and the task that runs it.

@@ -233,3 +233,95 @@ async fn certificates_are_replaced_without_a_dropped_stream() {
     // The connection of before, and its stream.
     stream.lives().await;
 }
+
+/// What a file says that nobody may look at while it is read: a pipe.
+struct Pipe(std::path::PathBuf);
+
+impl Pipe {
+    fn new(path: std::path::PathBuf) -> Pipe {
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        Pipe(path)
+    }
+
+    /// Gives the next reader this text; ends once there is one.
+    async fn give(&self, text: &'static str) {
+        let path = self.0.clone();
+        tokio::task::spawn_blocking(move || std::fs::write(path, text)).await.unwrap().unwrap();
+    }
+
+    /// Waits until somebody reads, and keeps the end from coming.
+    async fn reader(&self) -> std::fs::File {
+        let path = self.0.clone();
+        let open = move || std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        tokio::task::spawn_blocking(open).await.unwrap()
+    }
+}
+
+/// The issuer takes a key away while the files are read again: reading them does not bring it back.
+#[tokio::test]
+async fn a_reload_brings_back_no_key_that_was_taken_away_meanwhile() {
+    const GRANTS: &str = "grants = ['claim.role:worker=contributor@default']\n";
+    let (old, next) = (Signer::new("one"), Signer::new("two"));
+    let issuer = Issuer::start(key_set(&[&old, &next])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let grants = Pipe::new(folder.path().join("grants.toml"));
+    let args = [
+        "--auth-mode=jwt".to_owned(),
+        format!("--auth-jwt-jwks-url={}", issuer.url),
+        format!("--auth-jwt-issuer={}", super::ISSUER),
+        format!("--auth-jwt-audience={}", super::AUDIENCE),
+        format!("--auth-grants-file={}", grants.0.display()),
+        "--auth-jwt-jwks-refresh=1s".to_owned(),
+    ];
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let (server, ()) = tokio::join!(TestServer::start_with_args(&args), grants.give(GRANTS));
+    let by =
+        |signer: &Signer| server.client().with_token(&signer.token(&json!({ "role": "worker" })));
+    until(&by(&old), Code::Ok).await;
+    let signal = format!("kill -HUP {}", server.pid());
+    assert!(std::process::Command::new("sh").args(["-c", &signal]).status().unwrap().success());
+    // It has begun to read; now the key goes.
+    let mut reading = grants.reader().await;
+    issuer.set(key_set(&[&next]));
+    until(&by(&old), Code::Unauthenticated).await;
+    std::io::Write::write_all(&mut reading, GRANTS.as_bytes()).unwrap();
+    drop(reading);
+    let read = async {
+        while !server.log().contains("\"what\":\"authentication\"") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), read).await.expect("the files are read");
+    assert!(server.log().contains("read again"));
+    assert_eq!(code(&by(&old)).await, Code::Unauthenticated);
+    assert_eq!(code(&by(&next)).await, Code::Ok);
+}
+
+/// A file that could not be used is tried again although it looks the same: half written then, whole now.
+#[tokio::test]
+async fn what_could_not_be_used_is_tried_again() {
+    let guarded = Guarded::start(&[]).await;
+    let path = guarded.path("tokens.toml");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let time = std::time::SystemTime::now();
+    let put = |text: &str| {
+        let new = guarded.path("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::File::options().write(true).open(&new).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&new, &path).unwrap();
+    };
+    // As long as the other one, and of the same time.
+    let without = whole.split("[[token]]").filter(|entry| !entry.contains("'worker'"));
+    let without = without.collect::<Vec<_>>().join("[[token]]");
+    let filled = format!("{without}{}", "#".repeat(whole.len() - without.len()));
+    put(&"[".repeat(whole.len()));
+    let failures = || guarded.server.log().matches("not read again, the old one stays").count();
+    while failures() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(code(&guarded.client("worker")).await, Code::Ok, "the old ones stay");
+    put(&filled);
+    until(&guarded.client("worker"), Code::Unauthenticated).await;
+    assert_eq!(failures(), 1, "told once");
+    assert_eq!(code(&guarded.client("contributor")).await, Code::Ok);
+}

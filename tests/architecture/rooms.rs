@@ -150,7 +150,7 @@ pub(crate) const ROOMS: &[Room] = &[
     Room {
         name: "dispatch",
         paths: &["src/dispatch/", "src/dispatch.rs"],
-        ours: Some(&["engine", "machine", SUPPORT[0], SUPPORT[1], SUPPORT[2], SUPPORT[3]]),
+        ours: Some(&["engine", "machine", "spans", SUPPORT[0], SUPPORT[1], SUPPORT[2], SUPPORT[3]]),
         never: &[
             "openraft",
             "sled",
@@ -168,7 +168,7 @@ pub(crate) const ROOMS: &[Room] = &[
         name: "gateway",
         paths: &["src/gateway/"],
         ours: Some(&[
-            "access", "dispatch", "engine", "machine", SUPPORT[0], SUPPORT[1], SUPPORT[2],
+            "access", "dispatch", "engine", "machine", "spans", SUPPORT[0], SUPPORT[1], SUPPORT[2],
             SUPPORT[3],
         ]),
         never: HIDDEN,
@@ -194,6 +194,22 @@ pub(crate) const ROOMS: &[Room] = &[
         ..FREE
     },
     Room { name: "telemetry", paths: &["src/telemetry/"], ours: Some(&[]), never: LEAF, ..FREE },
+    Room {
+        name: "spans",
+        paths: &["src/spans/"],
+        ours: Some(&["clock", "telemetry", "tls"]),
+        never: &[
+            "openraft",
+            "sled",
+            "bincode",
+            "fastrand",
+            "rand",
+            "std::time::SystemTime",
+            "durahub_cluster",
+            "axum",
+        ],
+        ..FREE
+    },
     // A configuration knows what a grant looks like.
     Room { name: "config", paths: &["src/config/"], ours: Some(&["access"]), never: LEAF, ..FREE },
     Room {
@@ -257,7 +273,13 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         name: "server",
-        paths: &["src/server.rs", "src/server/", "src/security.rs"],
+        paths: &[
+            "src/server.rs",
+            "src/server/",
+            "src/connections.rs",
+            "src/reloading.rs",
+            "src/security.rs",
+        ],
         never: HIDDEN,
         ..FREE
     },

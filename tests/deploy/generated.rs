@@ -120,6 +120,7 @@ fn table() -> Value {
 fn kind(default: &toml::Value, help: &str) -> Value {
     match default {
         toml::Value::Boolean(_) => json!({"type": "boolean", "description": help}),
+        toml::Value::Float(_) => json!({"type": "number", "description": help}),
         toml::Value::Integer(_) => json!({"type": "integer", "description": help}),
         toml::Value::Array(_) => {
             json!({"type": "array", "items": {"type": "string"}, "description": help})

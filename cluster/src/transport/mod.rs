@@ -9,6 +9,7 @@
 //! - [`inbox`]: pieces that arrive, put together, capped in bytes;
 //! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
 //! - [`server`]: the answering side;
+//! - [`places`]: how many connections a port takes, in all and from one address;
 //! - [`snapshot`]: both sides of a snapshot;
 //! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS, and for who showed what.
 //!
@@ -20,6 +21,7 @@
 mod inbox;
 mod link;
 mod outbox;
+mod places;
 mod server;
 mod snapshot;
 mod stream;
@@ -35,6 +37,7 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
+pub use places::{Full, Place, Places, Room};
 pub use server::PeerServer;
 pub use stream::{PeerInfo, PeerStream, Plain, Secure, Shown};
 

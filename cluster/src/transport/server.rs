@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,15 +15,18 @@ use durahub_proto::peer::{
 };
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
+use super::places::{Place, Places};
 use super::stream::{PeerInfo, PeerStream, Secure};
 use super::{
     CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, KEEPALIVE_ANSWER, STREAM_WINDOW, snapshot,
@@ -45,17 +49,19 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
-    /// Answers peers, and the operators whom `guard` admits, on `listener` until [`PeerServer::stop`].
+    /// Answers peers, and the operators whom `guard` admits, on `listener` until [`PeerServer::stop`]. Connections
+    /// that find no place are closed.
     pub fn start(
         listener: TcpListener,
         secure: Arc<dyn Secure>,
         service: Arc<dyn PeerService>,
         admin: Arc<dyn AdminService>,
         guard: Arc<dyn Guard>,
+        places: Places,
     ) -> Self {
         let (stop, stopping) = watch::channel(false);
         let (accepted, incoming) = mpsc::channel(ACCEPTING);
-        let accepting = tokio::spawn(accept(listener, secure, accepted));
+        let accepting = tokio::spawn(accept(listener, secure, places, accepted));
         let peer = PeerApi { service, stopping: stopping.clone() };
         let serving = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
@@ -89,11 +95,12 @@ async fn until(mut stopping: watch::Receiver<bool>) {
 async fn accept(
     listener: TcpListener,
     secure: Arc<dyn Secure>,
-    accepted: mpsc::Sender<io::Result<PeerStream>>,
+    places: Places,
+    accepted: mpsc::Sender<io::Result<Visit>>,
 ) {
     loop {
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
+        let (tcp, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of handles, or a connection that ended at once: neither may end the port.
                 tracing::warn!(%error, "a peer connection was not accepted");
@@ -101,15 +108,67 @@ async fn accept(
                 continue;
             }
         };
+        let Some(place) = places.enter(from.ip()) else { continue };
         let (secure, accepted) = (Arc::clone(&secure), accepted.clone());
         tokio::spawn(async move {
             let _ = tcp.set_nodelay(true);
             match tokio::time::timeout(CONNECT_TIME, secure.accept(tcp)).await {
-                Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                Ok(Ok(stream)) => drop(accepted.send(Ok(Visit(stream, place))).await),
                 Ok(Err(error)) => tracing::warn!(%error, "a peer connection was refused"),
                 Err(_) => tracing::warn!("a peer connection did not come up in time"),
             }
         });
+    }
+}
+
+/// A connection and its place, which is free again when the connection is gone.
+struct Visit(PeerStream, #[expect(dead_code, reason = "it is held")] Place);
+
+impl Connected for Visit {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.0.connect_info()
+    }
+}
+
+impl AsyncRead for Visit {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Visit {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
     }
 }
 

@@ -93,9 +93,9 @@ impl Hub {
         if let Some(expires) = expires {
             self.deadlines.insert((expires, key.clone()));
         }
-        let (work, parts) = (None, None);
-        let lease =
-            Lease { id, stream, item, work, again: false, completing: false, expires, parts };
+        let (work, parts, span) = (None, None, None);
+        let (again, completing) = (false, false);
+        let lease = Lease { id, stream, item, work, again, completing, expires, parts, span };
         self.leased[key.kind() as usize] += 1;
         self.slots.insert(key, Slot::Leased(Box::new(lease)));
     }

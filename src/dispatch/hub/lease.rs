@@ -8,6 +8,7 @@ use super::chunks::Series;
 use super::item::{Key, Waiting};
 use super::stream::StreamId;
 use crate::dispatch::token::Work;
+use crate::spans::Open;
 
 /// A lease, unique in this run of the node.
 pub(crate) type LeaseId = u64;
@@ -66,6 +67,8 @@ pub(super) struct Lease {
     pub(super) expires: Option<i64>,
     /// Parts of a completion that is not whole yet (R3.66). They go with the lease (R3.68).
     pub(super) parts: Option<Box<Series>>,
+    /// What a collector of traces will be told of it.
+    pub(super) span: Option<Box<Open>>,
 }
 
 /// Activities with workers, by what a completion without a token says of them (R3.44).

@@ -43,6 +43,7 @@ use super::queue::{Age, Line, Queue};
 use super::token::Work;
 use crate::engine::Class;
 use crate::engine::command::TurnId;
+use crate::spans::Open;
 
 /// What to hand to which stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub(crate) struct Hub {
     /// Whether a completion without a token was seen.
     tokenless: bool,
     parts_bytes: usize,
+    /// Spans of items whose lease ran out.
+    late_spans: Vec<Open>,
     next_age: u64,
     next_kind: usize,
 }
@@ -97,6 +100,7 @@ impl Hub {
             deadlines: BTreeSet::new(),
             tokenless: false,
             parts_bytes: 0,
+            late_spans: Vec::new(),
             next_age: 0,
             next_kind: 0,
         }
@@ -215,6 +219,7 @@ impl Hub {
                 Some(Slot::Leased(lease)) if lease.completing => lease.expires = None,
                 Some(Slot::Leased(lease)) => {
                     let id = lease.id;
+                    self.late_spans.extend(lease.span.take().map(|span| *span));
                     self.finish(&key, id, End::Expired, now);
                     expired.push(key);
                 }
@@ -228,6 +233,23 @@ impl Hub {
             }
         }
         expired
+    }
+
+    /// The spans of the items that `expire` has returned.
+    pub(crate) fn take_late_spans(&mut self) -> Vec<Open> {
+        std::mem::take(&mut self.late_spans)
+    }
+
+    /// Keeps the span of an item for as long as its lease lasts.
+    pub(crate) fn keep_span(&mut self, key: &Key, id: LeaseId, span: Box<Open>) {
+        if let Some(lease) = lease_mut(&mut self.slots, key, id) {
+            lease.span = Some(span);
+        }
+    }
+
+    /// Takes the span of an item, if its lease is current.
+    pub(crate) fn take_span(&mut self, key: &Key, id: LeaseId) -> Option<Box<Open>> {
+        lease_mut(&mut self.slots, key, id)?.span.take()
     }
 
     /// When `expire` has something to do next.
@@ -274,6 +296,11 @@ impl Hub {
     /// How many worker streams are open at this node's gateway.
     pub(crate) fn stream_count(&self) -> usize {
         self.streams.local()
+    }
+
+    /// Whether it knows of no item and of no stream.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.slots.is_empty() && self.streams.all().next().is_none()
     }
 
     /// Whether any item is with a worker.

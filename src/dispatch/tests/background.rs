@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use durahub_cluster::GroupId;
 use durahub_proto::wire;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
 
 use super::caller::{dispatcher, next, start};
-use crate::dispatch::{Dispatcher, StreamOptions};
-use crate::engine::command::{Command, Purge, Target};
+use crate::dispatch::{Dispatcher, Retention, StreamOptions};
+use crate::engine::command::{ClearHub, Command, CreateHub, Purge, Target};
 use crate::engine::{View, read};
 use crate::machine::RowsView;
 
@@ -79,5 +80,54 @@ async fn what_a_purge_leaves_is_swept() {
     assert!(comes_true(|| !look(&dispatcher, read::sweep_due)).await, "for ever");
     let open = look(&dispatcher, read::open_work);
     assert!(open.is_empty(), "{} tasks are left", open.len());
+    node.stop().await;
+}
+
+/// A hub is deleted while a worker has an item of it; what the worker says then is about nothing.
+#[tokio::test]
+async fn a_deleted_hub_leaves_no_tables_behind() {
+    let (node, dispatcher, _leading) = dispatcher().await;
+    start(&dispatcher).await;
+    let options = StreamOptions { hub: 1, ..Default::default() };
+    let mut stream = dispatcher.open_stream(options, futures::future::pending());
+    let completion_token = next(&mut stream).await.completion_token;
+    let clear = Command::ClearHub(ClearHub { hub: 1 });
+    dispatcher.partition_of(1, "a").propose(clear.into_bytes()).await.expect("commits");
+    assert!(comes_true(|| dispatcher.0.hubs.lock().is_empty()).await);
+
+    drop(stream);
+    let instance_id = "a".into();
+    let response =
+        wire::OrchestratorResponse { instance_id, completion_token, ..Default::default() };
+    dispatcher.complete_turn(1, response).await.expect("is OK");
+    assert!(comes_true(|| dispatcher.0.hubs.lock().is_empty()).await);
+    node.stop().await;
+}
+
+/// Retention looks again when something is due, not all the time.
+#[tokio::test]
+async fn retention_sleeps_until_something_is_due() {
+    let (node, dispatcher, _leading) = dispatcher().await;
+    let metadata = node.group(GroupId::METADATA).clone();
+    let create = Command::CreateHub(CreateHub { name: "h".into(), recreate: false });
+    metadata.propose(create.into_bytes()).await.expect("commits");
+    let minute = Duration::from_secs(60);
+    let mut rules = dispatcher.rules();
+    assert_eq!(dispatcher.pass(&metadata).await, None, "nothing goes, ever");
+    rules.retention = Retention { completed: Some(minute), ..Retention::default() };
+    dispatcher.set_rules(rules);
+    assert_eq!(dispatcher.pass(&metadata).await, Some(minute), "whatever ends now is due then");
+
+    run(&dispatcher, vec![end()]).await;
+    let ended = dispatcher.0.clock.now();
+    while dispatcher.0.clock.now() < ended + 500_000_000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let due = dispatcher.pass(&metadata).await.expect("a time");
+    assert!(due <= minute - Duration::from_millis(500), "{due:?}");
+    rules.retention.completed = Some(Duration::from_millis(1));
+    dispatcher.set_rules(rules);
+    dispatcher.pass(&metadata).await;
+    assert!(look(&dispatcher, |view| !read::has_instances(view, 1)), "it is gone");
     node.stop().await;
 }

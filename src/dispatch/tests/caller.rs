@@ -11,10 +11,12 @@ use futures::{FutureExt as _, StreamExt as _};
 
 use crate::clock::Clock;
 use crate::dispatch::{
-    Dispatcher, Leaders, LeaseTimes, Limits, Retention, Settings, StreamOptions, WorkStream,
+    CurrentRules, Dispatcher, Leaders, LeaseTimes, Limits, Retention, Rules, Settings,
+    StreamOptions, WorkStream,
 };
 use crate::engine::{self, Command, command};
 use crate::machine::{Node, Orchestrations};
+use crate::spans::Spans;
 
 pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
     let clock = Clock::system();
@@ -30,17 +32,20 @@ pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>)
         leases: LeaseTimes { turn: minute, entity: minute, activity: None, grace: minute },
         health_ping: minute,
         item_bytes: 1 << 20,
-        instance_id_length: 100,
         stream_history_above: 1 << 20,
-        retention: Retention::default(),
-        limits: Limits {
-            engine: engine::Limits::USUAL,
-            payload_bytes: 1 << 10,
-            custom_status_bytes: 1 << 10,
-            name_length: 100,
-            tags_bytes: 1 << 10,
-            completion_bytes: 1 << 20,
-        },
+        rules: CurrentRules::new(Rules {
+            limits: Limits {
+                engine: engine::Limits::USUAL,
+                payload_bytes: 1 << 10,
+                custom_status_bytes: 1 << 10,
+                name_length: 100,
+                tags_bytes: 1 << 10,
+                completion_bytes: 1 << 20,
+            },
+            instance_id_length: 100,
+            retention: Retention::default(),
+        }),
+        spans: Spans::off(),
     };
     let partitions = vec![node.group(GroupId(1)).clone()];
     let dispatcher = Dispatcher::new(settings, clock, partitions);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use durahub_cluster::admin::Open;
 use durahub_cluster::admin::messages::StatusResponse;
-use durahub_cluster::transport::{AddressBook, GrpcTransport, PeerServer, Plain};
+use durahub_cluster::transport::{AddressBook, GrpcTransport, PeerServer, Places, Plain};
 use durahub_cluster::{GroupId, Leadership, Node, NodeConfig, StartError, Storage};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
@@ -177,6 +177,7 @@ impl Net {
             node.service(),
             node.admin(),
             Arc::new(Open),
+            Places::default(),
         );
         self.nodes.insert(id, Running { node, machine, server });
         Ok(())

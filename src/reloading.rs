@@ -1,0 +1,96 @@
+//! What a running node takes over when its files change, and what it tells of it.
+//!
+//! Each part is read apart: one that cannot be used stays as it was, is told once, and is tried again until it can
+//! be used, or until its file says something else.
+
+use std::future::Future;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::connections::Connections;
+use crate::dispatch::Dispatcher;
+use crate::pressure::Pressure;
+use crate::reload::{self, Cause};
+use crate::security::Security;
+use crate::server::{Source, rules, set_pressure, shares};
+use crate::telemetry::logs;
+use crate::throttle::Throttle;
+
+/// Everything that changes while the node runs.
+pub(crate) struct Reloading {
+    pub(crate) started_with: Config,
+    pub(crate) source: Source,
+    pub(crate) security: Security,
+    pub(crate) throttle: Throttle,
+    pub(crate) pressure: Pressure,
+    pub(crate) connections: Connections,
+    pub(crate) dispatcher: Dispatcher,
+}
+
+/// What was told of the last time, so that it is not told each time.
+#[derive(Default, PartialEq)]
+struct Told {
+    /// What could not be used, and why.
+    problems: Vec<(&'static str, String)>,
+    /// Settings that wait for a restart.
+    waiting: Vec<&'static str>,
+}
+
+impl Reloading {
+    /// Reads files again when they change, or at SIGHUP.
+    ///
+    /// # Errors
+    /// When the signal cannot be caught.
+    pub(crate) fn run(self) -> anyhow::Result<impl Future<Output = ()> + Send> {
+        let files = self.security.files.iter().chain(&self.source.file).cloned().collect();
+        let mut told = Told::default();
+        let reload = move |cause: Cause| {
+            if cause != Cause::Again {
+                tracing::info!(?cause, "reading files again");
+            }
+            let now = self.read(cause, &told);
+            told = now;
+            if cause == Cause::Signal {
+                self.security.reopen_audit();
+            }
+            told.problems.is_empty()
+        };
+        reload::run(files, reload).context("listen for SIGHUP")
+    }
+
+    fn read(&self, cause: Cause, before: &Told) -> Told {
+        let mut now = Told::default();
+        let mut parts = self.security.reload();
+        parts.push(("configuration", self.read_config(&mut now.waiting)));
+        for (what, result) in parts {
+            let failed_before = before.problems.iter().find(|(known, _)| *known == what);
+            match result {
+                Ok(()) if cause == Cause::Again && failed_before.is_none() => {}
+                Ok(()) => tracing::info!(what, "read again"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    let is_known = failed_before.is_some_and(|(_, known)| *known == error);
+                    if cause != Cause::Again || !is_known {
+                        tracing::error!(what, error, "not read again, the old one stays");
+                    }
+                    now.problems.push((what, error));
+                }
+            }
+        }
+        if !now.waiting.is_empty() && now.waiting != before.waiting {
+            tracing::warn!(waiting = ?now.waiting, "changed settings that wait for a restart");
+        }
+        now
+    }
+
+    fn read_config(&self, waiting: &mut Vec<&'static str>) -> anyhow::Result<()> {
+        let config = (self.source.load)()?;
+        self.throttle.set(shares(&config.limits));
+        self.connections.set(&config.limits);
+        set_pressure(&self.pressure, &config);
+        self.dispatcher.set_rules(rules(&config, self.started_with.limits.max_message_bytes));
+        *waiting = self.started_with.waiting(&config);
+        logs::set_filter(&config.log_level).context("change the log level")
+    }
+}

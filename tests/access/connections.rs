@@ -1,0 +1,144 @@
+//! Connections are bounded, in all and per address: a flood from one address keeps no other one out, whether it is
+//! of handshakes or of connections that say nothing, at each port.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::Guarded;
+use super::support::client::PATIENCE;
+use super::support::{Client, TestServer};
+
+/// Longer than an answer takes, and shorter than a handshake may.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A connection from an address of this machine; all of 127.0.0.0/8 is.
+async fn from(address: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(format!("{address}:0").parse().unwrap())?;
+    socket.connect(to).await
+}
+
+/// Connections that say the first byte of a handshake, or nothing, and stay. They may be closed by the server.
+async fn flood(address: &str, to: SocketAddr, count: usize, says: &[u8]) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        // One that is closed at once may tell so as soon as here.
+        if let Ok(mut stream) = from(address, to).await {
+            let _ = stream.write_all(says).await;
+            streams.push(stream);
+        }
+    }
+    streams
+}
+
+/// How many of them the server has closed.
+fn closed(streams: &mut [TcpStream]) -> usize {
+    let mut byte = [0];
+    // Whoever is not closed has not been told anything.
+    streams.iter_mut().filter_map(|stream| stream.read(&mut byte).now_or_never()).count()
+}
+
+async fn value(server: &TestServer, series: &str) -> f64 {
+    let (_, text) = server.http_get("/metrics").await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("{series} ")));
+    line.map_or(0.0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+}
+
+async fn until_at_least(server: &TestServer, series: &str, least: f64) {
+    let reached = async {
+        while value(server, series).await < least {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{series} < {least}"));
+}
+
+#[tokio::test]
+async fn a_flood_of_handshakes_from_one_address_keeps_no_other_out() {
+    let limits = ["--connections-per-address=50", "--connections=60", "--tls-http=false"];
+    let guarded = Guarded::start(&[&limits[..], &["--auth-open-metrics"]].concat()).await;
+    let (server, grpc) = (&guarded.server, guarded.server.addresses.grpc);
+    let mut streams = flood("127.0.0.2", grpc, 150, &[0x16]).await;
+    let refused = r#"durahub_connections_refused_total{port="grpc",reason="address"}"#;
+    until_at_least(server, refused, 100.0).await;
+    // The last ones first: who had a place keeps it.
+    assert!(closed(&mut streams[..50]) == 0);
+    assert!(value(server, r#"durahub_connections{port="grpc"}"#).await >= 50.0);
+
+    let client = guarded.client("reader");
+    let answer = tokio::time::timeout(SOON, client.rpc().hello(())).await;
+    answer.expect("another address is served").unwrap();
+    assert_eq!(server.log().matches("connections are refused").count(), 1, "one line");
+    assert!(server.log().contains("limits.connections_per_address"));
+
+    // Places are free again once their connections are gone.
+    drop(streams);
+    let again = async {
+        loop {
+            let mut stream = flood("127.0.0.2", grpc, 1, &[0x16]).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if stream.len() == 1 && closed(&mut stream) == 0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("a place again");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out_of_any_port() {
+    let limits = ["--connections-per-address=20", "--connections=30"];
+    let server = TestServer::start_with_args(&limits).await;
+    let ports = server.addresses;
+    let mut kept = Vec::new();
+    for (port, to) in [("grpc", ports.grpc), ("http", ports.http), ("peer", ports.peer)] {
+        kept.push(flood("127.0.0.2", to, 60, &[]).await);
+        let refused =
+            format!("durahub_connections_refused_total{{port=\"{port}\",reason=\"address\"}}");
+        until_at_least(&server, &refused, 40.0).await;
+    }
+    let hello = async { Client::new(ports.grpc).rpc().hello(()).await };
+    tokio::time::timeout(SOON, hello).await.expect("gRPC is served").unwrap();
+    let (status, _) = server.http_get("/livez").await.unwrap();
+    assert_eq!(status, 200);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_durahub"));
+    let peer = ports.peer.to_string();
+    let told = command.args(["cluster", "status", "--endpoint", &peer]).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+
+    // Together, addresses get what there is in all, and no more.
+    let before = value(&server, r#"durahub_connections{port="peer"}"#).await;
+    let others = flood("127.0.0.3", ports.peer, 20, &[]).await;
+    let refused = r#"durahub_connections_refused_total{port="peer",reason="all"}"#;
+    until_at_least(&server, refused, 1.0).await;
+    let after = value(&server, r#"durahub_connections{port="peer"}"#).await;
+    assert!(before >= 20.0 && after <= 30.0, "{before}, then {after}");
+    drop((kept, others));
+}
+
+#[tokio::test]
+async fn more_connections_are_taken_once_the_file_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("durahub.toml");
+    std::fs::write(&path, "[limits]\nconnections_per_address = 2\n").unwrap();
+    let server = TestServer::start_with_args(&["--config", path.to_str().unwrap()]).await;
+    let _kept = flood("127.0.0.2", server.addresses.grpc, 10, &[]).await;
+    let refused = r#"durahub_connections_refused_total{port="grpc",reason="address"}"#;
+    until_at_least(&server, refused, 8.0).await;
+    std::fs::write(&path, "[limits]\nconnections_per_address = 100\n").unwrap();
+    let change = async {
+        while value(&server, r#"durahub_connections{port="grpc"}"#).await < 10.0 {
+            let more = flood("127.0.0.2", server.addresses.grpc, 10, &[]).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if value(&server, r#"durahub_connections{port="grpc"}"#).await >= 10.0 {
+                return;
+            }
+            drop(more);
+        }
+    };
+    tokio::time::timeout(PATIENCE, change).await.expect("the new limit");
+}
