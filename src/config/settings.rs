@@ -288,7 +288,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "memory_budget",
         value_name: "BYTES",
-        help: "Memory that this process may have. When less than a tenth of it is left, nothing new is begun: starts, restarts, rewinds and new task hubs are answered with RESOURCE_EXHAUSTED and when to ask again, until there is more. auto: the limit of its cgroup (container), or else what the machine has. Applied to a running node when the file changes.",
+        help: "Memory that this process may have. When less than a tenth of it is left, nothing new is begun: starts, restarts, rewinds and new task hubs are answered with RESOURCE_EXHAUSTED and when to ask again, until there is more. auto: the limit of its cgroup (container), or else what the machine has.",
         allowed: "auto, or a size from 64MiB to 1024GiB",
         emulator: None,
         set: |c, v| {
@@ -313,7 +313,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "storage.low_free",
         value_name: "SPACE",
-        help: "Free space on the disk of the data folder below which nothing new is begun: starts, restarts, rewinds and new task hubs are answered with RESOURCE_EXHAUSTED and when to ask again; what runs goes on. It ends by itself when a fifth more is free. auto: 512MiB, or a tenth of the disk if that is less. Each node watches its own disk, and judges for the partitions that it leads. Applied to a running node when the file changes.",
+        help: "Free space on the disk of the data folder below which nothing new is begun: starts, restarts, rewinds and new task hubs are answered with RESOURCE_EXHAUSTED and when to ask again; what runs goes on. It ends by itself when a fifth more is free. auto: 512MiB, or a tenth of the disk if that is less. Each node watches its own disk, and judges for the partitions that it leads.",
         allowed: SPACE_ALLOWED,
         emulator: None,
         set: |c, v| put(&mut c.storage.low_free, values::free_space(v)),
@@ -322,7 +322,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "storage.critical_free",
         value_name: "SPACE",
-        help: "Free space on the disk of the data folder below which nothing grows: events, signals and resumes are refused as well, no work is handed out and no timer fires; what workers have is still taken in, and reading, ending and removing go on. A node of a cluster hands its partitions to nodes with more. auto: 128MiB, or a twenty-fifth of the disk if that is less. Applied to a running node when the file changes.",
+        help: "Free space on the disk of the data folder below which nothing grows: events, signals and resumes are refused as well, no work is handed out and no timer fires; what workers have is still taken in, and reading, ending and removing go on. A node of a cluster hands its partitions to nodes with more. auto: 128MiB, or a twenty-fifth of the disk if that is less.",
         allowed: SPACE_ALLOWED,
         emulator: None,
         set: |c, v| put(&mut c.storage.critical_free, values::free_space(v)),
