@@ -149,6 +149,10 @@ impl Leader {
                         Leadership::Follower { .. } => None,
                     };
                     self.lead(term).await;
+                    if self.term.is_none() {
+                        // They are the next leader's now.
+                        firing = futures::future::Fuse::terminated();
+                    }
                 }
                 Wake::TimerDue => {
                     let due = self.next_due.take();
@@ -172,8 +176,13 @@ impl Leader {
         if before.is_some() {
             self.resign();
         }
-        if term.is_some() {
+        if let Some(now) = term {
             let open = self.read_open_work().await;
+            if *self.partition.leadership().borrow() != (Leadership::Leader { term: now }) {
+                // That took long, and somebody else leads: the next wake sees to it.
+                self.term = None;
+                return;
+            }
             tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
             self.act(open.into_iter().map(|open| (open.effect, open.since)));

@@ -345,8 +345,9 @@ impl Dispatcher {
 
     /// Hands out what can be handed out in a hub, and sees to the room of its streams.
     fn pump(&self, hub: u32) {
+        let is_paused = || self.0.paused.load(Ordering::Acquire) || *self.0.halted.borrow();
         loop {
-            let paused = self.0.paused.load(Ordering::Acquire) || *self.0.halted.borrow();
+            let paused = is_paused();
             if !paused {
                 let (id, now) = (self.next_id(), self.0.clock.now());
                 if let Some(assignment) = self.with_hub(hub, |hub| hub.assign(now, id)) {
@@ -362,8 +363,9 @@ impl Dispatcher {
                 }
                 notes.is_empty()
             });
-            // What was told may have changed the room here.
-            if settled {
+            // What was told may have changed the room here; and what paused may have gone on meanwhile, and told of
+            // room before this did.
+            if settled && paused == is_paused() {
                 return;
             }
         }

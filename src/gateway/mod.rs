@@ -157,6 +157,13 @@ impl Gateway {
 
     /// Creates a task hub for a client; with `recreate` the one that is there goes first, with all that it has.
     pub(crate) async fn begin_hub(&self, name: &str, recreate: bool) -> Result<u32, Status> {
+        // One that is there begins nothing, however short of room the node is (R2.97).
+        if !recreate {
+            let known = self.0.metadata.read(|rows| read::hub(&RowsView(rows), name)).await;
+            if let Some(hub) = known.map_err(|error| status::of_cluster(&error))? {
+                return Ok(hub.id);
+            }
+        }
         let command = CreateHub { name: name.to_owned(), recreate };
         let demand = demand::of(&Command::CreateHub(command.clone()));
         self.put_hub(command, demand).await

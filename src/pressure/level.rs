@@ -92,6 +92,8 @@ impl Marks {
     pub fn judge(&self, room: Room, before: Level) -> Level {
         let below = |mark: u64, level: Level| {
             let back = (u128::from(mark) * u128::from(BACK.0) / u128::from(BACK.1)) as u64;
+            // A mark near the whole is left half-way to it: there is not a fifth more.
+            let back = back.min(mark.saturating_add(room.total.saturating_sub(mark) / 2));
             room.free < if before >= level { back } else { mark }
         };
         if below(self.critical_of(room), Level::Critical) {
@@ -121,6 +123,15 @@ mod tests {
             seen.push(level as u8);
         }
         assert_eq!(seen, [0, 1, 1, 1, 0, 2, 2, 2, 1, 1, 0, 2, 0]);
+    }
+
+    #[test]
+    fn a_mark_near_the_whole_is_left_again() {
+        let marks = Marks { low: Mark::Percent(90), critical: Mark::Bytes(0) };
+        let low = marks.judge(Room { free: 899, total: 1000 }, Level::Calm);
+        assert_eq!(low, Level::Low);
+        assert_eq!(marks.judge(Room { free: 949, total: 1000 }, low), Level::Low);
+        assert_eq!(marks.judge(Room { free: 950, total: 1000 }, low), Level::Calm);
     }
 
     #[test]

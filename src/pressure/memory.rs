@@ -61,8 +61,10 @@ pub fn cache_share(budget: Option<u64>) -> u64 {
 /// When the system does not say what is resident.
 pub(super) fn look(budget: u64) -> io::Result<Room> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let used = kibibytes(&status, "VmRSS:")
-        .ok_or_else(|| io::Error::other("/proc/self/status has no VmRSS"))?;
+    // Pages of files can go at any time; kernels before 4.5 do not tell them apart.
+    let used = kibibytes(&status, "RssAnon:")
+        .or_else(|| kibibytes(&status, "VmRSS:"))
+        .ok_or_else(|| io::Error::other("/proc/self/status has neither RssAnon nor VmRSS"))?;
     Ok(Room { free: budget.saturating_sub(used), total: budget })
 }
 

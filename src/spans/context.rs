@@ -8,6 +8,9 @@ pub(super) type TraceId = [u8; 16];
 /// Id of a span.
 pub(super) type SpanId = [u8; 8];
 
+/// Longest `tracestate` that is told on, in bytes: what the W3C asks everybody to carry at least.
+const STATE_BYTES: usize = 512;
+
 /// What a span is a child of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
@@ -42,7 +45,10 @@ impl Context {
     /// That of a message.
     pub(super) fn of(context: &wire::TraceContext) -> Option<Context> {
         let mut read = Context::parse(&context.trace_parent)?;
-        if let Some(state) = context.trace_state.as_ref().filter(|_| read.is_recorded) {
+        // A longer one may be dropped, whole.
+        let state =
+            context.trace_state.as_ref().filter(|state| state.as_str().len() <= STATE_BYTES);
+        if let Some(state) = state.filter(|_| read.is_recorded) {
             read.state = state.as_str().to_owned();
         }
         Some(read)

@@ -12,6 +12,14 @@ const RECORDED: u32 = 0x101;
 /// The parent is another program's.
 const REMOTE: u32 = 0x200;
 
+/// Longest text in a span, in bytes: names come from callers, and the queue counts spans and not bytes.
+const TEXT_BYTES: usize = 512;
+
+/// As much of a text as a span takes.
+pub(super) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES)]
+}
+
 /// A span that began, below a context.
 pub(super) fn span(
     clock: &Clock,
@@ -26,7 +34,7 @@ pub(super) fn span(
         span_id: id(clock),
         trace_state: state,
         parent_span_id: parent.map_or_else(Bytes::new, |id: SpanId| Bytes::copy_from_slice(&id)),
-        name,
+        name: cut(&name).to_owned(),
         kind: kind.into(),
         start_time_unix_nano: time(begin),
         flags: RECORDED | if parent.is_some() { REMOTE } else { 0 },
@@ -52,7 +60,7 @@ pub(super) fn part(clock: &Clock, of: &Span, name: &str, begin: i64, end: i64) -
 
 /// An attribute with a text.
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(value.to_owned()))
+    attribute(key, Value::StringValue(cut(value).to_owned()))
 }
 
 /// An attribute with a number.
@@ -66,7 +74,7 @@ fn attribute(key: &str, value: Value) -> KeyValue {
 
 /// What a span that went wrong says.
 pub(super) fn wrong(message: &str) -> Status {
-    Status { message: message.to_owned(), code: StatusCode::Error.into() }
+    Status { message: cut(message).to_owned(), code: StatusCode::Error.into() }
 }
 
 /// A time as collectors count it; before 1970 there is none.

@@ -29,10 +29,11 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// The moment at which a sleep until `deadline` ends.
+/// The moment at which a sleep until `deadline` ends. One that is over lies long ago: a timer for now would still
+/// wait for the next millisecond.
 fn on_grid(origin: Instant, now: Instant, deadline: Instant) -> Instant {
     if deadline <= now + SHORTEST {
-        return now;
+        return origin;
     }
     let (since, grid) = ((deadline - origin).as_micros() as u64, GRID.as_micros() as u64);
     origin + Duration::from_micros(since.next_multiple_of(grid))
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(on_grid(origin, now, at(150_000)), at(150_000));
         assert_eq!(on_grid(origin, now, at(150_001)), at(200_000));
         // openraft waits a microsecond for more of the same: no sleep is so short.
-        assert_eq!(on_grid(origin, now, at(120_001)), now);
-        assert_eq!(on_grid(origin, now, at(100_000)), now, "it is over already");
+        assert_eq!(on_grid(origin, now, at(120_001)), origin);
+        assert_eq!(on_grid(origin, now, at(100_000)), origin, "it is over already");
     }
 }
