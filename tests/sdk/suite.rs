@@ -351,7 +351,8 @@ impl Node {
     }
 }
 
-/// Waits until every node leads something.
+/// Waits until leaders are where they stay: what moves meanwhile has its work handed out again, and programs that count
+/// what their workers ran could not.
 fn spread_leaders(peer: &str) -> Result<(), String> {
     let deadline = Instant::now() + START;
     loop {
@@ -361,8 +362,10 @@ fn spread_leaders(peer: &str) -> Result<(), String> {
         let output = output.map_err(|error| error.to_string())?;
         let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-        let leads = |node: &serde_json::Value| node["leads"].as_u64().is_some_and(|n| n > 0);
-        if nodes.len() == NODES && nodes.iter().all(leads) {
+        let groups = status["partitions"].as_array().map_or(0, Vec::len) as u64;
+        let leads = nodes.iter().map(|node| node["leads"].as_u64().unwrap_or(0));
+        let spread = leads.clone().max().unwrap_or(0) - leads.clone().min().unwrap_or(0);
+        if nodes.len() == NODES && groups > 0 && leads.sum::<u64>() == groups && spread <= 1 {
             return Ok(());
         }
         if Instant::now() > deadline {
