@@ -544,7 +544,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connections",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. A lower limit closes none that is there.",
+        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. The other nodes of a cluster count at the peer port: each needs a few. A lower limit closes none that is there.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections, values::count(v)),

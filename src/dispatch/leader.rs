@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use durahub_cluster::{GroupId, Leadership};
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, FusedFuture, pending};
+use futures::future::{BoxFuture, Fuse, FusedFuture, pending};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
@@ -73,6 +73,7 @@ impl Leaders {
                 next_due: None,
                 courier: None,
                 sweeper: None,
+                firing: Fuse::terminated(),
             };
             tasks.spawn(leader.run(effects));
         }
@@ -101,6 +102,8 @@ struct Leader {
     courier: Option<Courier>,
     /// Removes what purges left while the partition is led.
     sweeper: Option<Sweeper>,
+    /// The command that fires timers, while it is under way and the partition is led.
+    firing: Fuse<BoxFuture<'static, ()>>,
 }
 
 impl Leader {
@@ -108,10 +111,8 @@ impl Leader {
         let mut leadership = self.partition.leadership();
         leadership.mark_changed();
         let clock = self.dispatcher.0.clock.clone();
-        let mut firing: futures::future::Fuse<BoxFuture<'static, ()>> =
-            futures::future::Fuse::terminated();
         loop {
-            let due = match self.next_due.filter(|_| firing.is_terminated()) {
+            let due = match self.next_due.filter(|_| self.firing.is_terminated()) {
                 Some(due) => clock.sleep_until(due).boxed(),
                 None => pending().boxed(),
             };
@@ -121,7 +122,7 @@ impl Leader {
                     Ok(()) => Wake::Leadership,
                     Err(_) => return,
                 },
-                () = &mut firing, if !firing.is_terminated() => Wake::TimersFired,
+                () = &mut self.firing, if !self.firing.is_terminated() => Wake::TimersFired,
                 () = due => Wake::TimerDue,
             };
             match wake {
@@ -149,15 +150,11 @@ impl Leader {
                         Leadership::Follower { .. } => None,
                     };
                     self.lead(term).await;
-                    if self.term.is_none() {
-                        // They are the next leader's now.
-                        firing = futures::future::Fuse::terminated();
-                    }
                 }
                 Wake::TimerDue => {
                     let due = self.next_due.take();
                     let (dispatcher, partition) = (self.dispatcher.clone(), self.partition.clone());
-                    firing = fire(dispatcher, partition, clock.clone(), due).boxed().fuse();
+                    self.firing = fire(dispatcher, partition, clock.clone(), due).boxed().fuse();
                 }
                 Wake::TimersFired => self.look_for_timers(),
             }
@@ -177,7 +174,7 @@ impl Leader {
             self.resign();
         }
         if let Some(now) = term {
-            let open = self.read_open_work().await;
+            let open = Self::read_open_work(self.partition.clone()).await;
             if *self.partition.leadership().borrow() != (Leadership::Leader { term: now }) {
                 // That took long, and somebody else leads: the next wake sees to it.
                 self.term = None;
@@ -194,8 +191,7 @@ impl Leader {
     }
 
     /// There may be a million: reads them beside the threads that serve, and lets writers in between.
-    async fn read_open_work(&self) -> Vec<Open> {
-        let partition = self.partition.clone();
+    async fn read_open_work(partition: Partition) -> Vec<Open> {
         let reading = tokio::task::spawn_blocking(move || {
             let mut work = OpenWork::default();
             while partition.peek(|rows| work.read_on(&RowsView(rows), READ_AT_ONCE)) {}
@@ -214,6 +210,8 @@ impl Leader {
         self.dispatcher.set_rebuilt(&self.partition, false);
         metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
         self.next_due = None;
+        // The next leader fires them.
+        self.firing = Fuse::terminated();
         self.courier = None;
         self.sweeper = None;
         let (dispatcher, id) = (&self.dispatcher, self.partition.id());

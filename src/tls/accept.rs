@@ -131,17 +131,9 @@ async fn run(
         };
         let Some(place) = places.enter(remote.ip()) else { continue };
         let _ = tcp.set_nodelay(true);
-        let Some((tls, plaintext)) = tls.clone() else {
-            let io = Io::Plain(tcp);
-            let connection = Connection { io, remote, certificate: None, _place: place };
-            if sender.send(connection).await.is_err() {
-                return;
-            }
-            continue;
-        };
-        let sender = sender.clone();
+        let (sender, tls) = (sender.clone(), tls.clone());
         tokio::spawn(async move {
-            let wrapped = wrap(tcp, remote, &tls, plaintext);
+            let wrapped = wrap(tcp, remote, tls);
             match tokio::time::timeout(HANDSHAKE_TIME, wrapped).await {
                 Ok(Ok((io, certificate))) => {
                     let connection = Connection { io, remote, certificate, _place: place };
@@ -157,13 +149,14 @@ async fn run(
 async fn wrap(
     tcp: TcpStream,
     from: SocketAddr,
-    tls: &ServerTls,
-    plaintext: Plaintext,
+    tls: Option<(Arc<ServerTls>, Plaintext)>,
 ) -> io::Result<(Io, Option<Arc<Certificate>>)> {
     let mut first = [0];
+    // Who says nothing keeps no place, whatever is spoken here.
     if tcp.peek(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let Some((tls, plaintext)) = tls else { return Ok((Io::Plain(tcp), None)) };
     if first[0] != HANDSHAKE {
         return match plaintext.takes(from) {
             true => Ok((Io::Plain(tcp), None)),

@@ -120,6 +120,22 @@ async fn connections_that_say_nothing_keep_nobody_out_of_any_port() {
     drop((kept, others));
 }
 
+/// Who takes all places and says nothing has them for as long as a handshake may take, and no longer.
+#[tokio::test]
+async fn places_come_back_from_connections_that_say_nothing() {
+    let server = TestServer::start_with_args(&["--connections-per-address=8"]).await;
+    let ports = server.addresses;
+    let mut silent = Vec::new();
+    for to in [ports.grpc, ports.http, ports.peer] {
+        silent.extend(flood("127.0.0.2", to, 8, &[]).await);
+    }
+    assert_eq!((silent.len(), closed(&mut silent)), (24, 0));
+    for mut stream in silent {
+        let ended = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await;
+        assert_eq!(ended.expect("closed by the server").unwrap(), 0);
+    }
+}
+
 #[tokio::test]
 async fn more_connections_are_taken_once_the_file_says_so() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,18 +14,16 @@ use durahub_proto::peer::{
 };
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
-use super::places::{Place, Places};
+use super::places::Places;
 use super::stream::{PeerInfo, PeerStream, Secure};
 use super::{
     CONNECT_TIME, CONNECTION_WINDOW, KEEPALIVE, KEEPALIVE_ANSWER, STREAM_WINDOW, snapshot,
@@ -96,7 +93,7 @@ async fn accept(
     listener: TcpListener,
     secure: Arc<dyn Secure>,
     places: Places,
-    accepted: mpsc::Sender<io::Result<Visit>>,
+    accepted: mpsc::Sender<io::Result<PeerStream>>,
 ) {
     loop {
         let (tcp, from) = match listener.accept().await {
@@ -112,63 +109,19 @@ async fn accept(
         let (secure, accepted) = (Arc::clone(&secure), accepted.clone());
         tokio::spawn(async move {
             let _ = tcp.set_nodelay(true);
-            match tokio::time::timeout(CONNECT_TIME, secure.accept(tcp)).await {
-                Ok(Ok(stream)) => drop(accepted.send(Ok(Visit(stream, place))).await),
+            let begun = async {
+                // Who says nothing keeps no place.
+                match tcp.peek(&mut [0]).await? {
+                    0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                    _ => secure.accept(tcp).await,
+                }
+            };
+            match tokio::time::timeout(CONNECT_TIME, begun).await {
+                Ok(Ok(stream)) => drop(accepted.send(Ok(stream.holding(place))).await),
                 Ok(Err(error)) => tracing::warn!(%error, "a peer connection was refused"),
                 Err(_) => tracing::warn!("a peer connection did not come up in time"),
             }
         });
-    }
-}
-
-/// A connection and its place, which is free again when the connection is gone.
-struct Visit(PeerStream, #[expect(dead_code, reason = "it is held")] Place);
-
-impl Connected for Visit {
-    type ConnectInfo = PeerInfo;
-
-    fn connect_info(&self) -> PeerInfo {
-        self.0.connect_info()
-    }
-}
-
-impl AsyncRead for Visit {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Visit {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tonic::codegen::{Service, http};
 use tonic::transport::server::Connected;
 
+use super::places::Place;
+
 /// What a stream of bytes must be able to do.
 trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
@@ -46,13 +48,17 @@ impl PeerInfo {
     }
 }
 
-/// A connection between nodes.
-pub struct PeerStream(Box<dyn Bytes>, PeerInfo);
+/// A connection between nodes, and the place that it has at the port, if it came there.
+pub struct PeerStream {
+    stream: Box<dyn Bytes>,
+    info: PeerInfo,
+    _place: Option<Place>,
+}
 
 impl PeerStream {
     /// Wraps whatever carries the bytes.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(stream), PeerInfo::default())
+        Self { stream: Box::new(stream), info: PeerInfo::default(), _place: None }
     }
 
     /// The same for the answering end of a connection on which nodes must show a certificate.
@@ -60,7 +66,13 @@ impl PeerStream {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         shown: Option<Arc<dyn Shown>>,
     ) -> Self {
-        Self(Box::new(stream), PeerInfo { secured: true, shown })
+        let info = PeerInfo { secured: true, shown };
+        Self { stream: Box::new(stream), info, _place: None }
+    }
+
+    /// The place is free again when the connection is gone.
+    pub(super) fn holding(self, place: Place) -> Self {
+        Self { _place: Some(place), ..self }
     }
 }
 
@@ -122,7 +134,7 @@ impl Connected for PeerStream {
     type ConnectInfo = PeerInfo;
 
     fn connect_info(&self) -> PeerInfo {
-        self.1.clone()
+        self.info.clone()
     }
 }
 
@@ -132,7 +144,7 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -142,15 +154,15 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -158,10 +170,10 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }
