@@ -227,7 +227,8 @@ mod tests {
         let mut purse = Purse::new(2, &[0, 1]);
         assert_eq!(purse.leave(1), []);
         assert_eq!(purse.want(1, 5), [], "it was heard a moment too late");
-        assert_eq!(purse.want(0, 5), [(0, Order::Lend(1))]);
+        assert_eq!(purse.want(0, 1), [(0, Order::Lend(1))]);
+        assert_eq!(purse.want(1, 5), [], "nor is anything called back for it");
         purse.join(1);
         assert_eq!(purse.want(1, 1), [(0, RECALL_1)], "it is back");
     }
