@@ -9,6 +9,7 @@
 //! - [`chain`]: a hash over all changes, to compare replicas by;
 //! - [`snapshots`]: compaction points, snapshot files and their install;
 //! - [`network`]: openraft's network over a [`Transport`](crate::peers::Transport);
+//! - [`commits`]: a commit travels with the entries that come next;
 //! - [`members`]: changes of who holds a group, one safe step at a time;
 //! - [`group`]: one running Raft group, in this crate's own words. Everything outside uses only this.
 //!
@@ -16,6 +17,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod codec;
+mod commits;
 pub(crate) mod group;
 pub(crate) mod log;
 pub(crate) mod members;

@@ -6,22 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
-use openraft::network::{RPCOption, RPCTypes};
+use openraft::network::{RPCOption, RPCTypes, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend, Raft, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec;
 use super::snapshots::Snapshots;
 use super::state::State;
 use super::types::{Snapshot, SnapshotMeta, Types, Vote};
+use super::{codec, commits};
 use crate::machine::{GroupId, Machine};
 use crate::peers::{Call, Method, Peer, PeerError, SnapshotCall, Transport};
 use crate::store::snapshot::Body;
@@ -54,6 +56,7 @@ pub(crate) struct Connection {
 }
 
 type Rpc<T> = Result<T, RPCError<Types>>;
+type Appending<'s> = BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<Types>>>>>;
 
 impl Connection {
     async fn send<Q: Serialize, A: DeserializeOwned>(
@@ -94,6 +97,13 @@ impl Connection {
 
 impl RaftNetworkV2<Types> for Connection {
     type SnapshotData = Body;
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> Appending<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        stream_append_sequential(self, commits::with_entries(input), option)
+    }
 
     async fn append_entries(
         &mut self,
