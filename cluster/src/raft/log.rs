@@ -23,6 +23,9 @@ const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 
+/// Entries after which the committed position is noted again.
+const COMMITTED_EVERY: u64 = 64;
+
 /// Log, vote and pointers of one group. Clones share everything; a clone serves as reader.
 #[derive(Clone)]
 pub(crate) struct LogStore {
@@ -31,6 +34,8 @@ pub(crate) struct LogStore {
     engine: Arc<dyn Engine>,
     flusher: Arc<Flusher>,
     vote: Arc<Mutex<Option<Vote>>>,
+    /// The committed position as it was noted last.
+    noted: Option<u64>,
 }
 
 impl LogStore {
@@ -43,7 +48,8 @@ impl LogStore {
         let log = GroupLog::open(group, Arc::clone(&engine), Arc::clone(&flusher), tail_limit)?;
         let vote = engine.get(Space::Log, &keys::pointer(keys::VOTE, group))?;
         let vote = vote.map(|bytes| codec::decode("vote", &bytes)).transpose()?;
-        Ok(Self { group, log: Arc::new(log), engine, flusher, vote: Arc::new(Mutex::new(vote)) })
+        let (log, vote) = (Arc::new(log), Arc::new(Mutex::new(vote)));
+        Ok(Self { group, log, engine, flusher, vote, noted: None })
     }
 
     async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -145,8 +151,13 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        // A hint: it rides on the next flush and is never synced for its own sake.
-        if let Some(committed) = committed {
+        // A hint, so that a start need not wait for a leader to apply what was committed. It rides on the next flush,
+        // is never synced for its own sake, and need not be the newest.
+        let due = |committed: &LogId| {
+            self.noted.is_none_or(|noted| committed.index() >= noted + COMMITTED_EVERY)
+        };
+        if let Some(committed) = committed.filter(due) {
+            self.noted = Some(committed.index());
             self.flusher.put_lazily(
                 keys::pointer(keys::COMMITTED, self.group),
                 position(&committed).encode(),
