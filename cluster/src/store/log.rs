@@ -63,7 +63,8 @@ impl LogIndex {
         doomed
     }
 
-    /// Forgets the records from index `from` on, and the one that holds entries on both sides of it.
+    /// Forgets the records from index `from` on. Returns them, and the one that holds entries on both sides of it: that
+    /// one stays until it is replaced, as the entries before `from` are still read.
     #[allow(clippy::type_complexity)]
     pub(crate) fn cut_records(
         &self,
@@ -71,14 +72,12 @@ impl LogIndex {
     ) -> (Vec<(u64, RecordMeta)>, Option<(u64, RecordMeta)>) {
         let mut inner = self.inner.lock();
         let removed = inner.records.split_off(&from);
-        let boundary = match inner.records.last_entry() {
-            Some(entry) if entry.get().last >= from => Some(entry.remove_entry()),
-            _ => None,
-        };
+        let boundary = inner.records.last_key_value().filter(|(_, meta)| meta.last >= from);
+        let boundary = boundary.map(|(first, meta)| (*first, meta.clone()));
         (removed.into_iter().collect(), boundary)
     }
 
-    pub(crate) fn insert_record(&self, first: u64, meta: RecordMeta) {
+    pub(crate) fn replace_record(&self, first: u64, meta: RecordMeta) {
         self.inner.lock().records.insert(first, meta);
     }
 
@@ -394,3 +393,21 @@ impl GroupLog {
 }
 
 const _: () = assert!(VALUE_LIMIT <= u16::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries before a truncation are read while it is under way.
+    #[test]
+    fn record_that_is_cut_stays_until_it_is_replaced() {
+        let index = LogIndex { group: 1, inner: Mutex::default() };
+        let record = |last| RecordMeta { last, large: Vec::new() };
+        index.stored(0, 19, vec![(0, record(9)), (10, record(19))]);
+        let (removed, boundary) = index.cut_records(5);
+        assert_eq!((removed.len(), boundary.map(|(first, _)| first)), (1, Some(0)));
+        assert_eq!(index.records_of(0, 5).len(), 1);
+        index.replace_record(0, record(4));
+        assert_eq!(index.cut_records(5).1.map(|(first, _)| first), None);
+    }
+}

@@ -83,6 +83,12 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// see a part; callers that mind hold a lock.
     fn write(&self, space: Space, batch: WriteBatch) -> io::Result<()>;
 
+    /// Applies the writes one after the other: after a crash the first of them are there, however many. For whoever
+    /// can do with that, as it may cost less.
+    fn write_in_order(&self, space: Space, writes: WriteBatch) -> io::Result<()> {
+        self.write(space, writes)
+    }
+
     /// Empties a space. Not atomic.
     fn clear(&self, space: Space) -> io::Result<()>;
 

@@ -2,6 +2,10 @@
 //!
 //! Entries of one group that arrive in one round share records, whatever jobs they came in. A truncation
 //! first writes what was collected before it, so that it meets all records in the store.
+//!
+//! Nobody is told of a write before the round is synced, and a log may end anywhere: so a crash may leave the first of
+//! a round's writes, and they are in an order in which that does no harm (chunks before their record, a purge position
+//! before what it deletes). Only a truncation is one step, since half of one leaves a hole.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,7 +47,7 @@ impl<'a> Writer<'a> {
         let size =
             (batch.len(), batch.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum());
         if !batch.is_empty() {
-            self.engine.write(Space::Log, batch)?;
+            self.engine.write_in_order(Space::Log, batch)?;
         }
         for (log, epoch, last, metas) in packed {
             log.stored(epoch, last, metas);
@@ -69,9 +73,9 @@ impl<'a> Writer<'a> {
             meta.large.retain(|(index, _)| *index < from);
             meta.last = from - 1;
             self.batch.push((key, Some(record::cut(&value, (from - first) as u16)?)));
-            log.insert_record(first, meta);
+            log.replace_record(first, meta);
         }
-        self.flush().map(drop)
+        self.engine.write(Space::Log, std::mem::take(&mut self.batch))
     }
 
     fn delete(&mut self, group: u32, first: u64, meta: &record::RecordMeta) {

@@ -70,6 +70,8 @@ struct Shared {
     engine: Arc<dyn Engine>,
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Told when nothing more will come.
+    closing: Condvar,
     /// What the rounds keep between them; taken by whoever runs a round.
     round: Mutex<Round>,
     poisoned: AtomicBool,
@@ -109,6 +111,7 @@ impl Flusher {
             engine,
             queue: Mutex::default(),
             wake: Condvar::new(),
+            closing: Condvar::new(),
             round: Mutex::default(),
             poisoned: AtomicBool::new(false),
             busy_since: AtomicU64::new(0),
@@ -154,7 +157,7 @@ impl Flusher {
         queue.jobs.push_back(job);
         drop(queue);
         if wake {
-            shared.wake.notify_all();
+            shared.wake.notify_one();
         }
     }
 
@@ -181,6 +184,7 @@ impl Flusher {
     pub(crate) fn close(&self) {
         self.shared.queue.lock().closed = true;
         self.shared.wake.notify_all();
+        self.shared.closing.notify_all();
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
                 self.shared.fault.report("the flusher thread panicked");
@@ -321,7 +325,7 @@ impl Shared {
         let pause = (stuck_after / 4).min(Duration::from_secs(5));
         let mut queue = self.queue.lock();
         while !queue.closed {
-            self.wake.wait_for(&mut queue, pause);
+            self.closing.wait_for(&mut queue, pause);
             let since = self.busy_since.load(Ordering::Acquire);
             if since != 0 && self.now_millis() + 1 > since + stuck_after.as_millis() as u64 {
                 drop(queue);

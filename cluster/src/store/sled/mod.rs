@@ -78,6 +78,28 @@ impl SledEngine {
         let open = self.open.read();
         f(open.as_ref().ok_or_else(closed)?)
     }
+
+    fn change(
+        &self,
+        space: Space,
+        writes: WriteBatch,
+        apply: impl FnOnce(&Tree, WriteBatch) -> sled::Result<()>,
+    ) -> io::Result<()> {
+        check_limits(&writes)?;
+        self.with(|open| {
+            let bytes = writes.iter().map(|(key, value)| row_bytes(key, value.as_deref())).sum();
+            self.written.fetch_add(bytes, Ordering::Relaxed);
+            // Noted after it is done: what a copy reads of a noted key is at least that new.
+            let is_copied = self.changed.lock().is_some();
+            let keys: Option<Vec<_>> =
+                is_copied.then(|| writes.iter().map(|(key, _)| key.clone()).collect());
+            apply(open.tree(space)?, writes).map_err(to_io)?;
+            if let (Some(keys), Some(changed)) = (keys, self.changed.lock().as_mut()) {
+                changed.note(space, keys);
+            }
+            Ok(())
+        })
+    }
 }
 
 impl Open {
@@ -164,14 +186,7 @@ impl Engine for SledEngine {
     }
 
     fn write(&self, space: Space, batch: WriteBatch) -> io::Result<()> {
-        check_limits(&batch)?;
-        self.with(|open| {
-            let bytes = batch.iter().map(|(key, value)| row_bytes(key, value.as_deref())).sum();
-            self.written.fetch_add(bytes, Ordering::Relaxed);
-            // Noted after it is done: what a copy reads of a noted key is at least that new.
-            let is_copied = self.changed.lock().is_some();
-            let keys: Option<Vec<_>> =
-                is_copied.then(|| batch.iter().map(|(key, _)| key.clone()).collect());
+        self.change(space, batch, |tree, batch| {
             let mut writes = sled::Batch::default();
             for (key, value) in batch {
                 match value {
@@ -179,11 +194,21 @@ impl Engine for SledEngine {
                     None => writes.remove(key),
                 }
             }
-            open.tree(space)?.apply_batch(writes).map_err(to_io)?;
-            if let (Some(keys), Some(changed)) = (keys, self.changed.lock().as_mut()) {
-                changed.note(space, keys);
-            }
-            Ok(())
+            tree.apply_batch(writes)
+        })
+    }
+
+    /// sled writes a batch to its file in two pieces at least, and wakes seven threads for each. What comes later in
+    /// its log never survives what came before, and no batch of another thread lies in between.
+    fn write_in_order(&self, space: Space, writes: WriteBatch) -> io::Result<()> {
+        self.change(space, writes, |tree, writes| {
+            writes.into_iter().try_for_each(|(key, value)| {
+                match value {
+                    Some(value) => tree.insert(key, value),
+                    None => tree.remove(key),
+                }
+                .map(drop)
+            })
         })
     }
 

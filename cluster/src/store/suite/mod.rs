@@ -65,6 +65,7 @@ fn fault() -> FaultHook {
 
 mod log;
 mod rows;
+mod torn;
 
 macro_rules! on_both_engines {
     ($($name:ident)*) => {
