@@ -34,3 +34,56 @@ where
         Some((request, input))
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use openraft::entry::RaftEntry;
+
+    use super::super::types::{CommittedLeaderId, Entry, LogId, Vote};
+    use super::*;
+
+    fn request(commit: u64, entries: &[u64]) -> Request {
+        let id = |index| LogId::new(CommittedLeaderId::new(1), index);
+        Request {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            entries: entries.iter().map(|index| Entry::new_blank(id(*index))).collect(),
+            leader_commit: Some(id(commit)),
+        }
+    }
+
+    async fn sent(
+        input: impl Stream<Item = Request> + Send + Unpin + 'static,
+        count: usize,
+    ) -> Vec<(u64, usize)> {
+        let told = |request: Request| {
+            (request.leader_commit.map_or(0, |id| id.index()), request.entries.len())
+        };
+        with_entries(input).take(count).map(told).collect().await
+    }
+
+    #[tokio::test]
+    async fn commit_goes_with_the_entries_that_follow_it() {
+        let requests = [request(1, &[2]), request(2, &[]), request(3, &[]), request(3, &[4, 5])];
+        assert_eq!(sent(stream::iter(requests), 9).await, [(1, 1), (3, 2)]);
+    }
+
+    #[tokio::test]
+    async fn commit_that_nothing_follows_goes_alone() {
+        let requests = stream::iter([request(1, &[2]), request(2, &[])]);
+        assert_eq!(sent(requests.clone(), 9).await, [(1, 1), (2, 0)], "the stream has ended");
+        let silent = requests.chain(stream::pending());
+        assert_eq!(sent(silent, 2).await, [(1, 1), (2, 0)], "nothing comes");
+    }
+
+    #[tokio::test]
+    async fn request_that_was_being_made_when_the_moment_was_over_is_sent() {
+        let late = stream::once(async {
+            tokio::time::sleep(MOMENT * 20).await;
+            request(2, &[3])
+        });
+        let requests = stream::iter([request(2, &[])]).chain(Box::pin(late));
+        assert_eq!(sent(requests, 9).await, [(2, 0), (2, 1)]);
+    }
+}
