@@ -52,6 +52,8 @@ const RESETS_ANSWERED: usize = 256;
 const COMMAND_OVERHEAD: usize = 1 << 20;
 /// Longest time for leaders to move to other nodes before this one goes.
 const HAND_OVER_TIME: Duration = Duration::from_secs(5);
+/// Longest time for clients to take the last answers: one that does not read holds up no stop.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// How often the drain looks whether workers are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -200,7 +202,10 @@ pub async fn run(
     // Nobody may listen any more: then the same is true.
     let _ = close.send(true);
     let _ = stop_grpc.send(());
-    serving.await?.context("serve gRPC")?;
+    match tokio::time::timeout(CLOSE_TIME, serving).await {
+        Ok(served) => served?.context("serve gRPC")?,
+        Err(_) => tracing::warn!("clients that did not take their answers are left"),
+    }
     drop(leading);
     keys.abort();
     reloading.abort();
@@ -258,6 +263,7 @@ pub(crate) fn shares(limits: &config::Limits) -> Shares {
     Shares {
         hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
         connection: share(limits.connection_calls_per_second, limits.connection_calls_in_flight),
+        unread_bytes: limits.connection_unread_bytes,
     }
 }
 

@@ -58,6 +58,7 @@ pub const RELOADED: &[&str] = &[
     "limits.hub_calls_in_flight",
     "limits.connection_calls_per_second",
     "limits.connection_calls_in_flight",
+    "limits.connection_unread_bytes",
     "limits.connections",
     "limits.connections_per_address",
     "retention.completed",
@@ -194,6 +195,8 @@ pub struct Limits {
     pub connection_calls_in_flight: u32,
     /// HTTP/2 streams at the same time on one connection, 10 to 100,000.
     pub connection_streams: u32,
+    /// Bytes of answers that one connection may leave unread, 4 MiB to 1 GiB.
+    pub connection_unread_bytes: usize,
     /// Connections at the same time at each port, in all; 0: no limit.
     pub connections: u32,
     /// Connections at the same time at each port, from one address; 0: no limit.
@@ -284,6 +287,7 @@ impl Default for Limits {
             connection_calls_per_second: 0,
             connection_calls_in_flight: 0,
             connection_streams: 1000,
+            connection_unread_bytes: 32 << 20,
             connections: 10_000,
             connections_per_address: 2_000,
         }
