@@ -92,8 +92,8 @@ pub async fn run(
     let metrics = Metrics::install()?;
     durahub_cluster::metrics::describe();
     let connections = Connections::new(&config.limits);
-    let grpc = tls::accept(grpc, security.grpc.clone(), connections.grpc())?;
-    let http = tls::accept(http, security.http.clone(), connections.http())?;
+    let grpc = tls::accept(grpc, security.grpc.clone(), connections.grpc(), tls::HTTP2);
+    let http = tls::accept(http, security.http.clone(), connections.http(), tls::HTTP1);
     let health = Health::new(&["storage", "partitions"]);
     let pages = http::Node {
         health: health.clone(),
@@ -215,7 +215,7 @@ pub async fn run(
         exporting.stop().await;
     }
     let _ = stop_http.send(());
-    serving_http.await?.context("serve HTTP")?;
+    serving_http.await?;
     tracing::info!("stopped");
     Ok(())
 }

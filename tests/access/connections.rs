@@ -158,3 +158,47 @@ async fn more_connections_are_taken_once_the_file_says_so() {
     };
     tokio::time::timeout(PATIENCE, change).await.expect("the new limit");
 }
+
+/// Who says a little at a time keeps no place longer than who says nothing, at any port.
+#[tokio::test]
+async fn places_come_back_from_connections_that_say_little() {
+    let server = TestServer::start_with_args(&["--connections-per-address=8"]).await;
+    let ports = server.addresses;
+    let head = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: {}", "x".repeat(1000));
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let trickle = &async |to: SocketAddr, at_once: usize, text: &str| {
+        let mut stream = from("127.0.0.2", to).await.unwrap();
+        let (begins, goes_on) = text.split_at(at_once);
+        stream.write_all(begins.as_bytes()).await.unwrap();
+        let mut rest = goes_on.as_bytes();
+        // What the server says first, such as its settings, is no end.
+        let mut byte = [0];
+        loop {
+            let read = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut byte));
+            match (read.await, rest.first()) {
+                (Ok(Ok(0) | Err(_)), _) => return,
+                (Ok(Ok(_)), _) | (Err(_), None) => {}
+                (Err(_), Some(next)) => {
+                    if stream.write_all(&[*next]).await.is_err() {
+                        return;
+                    }
+                    rest = &rest[1..];
+                }
+            }
+        }
+    };
+    let slow = [
+        (ports.http, 30, head.as_str()),
+        // A few bytes, and the last one never.
+        (ports.grpc, 10, &preface[..23]),
+        (ports.peer, 10, &preface[..23]),
+        // Whoever begins well and then is silent answers no probe either.
+        (ports.grpc, 24, preface),
+        (ports.peer, 24, preface),
+    ];
+    let all = slow.map(|(to, at_once, text)| async move {
+        let ended = tokio::time::timeout(PATIENCE, trickle(to, at_once, text)).await;
+        ended.unwrap_or_else(|_| panic!("{to} keeps a connection that said {text:?}"));
+    });
+    futures::future::join_all(all).await;
+}
