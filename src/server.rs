@@ -462,6 +462,9 @@ fn announce(
         data: (!config.ephemeral).then_some(&data),
         closed: security.closed(),
     };
+    for variable in &config.unused {
+        tracing::warn!(%variable, "not used, and nothing is sent to a collector of traces");
+    }
     if let Some(warning) = banner.warning() {
         tracing::warn!("{warning}");
     }
