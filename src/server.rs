@@ -316,6 +316,8 @@ async fn start_node(
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
     options.secure = Arc::clone(secure);
+    let short = pressure.clone();
+    options.disk_is_short = Arc::new(move || short.is_disk_short());
     let pressure = pressure.clone();
     options.admit = Arc::new(move |demand| pressure.admit(demand));
     let transport = GrpcTransport::new(Arc::clone(secure), move |text| expelled(text));
