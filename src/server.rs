@@ -352,7 +352,11 @@ fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
     hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
-fn dispatch_settings(config: &Config, rules: CurrentRules, spans: Spans) -> dispatch::Settings {
+pub(crate) fn dispatch_settings(
+    config: &Config,
+    rules: CurrentRules,
+    spans: Spans,
+) -> dispatch::Settings {
     let limits = &config.limits;
     dispatch::Settings {
         leases: LeaseTimes {
