@@ -283,6 +283,17 @@ impl Cluster {
         found
     }
 
+    /// What a node tells Prometheus.
+    pub(crate) async fn metrics(&self, id: u64) -> String {
+        let at = self.node(id).http.parse().expect("an address");
+        http_get(at, "/metrics").await.map_or(String::new(), |(_, text)| text)
+    }
+
+    /// What a node has logged so far.
+    pub(crate) fn log_text(&self, id: u64) -> String {
+        std::fs::read_to_string(self.log(id)).unwrap_or_default()
+    }
+
     /// `durahub cluster ...`, asked through one node.
     pub(crate) fn operate(&self, through: u64, args: &[&str]) -> Output {
         let endpoint = format!("http://{}", self.node(through).peer);
