@@ -474,6 +474,9 @@ fn announce(
     if let Some(warning) = banner.warning() {
         tracing::warn!("{warning}");
     }
+    if let Some(warning) = security.closed().joins_warning() {
+        tracing::warn!("{warning}");
+    }
     // A closed standard output is no reason not to serve.
     let _ = std::io::stdout().write_all(banner.text().as_bytes());
     tracing::info!(%grpc, %http, %peer, connect = banner.connection_string(), "listening");

@@ -204,9 +204,9 @@ pub struct Limits {
     pub connection_streams: u32,
     /// Bytes of answers that one connection may leave unread, 4 MiB to 1 GiB.
     pub connection_unread_bytes: usize,
-    /// Connections at the same time at each port, in all; 0: no limit.
+    /// Connections at the same time at each port for clients, in all; 0: no limit.
     pub connections: u32,
-    /// Connections at the same time at each port, from one address; 0: no limit.
+    /// Connections at the same time at each port for clients, from one address; 0: no limit.
     pub connections_per_address: u32,
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Process {
     /// Where other nodes find it.
     reach: String,
     /// What the first start is told besides the usual.
-    args: Vec<String>,
+    pub(crate) args: Vec<String>,
     child: Option<Child>,
 }
 
