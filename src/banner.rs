@@ -33,6 +33,8 @@ pub struct Closed {
     pub http_tls: bool,
     /// Nodes show certificates.
     pub peer_tls: bool,
+    /// The certificates of all nodes carry one name.
+    pub peer_name: bool,
 }
 
 impl Banner<'_> {
@@ -55,7 +57,8 @@ impl Banner<'_> {
         };
         text += &format!("  Try         durahub bench sequence{endpoint}\n");
         text += "  Learn       README.md has a Python program that runs against this\n\n";
-        if let Some(warning) = self.warning() {
+        let warnings = self.warning().into_iter();
+        for warning in warnings.chain(self.closed.joins_warning().map(str::to_owned)) {
             text += &format!("  WARNING     {warning}\n\n");
         }
         text
@@ -74,7 +77,7 @@ impl Banner<'_> {
     /// on the way. `None` on loopback.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        let Closed { auth, grpc_tls, http_tls, peer_tls } = self.closed;
+        let Closed { auth, grpc_tls, http_tls, peer_tls, .. } = self.closed;
         let list = |ports: [(bool, &str, SocketAddr); 3]| {
             let open = ports
                 .iter()
@@ -97,6 +100,18 @@ impl Banner<'_> {
                  set tls.cert_file and peer_tls, or let a proxy in front speak TLS"
             )
         })
+    }
+}
+
+impl Closed {
+    /// One line for a node that takes more certificates for those of nodes than an operator may think.
+    #[must_use]
+    pub fn joins_warning(&self) -> Option<&'static str> {
+        (self.peer_tls && !self.peer_name).then_some(
+            "every certificate that peer_tls.ca_file signs may join this cluster as a node, under a host name that is \
+             its own: let that CA sign the certificates of nodes only, or set peer_tls.name to a name that only they \
+             carry",
+        )
     }
 }
 
@@ -173,7 +188,8 @@ mod tests {
     }
     #[test]
     fn a_closed_node_warns_of_what_is_still_open() {
-        let secured = Closed { auth: true, grpc_tls: true, http_tls: true, peer_tls: true };
+        let secured =
+            Closed { auth: true, grpc_tls: true, http_tls: true, peer_tls: true, peer_name: true };
         let node = |closed| Banner {
             closed,
             peer: "10.0.0.7:8083".parse().unwrap(),
@@ -187,5 +203,16 @@ mod tests {
         let peers = node(Closed { peer_tls: false, ..secured }).warning().unwrap();
         assert!(peers.contains("without authentication (peer 10.0.0.7:8083)"), "{peers}");
         assert_eq!(banner("127.0.0.1:8080", &[]).warning(), None);
+    }
+
+    #[test]
+    fn who_may_join_is_told_where_it_may_be_more_than_nodes() {
+        let closed = |peer_tls, peer_name| Closed { peer_tls, peer_name, ..Closed::default() };
+        for (closed, told) in
+            [(closed(false, false), 0), (closed(true, true), 0), (closed(true, false), 1)]
+        {
+            let text = Banner { closed, ..banner("127.0.0.1:8080", &[]) }.text();
+            assert_eq!(text.matches("may join this cluster").count(), told, "{text}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Connections of the three ports: how many there may be, and who is told when there are too many.
 //!
 //! One that finds no place is closed without a word: whoever floods would not listen. The operator is told, by a
-//! counter and by one line in the log every few seconds.
+//! counter and by one line in the log every few seconds. What the settings say holds for the ports of clients; nodes
+//! have a room that no setting makes too small for them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use crate::telemetry::metrics as names;
 const QUIET: Duration = Duration::from_secs(10);
 /// The ports, as labels name them.
 const PORTS: [&str; 3] = ["grpc", "http", "peer"];
+/// Connections at the peer port. Another node has one that lasts, and one for each snapshot that is on its way; all
+/// nodes may come from one address.
+const PEERS: Room = Room { all: 2048, per_address: 512 };
 
 /// The places of all ports; a cheap handle.
 #[derive(Clone)]
@@ -26,11 +30,17 @@ pub(crate) struct Connections(Arc<[(Places, Gauge); PORTS.len()]>);
 impl Connections {
     /// So many as the limits say, at each port.
     pub(crate) fn new(limits: &Limits) -> Connections {
-        let port = |port| {
-            let places = Places::new(room(limits), refusals(port));
+        let port = |port, room, settings| {
+            let places = Places::new(room, refusals(port, settings));
             (places, gauge!(names::CONNECTIONS, "port" => port))
         };
-        Connections(Arc::new(PORTS.map(port)))
+        let [grpc, http, peer] = PORTS;
+        let settings = ["limits.connections", "limits.connections_per_address"];
+        Connections(Arc::new([
+            port(grpc, room(limits), settings),
+            port(http, room(limits), settings),
+            port(peer, PEERS, ["fixed"; 2]),
+        ]))
     }
 
     /// Those of the gRPC port.
@@ -48,9 +58,9 @@ impl Connections {
         self.0[2].0.clone()
     }
 
-    /// Other limits hold, for connections from now on.
+    /// Other limits hold for clients, for connections from now on.
     pub(crate) fn set(&self, limits: &Limits) {
-        self.0.iter().for_each(|(places, _)| places.set(room(limits)));
+        [self.grpc(), self.http()].iter().for_each(|places| places.set(room(limits)));
     }
 
     /// Sets the gauges to what is there at this moment.
@@ -70,15 +80,18 @@ struct Untold {
     last: Option<Instant>,
 }
 
-/// Counts the refusals of a port, and tells of them now and then.
-fn refusals(port: &'static str) -> impl Fn(IpAddr, Full) + Send + Sync + 'static {
+/// Counts the refusals of a port, and tells of them now and then; the settings are those of the two limits.
+fn refusals(
+    port: &'static str,
+    settings: [&'static str; 2],
+) -> impl Fn(IpAddr, Full) + Send + Sync + 'static {
     let counted = |reason: &'static str| counter!(names::CONNECTIONS_REFUSED, "port" => port, "reason" => reason);
     let (all, address) = (counted("all"), counted("address"));
     let untold = Mutex::new(Untold::default());
     move |from, full| {
         let (counter, setting) = match full {
-            Full::All => (&all, "limits.connections"),
-            Full::Address => (&address, "limits.connections_per_address"),
+            Full::All => (&all, settings[0]),
+            Full::Address => (&address, settings[1]),
         };
         counter.increment(1);
         let count = {

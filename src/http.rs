@@ -11,27 +11,39 @@
 //! Every path passes the authorizer ([`Access::page`]): the probes are open to all, `/metrics` is if the
 //! configuration says so, the rest asks who it is. Answers 401 and 403 say why.
 //!
-//! Served from the first moment, while the node starts, and until the last, while it drains. The dashboard
-//! and the REST interface bring routers of their own, which are merged into [`router`]'s.
+//! Served from the first moment, while the node starts, and until the last, while it drains. A connection that does
+//! not make a whole request in time is closed. The dashboard and the REST interface bring routers of their own, which
+//! are merged into [`router`]'s.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
+use futures::StreamExt as _;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use tonic::codegen::Service as _;
 
 use crate::access::{Access, Credentials, Denied};
 use crate::health::{Health, Phase};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{ConnectionInfo, Incoming};
+use crate::tls::{Connection, ConnectionInfo, Incoming};
 
+/// Time for the head of a request, from when nothing else is under way on its connection.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Time for requests that are under way to end, when the port is closed.
+const STOP_TIME: Duration = Duration::from_secs(1);
 /// How often recorded values are moved into their buckets when nobody scrapes.
 const TIDY_METRICS: Duration = Duration::from_secs(5);
 
@@ -68,7 +80,7 @@ pub fn guarded(pages: Router, access: Access) -> Router {
 
 async fn judge(
     State(access): State<Access>,
-    ConnectInfo(connection): ConnectInfo<ConnectionInfo>,
+    Extension(connection): Extension<ConnectionInfo>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -89,15 +101,15 @@ async fn judge(
     }
 }
 
-/// Serves the router until `shutdown` ends; calls that run then are finished first.
+/// Serves the router until `shutdown` ends; requests that are under way are finished first, if they do not take long.
 ///
 /// Serving goes on through the drain, so `shutdown` here is the end of the drain, not its start.
 pub async fn serve(
-    incoming: Incoming,
+    mut incoming: Incoming,
     router: Router,
     metrics: Metrics,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+) {
     let tidying = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TIDY_METRICS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,10 +118,46 @@ pub async fn serve(
             metrics.tidy();
         }
     });
-    let service = router.into_make_service_with_connect_info::<ConnectionInfo>();
-    let served = axum::serve(incoming, service).with_graceful_shutdown(shutdown).await;
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            Some(Ok(connection)) = incoming.next() => {
+                connections.spawn(answer(connection, router.clone(), stopping.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+            () = &mut shutdown => break,
+        }
+    }
+    drop((incoming, stop));
+    let ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(STOP_TIME, ended).await;
     tidying.abort();
-    served
+}
+
+/// Answers the requests of one connection, one after the other, until it ends or the port is closed.
+async fn answer(connection: Connection, router: Router, mut stopping: watch::Receiver<()>) {
+    let info = connection.info();
+    let service = service_fn(move |mut request: axum::http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(info.clone());
+        router.clone().call(request)
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .serve_connection(TokioIo::new(connection), service);
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        _ = stopping.changed() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the HTTP port has ended");
+    }
 }
 
 async fn index(State(node): State<Node>) -> Response {
@@ -201,7 +249,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(serve(
-            crate::tls::accept(listener, None, Default::default()).unwrap(),
+            crate::tls::accept(listener, None, Default::default(), crate::tls::HTTP1),
             router(node),
             metrics,
             async { stopped.await.unwrap_or(()) },
@@ -229,6 +277,6 @@ mod tests {
         assert_eq!(get(addr, "/readyz").await, (busy, "draining\nstorage: ok\n".to_owned()));
         assert_eq!(get(addr, "/livez").await, alive);
         stop.send(()).unwrap();
-        serving.await.unwrap().unwrap();
+        serving.await.unwrap();
     }
 }

@@ -73,7 +73,9 @@ pub(crate) fn run(
                     }
                 }
             };
-            again = match (reload(cause), again) {
+            // Files may take their time, a pipe as long as it likes: what waits on this thread goes to others.
+            let all_read = tokio::task::block_in_place(|| reload(cause));
+            again = match (all_read, again) {
                 (true, _) => None,
                 (false, Some((_, pause))) if cause == Cause::Again => {
                     let pause = (2 * pause).min(AGAIN_MAX);

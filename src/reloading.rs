@@ -84,13 +84,55 @@ impl Reloading {
         now
     }
 
+    /// Takes over all that can be, or nothing.
     fn read_config(&self, waiting: &mut Vec<&'static str>) -> anyhow::Result<()> {
         let config = (self.source.load)()?;
+        // The only part that can fail goes first.
+        logs::set_filter(&config.log_level).context("change the log level")?;
         self.throttle.set(shares(&config.limits));
         self.connections.set(&config.limits);
         set_pressure(&self.pressure, &config);
         self.dispatcher.set_rules(rules(&config, self.started_with.limits.max_message_bytes));
         *waiting = self.started_with.waiting(&config);
-        logs::set_filter(&config.log_level).context("change the log level")
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Retention;
+    use crate::dispatch::CurrentRules;
+    use crate::server::dispatch_settings;
+    use crate::spans::Spans;
+
+    /// Nothing logs here, so no log level can be set: then nothing else of the file counts either.
+    #[tokio::test]
+    async fn a_file_is_taken_over_whole_or_not_at_all() {
+        let started_with = Config::default();
+        let newer = || {
+            let completed = Some(Duration::from_secs(60));
+            let retention = Retention { completed, ..Retention::default() };
+            Ok(Config { retention, cache_mb: 64, ..Config::default() })
+        };
+        let current = CurrentRules::new(rules(&started_with, 1 << 20));
+        let settings = dispatch_settings(&started_with, current.clone(), Spans::off());
+        let clock = Clock::manual(0);
+        let reloading = Reloading {
+            source: Source { file: None, load: Box::new(newer) },
+            security: Security::start(&started_with, &clock).await.unwrap(),
+            throttle: Throttle::new(shares(&started_with.limits), clock.clone()),
+            pressure: Pressure::new(),
+            connections: Connections::new(&started_with.limits),
+            dispatcher: Dispatcher::new(settings, clock, Vec::new()),
+            started_with,
+        };
+        let mut waiting = Vec::new();
+        let error = reloading.read_config(&mut waiting).unwrap_err();
+        assert!(format!("{error:#}").contains("log"), "{error:#}");
+        assert_eq!((current.get().retention.completed, waiting), (None, Vec::new()));
     }
 }

@@ -184,6 +184,7 @@ impl Security {
             grpc_tls: self.grpc.is_some(),
             http_tls: self.http.is_some(),
             peer_tls: self.peer.is_some(),
+            peer_name: self.peer.as_ref().is_some_and(|peer| peer.has_one_name()),
         }
     }
 

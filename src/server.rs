@@ -52,6 +52,8 @@ const RESETS_ANSWERED: usize = 256;
 const COMMAND_OVERHEAD: usize = 1 << 20;
 /// Longest time for leaders to move to other nodes before this one goes.
 const HAND_OVER_TIME: Duration = Duration::from_secs(5);
+/// Longest time for clients to take the last answers: one that does not read holds up no stop.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// How often the drain looks whether workers are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -90,8 +92,8 @@ pub async fn run(
     let metrics = Metrics::install()?;
     durahub_cluster::metrics::describe();
     let connections = Connections::new(&config.limits);
-    let grpc = tls::accept(grpc, security.grpc.clone(), connections.grpc())?;
-    let http = tls::accept(http, security.http.clone(), connections.http())?;
+    let grpc = tls::accept(grpc, security.grpc.clone(), connections.grpc(), tls::HTTP2);
+    let http = tls::accept(http, security.http.clone(), connections.http(), tls::HTTP1);
     let health = Health::new(&["storage", "partitions"]);
     let pages = http::Node {
         health: health.clone(),
@@ -200,7 +202,10 @@ pub async fn run(
     // Nobody may listen any more: then the same is true.
     let _ = close.send(true);
     let _ = stop_grpc.send(());
-    serving.await?.context("serve gRPC")?;
+    match tokio::time::timeout(CLOSE_TIME, serving).await {
+        Ok(served) => served?.context("serve gRPC")?,
+        Err(_) => tracing::warn!("clients that did not take their answers are left"),
+    }
     drop(leading);
     keys.abort();
     reloading.abort();
@@ -210,7 +215,7 @@ pub async fn run(
         exporting.stop().await;
     }
     let _ = stop_http.send(());
-    serving_http.await?.context("serve HTTP")?;
+    serving_http.await?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -258,6 +263,7 @@ pub(crate) fn shares(limits: &config::Limits) -> Shares {
     Shares {
         hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
         connection: share(limits.connection_calls_per_second, limits.connection_calls_in_flight),
+        unread_bytes: limits.connection_unread_bytes,
     }
 }
 
@@ -310,6 +316,8 @@ async fn start_node(
     options.command_bytes = config.limits.max_message_bytes + COMMAND_OVERHEAD;
     let expelled = Arc::clone(&options.expelled);
     options.secure = Arc::clone(secure);
+    let short = pressure.clone();
+    options.disk_is_short = Arc::new(move || short.is_disk_short());
     let pressure = pressure.clone();
     options.admit = Arc::new(move |demand| pressure.admit(demand));
     let transport = GrpcTransport::new(Arc::clone(secure), move |text| expelled(text));
@@ -344,7 +352,11 @@ fn hub_name(metadata: &Partition, id: u32) -> Option<String> {
     hubs.into_iter().find_map(|(name, hub)| (hub.id == id).then_some(name))
 }
 
-fn dispatch_settings(config: &Config, rules: CurrentRules, spans: Spans) -> dispatch::Settings {
+pub(crate) fn dispatch_settings(
+    config: &Config,
+    rules: CurrentRules,
+    spans: Spans,
+) -> dispatch::Settings {
     let limits = &config.limits;
     dispatch::Settings {
         leases: LeaseTimes {
@@ -456,7 +468,13 @@ fn announce(
         data: (!config.ephemeral).then_some(&data),
         closed: security.closed(),
     };
+    for variable in &config.unused {
+        tracing::warn!(%variable, "not used, and nothing is sent to a collector of traces");
+    }
     if let Some(warning) = banner.warning() {
+        tracing::warn!("{warning}");
+    }
+    if let Some(warning) = security.closed().joins_warning() {
         tracing::warn!("{warning}");
     }
     // A closed standard output is no reason not to serve.

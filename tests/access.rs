@@ -24,6 +24,8 @@ mod standing;
 mod tokens;
 #[path = "access/transport.rs"]
 mod transport;
+#[path = "access/unread.rs"]
+mod unread;
 
 mod support;
 

@@ -103,6 +103,9 @@ pub struct Options {
     pub propose_timeout: Duration,
     /// Asked before a command is put into the log of a group that this node leads. The default takes everything.
     pub admit: Admit,
+    /// Whether the disk of this node is short of room; then the store gives space back that it would keep otherwise.
+    /// Must return at once. The default is never.
+    pub disk_is_short: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Entries after which the log may be compacted.
     pub snapshot_every: u64,
     /// Entries that stay in the log behind a compaction point, for followers that are a little behind.
@@ -134,6 +137,7 @@ impl Default for Options {
             waiting_commands: 4096,
             propose_timeout: Duration::from_secs(15),
             admit: everything(),
+            disk_is_short: Arc::new(|| false),
             snapshot_every: 50_000,
             keep_entries: 10_000,
             compare_every: Duration::from_secs(60),

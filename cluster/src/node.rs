@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminService;
-use crate::admission::{Admit, Demand};
+use crate::admission::Admit;
 use crate::config::{Expelled, NodeConfig, Storage, check, limits};
 use crate::directory::{Directory, Leadership};
 use crate::error::StartError;
@@ -194,7 +194,11 @@ impl<M: Machine> Node<M> {
         let store_bytes = Arc::<AtomicU64>::default();
         let meter =
             tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
-        let tidier = tokio::spawn(tidy(Arc::clone(&engine), admit, config.options.fault.clone()));
+        let tidier = tokio::spawn(tidy(
+            Arc::clone(&engine),
+            Arc::clone(&config.options.disk_is_short),
+            config.options.fault.clone(),
+        ));
         let (joined, options) = (identity.joined, config.options);
         let compare_every = options.compare_every;
         let alone = options.initial_members.len() <= 1 && !joined;
@@ -382,11 +386,15 @@ async fn open_engine(
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// Lets the store give space back from time to time.
-async fn tidy(engine: Arc<dyn Engine>, admit: Admit, fault: FaultHook) {
+async fn tidy(
+    engine: Arc<dyn Engine>,
+    disk_is_short: Arc<dyn Fn() -> bool + Send + Sync>,
+    fault: FaultHook,
+) {
     loop {
         tokio::time::sleep(TIDY_EVERY).await;
         let engine = Arc::clone(&engine);
-        let short = admit(Demand::Begins).is_err();
+        let short = disk_is_short();
         match tokio::task::spawn_blocking(move || engine.tidy(short)).await {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(done))) => tracing::info!(

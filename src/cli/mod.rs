@@ -149,7 +149,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             if !check.without_files {
                 server::check(&config)?;
             }
-            print(&config.to_toml())
+            let unused = config.unused.iter().map(|it| format!("\n# Not used: {it}\n"));
+            print(&(config.to_toml() + &unused.collect::<String>()))
         }
         Command::Config(ConfigArgs { command: ConfigCommand::Reference }) => {
             print(&Config::default().to_toml())

@@ -136,7 +136,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "peer_tls.name",
         value_name: "NAME",
-        help: "Name that the certificate of every node carries. Empty: each carries the host of its own peer address (a wildcard will do), and both ends check it; a node then cannot come back under another host.",
+        help: "Name that the certificate of every node carries. Empty: each carries the host of its own peer address (a wildcard will do), and both ends check it; a node then cannot come back under another host, and whoever has a certificate of that CA may join under its own host.",
         allowed: "a DNS name or an IP address, or empty",
         emulator: None,
         set: |c, v| {

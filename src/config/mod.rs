@@ -9,7 +9,9 @@
 //! 3. the `DURAHUB_*` variables; an empty one counts as not set;
 //! 4. the flags.
 //!
-//! Only the value that wins is judged, and all that are wrong are told together: see [`ConfigErrors`].
+//! Only the value that wins is judged, and all that are wrong are told together: see [`ConfigErrors`]. OpenTelemetry's
+//! variables are said to all programs of a machine: one that is of no use here stops nothing as long as no collector is
+//! named otherwise; it is told in [`Config::unused`].
 //! Nothing is opened, bound or created here. The rooms get their values handed over; none reads a global.
 //!
 //! While a node runs, the file is read again when it changes and at SIGHUP. What can change then is listed in
@@ -38,6 +40,9 @@ use values::Value;
 /// Variable that names the configuration file when the flag does not.
 pub(crate) const CONFIG_VARIABLE: &str = "DURAHUB_CONFIG";
 
+/// Where values come from that are not said to this program alone.
+const FOREIGN: &str = "variable OTEL_";
+
 /// Settings that a running node takes over when the file changes. What the files of certificates, tokens,
 /// grants and keys hold is taken over, too; where they are is not.
 pub const RELOADED: &[&str] = &[
@@ -58,6 +63,7 @@ pub const RELOADED: &[&str] = &[
     "limits.hub_calls_in_flight",
     "limits.connection_calls_per_second",
     "limits.connection_calls_in_flight",
+    "limits.connection_unread_bytes",
     "limits.connections",
     "limits.connections_per_address",
     "retention.completed",
@@ -124,6 +130,8 @@ pub struct Config {
     pub audit: Audit,
     /// The collector of traces.
     pub tracing: Tracing,
+    /// Variables of OpenTelemetry that are of no use here, and count as not set.
+    pub unused: Vec<Problem>,
 }
 
 /// How much of the file system of the data folder stays free.
@@ -194,9 +202,11 @@ pub struct Limits {
     pub connection_calls_in_flight: u32,
     /// HTTP/2 streams at the same time on one connection, 10 to 100,000.
     pub connection_streams: u32,
-    /// Connections at the same time at each port, in all; 0: no limit.
+    /// Bytes of answers that one connection may leave unread, 4 MiB to 1 GiB.
+    pub connection_unread_bytes: usize,
+    /// Connections at the same time at each port for clients, in all; 0: no limit.
     pub connections: u32,
-    /// Connections at the same time at each port, from one address; 0: no limit.
+    /// Connections at the same time at each port for clients, from one address; 0: no limit.
     pub connections_per_address: u32,
 }
 
@@ -255,6 +265,7 @@ impl Default for Config {
             auth: Auth::default(),
             audit: Audit::default(),
             tracing: Tracing::default(),
+            unused: Vec::new(),
         }
     }
 }
@@ -284,6 +295,7 @@ impl Default for Limits {
             connection_calls_per_second: 0,
             connection_calls_in_flight: 0,
             connection_streams: 1000,
+            connection_unread_bytes: 32 << 20,
             connections: 10_000,
             connections_per_address: 2_000,
         }
@@ -306,16 +318,22 @@ impl Config {
         let path = flags.config.clone().or_else(|| variable(CONFIG_VARIABLE).map(PathBuf::from));
         let file = path.map(|path| read_file(&path, &mut problems));
 
-        let mut config = Config::default();
+        let (mut config, mut foreign) = (Config::default(), Vec::new());
         for setting in settings::all() {
             let Some((value, origin)) = winner(setting, flags, &variable, file.as_ref()) else {
                 continue;
             };
             if (setting.set)(&mut config, &value).is_none() {
+                let is_foreign = origin.starts_with(FOREIGN);
                 let (key, remedy) =
                     (setting.key.to_owned(), format!("allowed is {}", setting.allowed));
-                problems.push(Problem { key, value: value.to_string(), origin, remedy });
+                let found = if is_foreign { &mut foreign } else { &mut problems };
+                found.push(Problem { key, value: value.to_string(), origin, remedy });
             }
+        }
+        match config.tracing.endpoint {
+            None => config.unused = foreign,
+            Some(_) => problems.extend(foreign),
         }
         config.check_together(&mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigErrors { problems }) }

@@ -542,9 +542,18 @@ const SETTINGS: &[Setting] = &[
         show: |c| c.limits.connection_streams.to_string(),
     },
     Setting {
+        key: "limits.connection_unread_bytes",
+        value_name: "BYTES",
+        help: "Answers that one connection may leave unread, together: states, pages and histories. A call above that waits, within its deadline, until the client has read others; calls that wait for an instance do not count before they have an answer. Counts for new connections.",
+        allowed: "a size from 4MiB to 1GiB",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.connection_unread_bytes, values::bytes(v, 4 << 20..=1 << 30)),
+        show: |c| quoted(&values::show_bytes(c.limits.connection_unread_bytes)),
+    },
+    Setting {
         key: "limits.connections",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports. More are closed at once and counted in durahub_connections_refused_total. The other nodes of a cluster count at the peer port: each needs a few. A lower limit closes none that is there.",
+        help: "Connections at the same time at each of the ports for clients, gRPC and HTTP. More are closed at once and counted in durahub_connections_refused_total. The peer port has a limit of its own, 2048 and 512 from one address. A lower limit closes none that is there.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections, values::count(v)),
@@ -553,7 +562,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.connections_per_address",
         value_name: "N",
-        help: "Connections at the same time at each of the three ports from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. A lower limit closes none that is there.",
+        help: "Connections at the same time at each of the ports for clients from one address (from one /64 network with IPv6), so that whoever floods a port keeps nobody else out. A lower limit closes none that is there.",
         allowed: "a whole number from 0 to 1000000000; 0 is no limit",
         emulator: None,
         set: |c, v| put(&mut c.limits.connections_per_address, values::count(v)),

@@ -302,6 +302,44 @@ fn a_collector_is_named_by_our_keys_or_by_those_of_opentelemetry() {
     }
 }
 
+/// They are set for whole machines; who asks for no traces here is not stopped by them.
+#[test]
+fn variables_of_opentelemetry_are_judged_where_there_is_a_collector() {
+    let name = ("OTEL_RESOURCE_ATTRIBUTES", "broken");
+    let config = load(&Case { variables: &[name], ..Case::default() }).unwrap();
+    assert_eq!((config.unused.len(), config.tracing.clone()), (1, Tracing::default()));
+    assert!(config.unused[0].to_string().contains("OTEL_RESOURCE_ATTRIBUTES"), "it is told");
+    let elsewhere = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+    let config = load(&Case { variables: &[elsewhere, name], ..Case::default() }).unwrap();
+    assert_eq!((config.unused.len(), config.tracing), (2, Tracing::default()));
+
+    let here = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let flags = ["--tracing-endpoint=http://collector:4317", "--partitions=0"];
+    for (case, expected) in [
+        (
+            Case { variables: &[here, name], ..Case::default() },
+            &["tracing.resource_attributes"][..],
+        ),
+        (
+            Case { variables: &[elsewhere, name], flags: &flags, ..Case::default() },
+            &["partitions", "tracing.resource_attributes"],
+        ),
+        (
+            Case {
+                file: Some("[tracing]\nendpoint = 'http://a'\n"),
+                variables: &[name],
+                ..Case::default()
+            },
+            &["tracing.resource_attributes"],
+        ),
+    ] {
+        assert_eq!(keys(&case), expected);
+    }
+    // Our own are judged in any case.
+    let own = [("DURAHUB_TRACING_RESOURCE_ATTRIBUTES", "broken")];
+    assert_eq!(keys(&Case { variables: &own, ..Case::default() }), ["tracing.resource_attributes"]);
+}
+
 #[test]
 fn what_a_running_node_takes_over_is_told_apart() {
     let known: Vec<_> = settings::all().map(|setting| setting.key).collect();

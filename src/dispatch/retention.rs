@@ -4,8 +4,8 @@
 //! not: what was kept how long stands in the metadata group and in the index by time of completion, so a start
 //! or another leader goes on where this one was. A pass reads the beginning of that index up to the cut-off and
 //! nothing behind it. What goes, goes by small `Purge` commands that carry status and cut-off, so that an
-//! instance that began anew meanwhile stays; one command is under way at a time, and a rest three times as long
-//! as it took follows.
+//! instance that began anew meanwhile stays. One command is under way at a time, and a pass rests three times as
+//! long as it works, however many hubs and instances there are.
 //!
 //! As in a purge by filter, an instance goes by its own status and time, whatever is above it, and stays while
 //! anything below it still runs. What has ended below it goes by its own status and time, too.
@@ -26,9 +26,11 @@ use crate::machine::{Partition, RowsView};
 
 /// Instances that one command removes, or that one look examines.
 const STEP: usize = 32;
-/// The rest after a step is so many times as long as the step.
+/// A pass rests so many times as long as it works.
 const REST: u32 = 3;
-/// Longest rest after a step.
+/// It works at least so long between two rests.
+const WORK: Duration = Duration::from_millis(5);
+/// Longest rest at a time.
 const REST_MAX: Duration = Duration::from_millis(500);
 /// Longest time between two passes.
 const PASS_MAX: Duration = Duration::from_secs(60);
@@ -80,6 +82,30 @@ struct Found {
     reached: Option<Mark>,
 }
 
+/// Keeps the share of time that passes take.
+struct Turns {
+    since: Instant,
+}
+
+impl Turns {
+    fn begin() -> Turns {
+        Turns { since: Instant::now() }
+    }
+
+    /// Rests, if there was enough work since the last time.
+    async fn rest(&mut self) {
+        if let Some(rest) = rest_after(self.since.elapsed()) {
+            tokio::time::sleep(rest).await;
+            self.since = Instant::now();
+        }
+    }
+}
+
+/// How long to rest after so much work; not yet, if it is little.
+fn rest_after(worked: Duration) -> Option<Duration> {
+    (worked >= WORK).then(|| (worked * REST).min(REST_MAX))
+}
+
 impl Dispatcher {
     /// Removes what has stayed long enough, on the partitions led here, until the future is dropped.
     pub async fn retain(self, metadata: Partition) {
@@ -100,15 +126,15 @@ impl Dispatcher {
         // A hub that comes between two passes keeps nothing shorter than this.
         let usual = self.rules().retention;
         let mut next = usual.limited().map(|(_, time)| time).min();
-        let (mut removed, mut of_hubs) = (0, 0);
-        for hub in hubs.values() {
-            let mut here = 0;
+        let mut turns = Turns::begin();
+        for (name, hub) in &hubs {
+            let mut removed: BTreeMap<GroupId, usize> = BTreeMap::new();
             for (status, time) in usual.of(hub).limited() {
                 next = Some(next.map_or(time, |known| known.min(time)));
                 for partition in self.0.partitions.iter().filter(|partition| leads(partition)) {
-                    match self.retire(partition, hub.id, status, time).await {
-                        Ok((count, due)) => {
-                            here += count;
+                    let count = removed.entry(partition.id()).or_default();
+                    match self.retire(partition, hub.id, status, time, &mut turns, count).await {
+                        Ok(due) => {
                             next = next.map(|known| known.min(due.unwrap_or(known)));
                         }
                         // Whoever leads it in the next pass goes on.
@@ -118,24 +144,22 @@ impl Dispatcher {
                     }
                 }
             }
-            removed += here;
-            of_hubs += usize::from(here > 0);
-        }
-        if removed > 0 {
-            tracing::info!(removed, hubs = of_hubs, "removed by retention");
+            tell(name, &removed);
         }
         next
     }
 
-    /// The part of one partition and one status. Returns how many instances went, and after what time the next one
-    /// is due, if there is one.
+    /// The part of one partition and one status. Counts what went; returns after what time the next instance is due,
+    /// if there is one.
     async fn retire(
         &self,
         partition: &Partition,
         hub: u32,
         status: OrchestrationStatus,
         time: Duration,
-    ) -> Result<(usize, Option<Duration>), Error> {
+        turns: &mut Turns,
+        count: &mut usize,
+    ) -> Result<Option<Duration>, Error> {
         let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let cut_off = self.0.clock.now().saturating_sub(time);
         let list = List {
@@ -146,9 +170,9 @@ impl Dispatcher {
             before: Some(cut_off),
             prefix: String::new(),
         };
-        let (mut count, mut after) = (0, None::<Mark>);
+        let mut after = None::<Mark>;
         while leads(partition) {
-            let began = Instant::now();
+            turns.rest().await;
             let (part, behind) = (list.clone(), after.take());
             let found = look(partition, move |view| {
                 let slice = read::list(view, &part, behind.as_ref(), STEP);
@@ -163,19 +187,18 @@ impl Dispatcher {
                     targets.push(seen.target);
                 }
             }
-            count += self.remove(partition, hub, status, cut_off, targets).await?;
+            *count += self.remove(partition, hub, status, cut_off, targets).await?;
             after = found.reached;
             if after.is_none() {
                 break;
             }
-            tokio::time::sleep((began.elapsed() * REST).min(REST_MAX)).await;
         }
         let list = List { from: Some(cut_off), before: None, ..list };
         let now = self.0.clock.now();
         let first = look(partition, move |view| read::list(view, &list, None, 1).marks.pop()).await;
         // Due at its end and so long after, which may be over by now.
         let due = first.map(|mark| mark.time.saturating_add(time).saturating_sub(now).max(0));
-        Ok((count, due.map(|nanos| Duration::from_nanos(nanos.unsigned_abs()))))
+        Ok(due.map(|nanos| Duration::from_nanos(nanos.unsigned_abs())))
     }
 
     /// One command; what it says of the instances is checked again where it is applied.
@@ -241,6 +264,19 @@ impl Dispatcher {
     }
 }
 
+/// One line for each hub of which something went: how many instances, and of which partitions.
+fn tell(hub: &str, removed: &BTreeMap<GroupId, usize>) {
+    let partitions: Vec<_> = removed
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(partition, count)| format!("{}: {count}", partition.0))
+        .collect();
+    if !partitions.is_empty() {
+        let (removed, partitions) = (removed.values().sum::<usize>(), partitions.join(", "));
+        tracing::info!(hub, removed, partitions, "removed by retention");
+    }
+}
+
 fn leads(partition: &Partition) -> bool {
     matches!(*partition.leadership().borrow(), Leadership::Leader { .. })
 }
@@ -273,5 +309,21 @@ mod tests {
         let hub = HubRecord { retention: Some(own), ..Default::default() };
         let completed = Some(Duration::from_millis(5));
         assert_eq!(usual.of(&hub), Retention { completed, failed: None, terminated: None });
+    }
+
+    /// However many hubs there are, and however little there is to do for each: three quarters of the time are others'.
+    #[test]
+    fn a_pass_rests_three_times_as_long_as_it_works() {
+        for step in [100, 1300, 100_000].map(Duration::from_micros) {
+            let (mut since, mut worked, mut rested) =
+                (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+            for _ in 0..1000 {
+                (since, worked) = (since + step, worked + step);
+                if let Some(rest) = rest_after(since) {
+                    (since, rested) = (Duration::ZERO, rested + rest);
+                }
+            }
+            assert!(rested >= (worked - WORK) * REST, "{rested:?} with steps of {step:?}");
+        }
     }
 }

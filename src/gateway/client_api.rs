@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use durahub_cluster::{Error, Rows};
 use durahub_proto::wire;
-use tonic::Status;
+use prost::Message as _;
+use tonic::{Response, Status};
 
-use super::{Gateway, check_size, status};
+use super::list::catch_up;
+use super::{Gateway, SEND_LIMIT, status};
 use crate::dispatch::Wanted;
 use crate::engine::command::{RaiseEvent, Resume, Start, Suspend, Terminate};
 use crate::engine::state::is_entity;
 use crate::engine::{Address, Command, Reply, read};
 use crate::machine::RowsView;
+use crate::throttle::{Held, Unread};
 
 /// How long a wait for an unknown instance goes on (R2.36).
 const UNKNOWN_WAIT: Duration = Duration::from_secs(30);
@@ -58,22 +61,19 @@ impl Gateway {
         &self,
         hub: u32,
         request: &wire::GetInstanceRequest,
-    ) -> Result<wire::GetInstanceResponse, Status> {
+        unread: &Unread,
+    ) -> Result<Response<wire::GetInstanceResponse>, Status> {
         // Orchestration calls never see entities (R2.104).
         if is_entity(&request.instance_id) {
-            return Ok(wire::GetInstanceResponse::default());
+            return Ok(nothing());
         }
         let at = Address::new(hub, request.instance_id.clone());
         let payloads = request.get_inputs_and_outputs;
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
-        let state = partition
-            .read(|rows| read::state(&RowsView(rows), &at, payloads))
-            .await
-            .map_err(|error| status::of_cluster(&error))?;
-        check_size(wire::GetInstanceResponse {
-            exists: state.is_some(),
-            orchestration_state: state,
-        })
+        catch_up(partition).await?;
+        let room = self.room(unread).await?;
+        let state = partition.peek(|rows| read::state(&RowsView(rows), &at, payloads));
+        shown(state, room)
     }
 
     /// Waits until an instance has started or ended; the client's deadline is the only limit (R2.34). Once it
@@ -83,9 +83,10 @@ impl Gateway {
         hub: u32,
         request: wire::GetInstanceRequest,
         wanted: Wanted,
-    ) -> Result<wire::GetInstanceResponse, Status> {
+        unread: &Unread,
+    ) -> Result<Response<wire::GetInstanceResponse>, Status> {
         if is_entity(&request.instance_id) {
-            return Ok(wire::GetInstanceResponse::default());
+            return Ok(nothing());
         }
         let at = Address::new(hub, request.instance_id.clone());
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
@@ -98,19 +99,23 @@ impl Gateway {
         loop {
             // Registered before reading: what happens in between is not missed.
             let mut waiter = self.0.dispatcher.wait_for(&at, wanted);
-            let found = partition.read(|rows| {
-                let is_met = status_of(rows).map(|status| wanted.is_met_by(status));
-                is_met.map(|is_met| is_met.then(|| read::state(&RowsView(rows), &at, payloads)))
-            });
-            let again = match found.await {
-                Ok(Some(Some(state))) => {
-                    return check_size(wire::GetInstanceResponse {
-                        exists: state.is_some(),
-                        orchestration_state: state,
+            let is_met = |rows: &dyn Rows| status_of(rows).map(|status| wanted.is_met_by(status));
+            let again = match partition.read(is_met).await {
+                Ok(Some(true)) => {
+                    (has_begun, was_known) = (true, true);
+                    let room = self.room(unread).await?;
+                    let state = partition.peek(|rows| {
+                        let is_met = is_met(rows) == Some(true);
+                        is_met.then(|| read::state(&RowsView(rows), &at, payloads))
                     });
+                    match state {
+                        Some(state) => return shown(state, room),
+                        // It began anew while there was no room: the wait goes on.
+                        None => continue,
+                    }
                 }
                 // It was there and is gone: purged (R2.37).
-                Ok(None) if was_known => return Ok(wire::GetInstanceResponse::default()),
+                Ok(None) if was_known => return Ok(nothing()),
                 Ok(known) => {
                     (has_begun, was_known) = (true, was_known | known.is_some());
                     false
@@ -132,7 +137,7 @@ impl Gateway {
             tokio::select! {
                 () = waiter.woken() => {}
                 () = changed => {}
-                () = &mut unknown, if !was_known => return Ok(wire::GetInstanceResponse::default()),
+                () = &mut unknown, if !was_known => return Ok(nothing()),
                 () = &mut closed => {
                     return Err(Status::unavailable("this server is shutting down; wait again"));
                 }
@@ -197,4 +202,25 @@ impl Gateway {
         tracing::info!(hub, instance, "resumed");
         Ok(wire::ResumeResponse {})
     }
+}
+
+/// What is answered of an instance that is not there.
+fn nothing() -> Response<wire::GetInstanceResponse> {
+    Response::new(wire::GetInstanceResponse::default())
+}
+
+/// The state of an instance, unless no client could receive it (R1.23).
+fn shown(
+    state: Option<wire::OrchestrationState>,
+    room: Held,
+) -> Result<Response<wire::GetInstanceResponse>, Status> {
+    let answer = wire::GetInstanceResponse { exists: state.is_some(), orchestration_state: state };
+    let bytes = answer.encoded_len();
+    if bytes > SEND_LIMIT {
+        return Err(Status::resource_exhausted(format!(
+            "the state of this instance takes {bytes} bytes, the limit of a message is {SEND_LIMIT}; \
+             ask without inputs and outputs"
+        )));
+    }
+    Ok(room.answer(answer))
 }

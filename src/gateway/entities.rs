@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
-use tonic::Status;
+use tonic::{Response, Status};
 
-use super::list::{closing, look};
+use super::list::{catch_up, closing, look, look_here};
 use super::{Gateway, SEND_LIMIT, status};
 use crate::engine::command::{PurgeEntities, SignalEntity};
 use crate::engine::read::{self, EntityList, EntitySlice};
@@ -17,6 +17,7 @@ use crate::engine::state::entity_id;
 use crate::engine::time::nanos;
 use crate::engine::{Address, Command, Mark, Reply, View};
 use crate::machine::Partition;
+use crate::throttle::Unread;
 
 /// Entities on a page when the client does not say, and at most (R2.102).
 const PAGE: usize = 100;
@@ -51,17 +52,22 @@ impl Gateway {
         &self,
         hub: u32,
         request: &wire::GetEntityRequest,
-    ) -> Result<wire::GetEntityResponse, Status> {
+        unread: &Unread,
+    ) -> Result<Response<wire::GetEntityResponse>, Status> {
         let instance = self.check_entity(&request.instance_id)?;
         let (at, state) = (Address::new(hub, instance), request.include_state);
         let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
         let with_worker = self.0.dispatcher.operations_handed_out(hub, &at.instance).await;
         let with_worker = with_worker.map_err(|error| status::of_completion(&error))?;
-        let entity = look(&partition, move |view: &dyn View| {
+        catch_up(&partition).await?;
+        let room = self.room(unread).await?;
+        let entity = look_here(&partition, move |view: &dyn View| {
             let record = read::entity(view, &at).filter(|record| record.has_state)?;
             Some(read::metadata(view, &at, &record, state))
         });
-        let Some(mut entity) = entity.await? else { return Ok(Default::default()) };
+        let Some(mut entity) = entity.await? else {
+            return Ok(Response::new(Default::default()));
+        };
         // What is with a worker does not wait any more (R5.9).
         let with_worker = i32::try_from(with_worker).unwrap_or(i32::MAX);
         entity.backlog_queue_size = entity.backlog_queue_size.saturating_sub(with_worker).max(0);
@@ -72,7 +78,7 @@ impl Gateway {
                  without it"
             )));
         }
-        Ok(wire::GetEntityResponse { exists: true, entity: Some(entity) })
+        Ok(room.answer(wire::GetEntityResponse { exists: true, entity: Some(entity) }))
     }
 
     /// A page of entities: in the order of their ids or, where times are asked for, of their last change.
@@ -80,7 +86,8 @@ impl Gateway {
         &self,
         hub: u32,
         request: wire::QueryEntitiesRequest,
-    ) -> Result<wire::QueryEntitiesResponse, Status> {
+        unread: &Unread,
+    ) -> Result<Response<wire::QueryEntitiesResponse>, Status> {
         let query = request.query.unwrap_or_default();
         let count = match query.page_size.map(usize::try_from) {
             None | Some(Ok(0)) => PAGE,
@@ -100,6 +107,8 @@ impl Gateway {
             states: query.include_state,
         };
         let after = read_token(query.continuation_token.as_ref(), list.is_by_time())?;
+        // Before the turn: a client that does not read keeps none.
+        let room = self.room(unread).await?;
         let _turn = self.0.pages.acquire().await.map_err(|_| closing())?;
         let by_time = list.is_by_time();
         let mut merge = Merge::new(self.0.dispatcher.partitions(), list, after.clone(), count);
@@ -121,7 +130,7 @@ impl Gateway {
             }
         };
         page.continuation_token = reached.map(|mark| write_token(&mark, by_time).into());
-        Ok(page)
+        Ok(room.answer(page))
     }
 
     /// Deletes the states of entities, and counts them (R2.90).

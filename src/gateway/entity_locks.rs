@@ -9,6 +9,7 @@ use super::list::{closing, look};
 use crate::engine::View;
 use crate::engine::read::{self, LockParty};
 use crate::engine::state::entity_id;
+use crate::throttle::Unread;
 
 /// Entities on a page when the client does not say, and at most.
 const PAGE: usize = 100;
@@ -21,6 +22,7 @@ impl EntityService for Gateway {
         request: Request<ListEntityLocksRequest>,
     ) -> Result<Response<ListEntityLocksResponse>, Status> {
         let hub = self.hub(request.metadata()).await?;
+        let unread = Unread::of(request.extensions());
         let ListEntityLocksRequest { after, page_size, prefix } = request.into_inner();
         let count = match usize::try_from(page_size) {
             Ok(0) => PAGE,
@@ -33,6 +35,7 @@ impl EntityService for Gateway {
         };
         // Names are stored in lower case (R5.3); a part of an id is taken as it is.
         let prefix = entity_id(&prefix).unwrap_or(prefix);
+        let room = self.room(&unread).await?;
         let _turn = self.0.pages.acquire().await.map_err(|_| closing())?;
         let mut locks: Vec<read::EntityLock> = Vec::new();
         for partition in self.0.dispatcher.partitions() {
@@ -51,7 +54,7 @@ impl EntityService for Gateway {
             _ => String::new(),
         };
         let locks = locks.into_iter().map(shown).collect();
-        Ok(Response::new(ListEntityLocksResponse { locks, next_after }))
+        Ok(room.answer(ListEntityLocksResponse { locks, next_after }))
     }
 }
 

@@ -2,20 +2,22 @@
 //!
 //! What was committed when the call began is sent, read a few rows at a time as the client takes it, so a
 //! history of any length costs little memory and never holds up its partition. Each chunk fits into a
-//! message; an event that does not ends the stream with a reason.
+//! message; an event that does not ends the stream with a reason. What was read and not sent takes room of the
+//! connection, as any answer does.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use durahub_proto::{Text, wire};
 use futures::stream::{self, Stream};
-use tonic::Status;
+use tonic::{Response, Status};
 
-use super::list::look;
+use super::list::{catch_up, look, look_here};
 use super::{Gateway, SEND_LIMIT, status};
 use crate::engine::read::{self, HistoryPart};
 use crate::engine::{Address, View};
 use crate::machine::Partition;
+use crate::throttle::{Held, Unread, Unsent};
 
 /// Size of a chunk, in bytes (R2.92).
 const CHUNK: usize = 256 * 1024;
@@ -23,10 +25,17 @@ const CHUNK: usize = 256 * 1024;
 /// How often a history is begun that is gone before its first event was read.
 const TRIES: usize = 20;
 
+/// What the wire adds to an event, in bytes.
+const FRAMING: usize = 8;
+
 type Chunk = Result<wire::HistoryChunk, Status>;
 
 /// A history on its way.
 struct Reader {
+    gateway: Gateway,
+    unread: Unread,
+    /// Room for what is ready.
+    held: Option<Held>,
     partition: Partition,
     at: Address,
     generation: u64,
@@ -47,29 +56,43 @@ impl Gateway {
         &self,
         hub: u32,
         request: wire::StreamInstanceHistoryRequest,
-    ) -> Result<impl Stream<Item = Chunk> + Send + use<>, Status> {
-        let mut reader = self.reader(hub, &request).await?;
+        unread: &Unread,
+    ) -> Result<Response<impl Stream<Item = Chunk> + Send + use<>>, Status> {
+        let mut reader = self.reader(hub, &request, unread).await?;
         // An instance that began anew before anything of it was read is simply read as it is now.
         for _ in 0..TRIES {
             if reader.end == 0 || reader.read().await? {
                 break;
             }
-            reader = self.reader(hub, &request).await?;
+            reader = self.reader(hub, &request, unread).await?;
         }
-        Ok(stream::unfold(Some(reader), |reader| async {
-            let mut reader = reader?;
-            match reader.chunk().await {
-                Ok(None) => None,
-                Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
-                Err(status) => Some((Err(status), None)),
+        let unsent = Unsent::default();
+        let mut chunks = Response::new(stream::unfold(Some(reader), {
+            let unsent = unsent.clone();
+            move |reader| {
+                let unsent = unsent.clone();
+                async move {
+                    let mut reader = reader?;
+                    match reader.chunk().await {
+                        Ok(None) => None,
+                        Ok(Some(chunk)) => {
+                            reader.room_of(&chunk).into_iter().for_each(|held| unsent.add(held));
+                            Some((Ok(chunk), Some(reader)))
+                        }
+                        Err(status) => Some((Err(status), None)),
+                    }
+                }
             }
-        }))
+        }));
+        chunks.extensions_mut().insert(unsent);
+        Ok(chunks)
     }
 
     async fn reader(
         &self,
         hub: u32,
         request: &wire::StreamInstanceHistoryRequest,
+        unread: &Unread,
     ) -> Result<Reader, Status> {
         let at = Address::new(hub, request.instance_id.as_str());
         let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
@@ -86,8 +109,19 @@ impl Gateway {
             end = end.min(through.unwrap_or(end));
             hidden = head.hidden;
         }
-        let ready = VecDeque::new();
-        Ok(Reader { partition, at, generation, next: 0, end, ready, first: 0, hidden })
+        Ok(Reader {
+            gateway: self.clone(),
+            unread: unread.clone(),
+            held: None,
+            partition,
+            at,
+            generation,
+            next: 0,
+            end,
+            ready: VecDeque::new(),
+            first: 0,
+            hidden,
+        })
     }
 }
 
@@ -96,6 +130,10 @@ impl Reader {
     async fn chunk(&mut self) -> Result<Option<wire::HistoryChunk>, Status> {
         let (mut chunk, mut bytes) = (wire::HistoryChunk::default(), 0);
         loop {
+            // One look per chunk: what is ready beside a chunk waits in memory with it.
+            if self.ready.is_empty() && !chunk.events.is_empty() {
+                break;
+            }
             if self.ready.is_empty() && self.next < self.end && !self.read().await? {
                 return Err(Status::aborted(
                     "this history ended while it was read: the instance was purged or began anew; ask again",
@@ -127,12 +165,23 @@ impl Reader {
     /// Reads some more. False when the generation is gone.
     async fn read(&mut self) -> Result<bool, Status> {
         let (at, generation, next, end) = (self.at.clone(), self.generation, self.next, self.end);
-        let part = look(&self.partition, move |view: &dyn View| {
+        catch_up(&self.partition).await?;
+        // What it held was for events that are hidden.
+        self.held = None;
+        let mut room = self.gateway.room(&self.unread).await?;
+        let part = look_here(&self.partition, move |view: &dyn View| {
             read::history_part(view, &at, generation, next..end, CHUNK)
         });
         let Some(HistoryPart { events, next }) = part.await? else { return Ok(false) };
+        self.held = Some(room.split(events.iter().map(|event| event.len() + FRAMING).sum()));
         self.ready.extend(events);
         self.next = next;
         Ok(true)
+    }
+
+    /// The room that was taken for what is in a chunk.
+    fn room_of(&mut self, chunk: &wire::HistoryChunk) -> Option<Held> {
+        let held = self.held.as_mut()?;
+        Some(held.split(chunk.events.iter().map(|event| event.len() + FRAMING).sum()))
     }
 }

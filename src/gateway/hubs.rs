@@ -9,7 +9,7 @@ use durahub_proto::{own, wire};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use super::list::look;
+use super::list::{catch_up, look_here};
 use super::{Gateway, hub_name, propose, status};
 use crate::access::Identity;
 use crate::dispatch::Retention;
@@ -17,6 +17,7 @@ use crate::engine::command::{DeleteHub, KeepFor, SetRetention};
 use crate::engine::state::HubRecord;
 use crate::engine::{Command, Reply, View, read};
 use crate::machine::RowsView;
+use crate::throttle::Unread;
 
 /// Most task hubs on a page.
 const PAGE_MAX: usize = 1000;
@@ -67,6 +68,7 @@ impl TaskHubService for Gateway {
     ) -> Result<Response<own::ListTaskHubsResponse>, Status> {
         // Nobody hears of a hub in which they have no role.
         let who = request.extensions().get::<Arc<Identity>>().cloned();
+        let unread = Unread::of(request.extensions());
         let request = request.into_inner();
         let count = match usize::try_from(request.page_size) {
             Ok(0) => PAGE_MAX,
@@ -79,7 +81,9 @@ impl TaskHubService for Gateway {
             }
         };
         let usual = self.0.settings.rules.get().retention;
-        let page = look(&self.0.metadata, move |view: &dyn View| {
+        catch_up(&self.0.metadata).await?;
+        let room = self.room(&unread).await?;
+        let page = look_here(&self.0.metadata, move |view: &dyn View| {
             let hubs = read::hubs(view);
             let behind = (Bound::Excluded(request.after), Bound::Unbounded);
             let sees = |name: &str| who.as_ref().is_some_and(|who| who.sees(name));
@@ -91,7 +95,7 @@ impl TaskHubService for Gateway {
             let next_after = last.filter(|_| rest.peek().is_some()).unwrap_or_default();
             own::ListTaskHubsResponse { task_hubs, next_after }
         });
-        page.await.map(Response::new)
+        page.await.map(|page| room.answer(page))
     }
 
     async fn set_retention(

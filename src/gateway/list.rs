@@ -15,13 +15,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use durahub_proto::{Text, wire};
 use prost::Message as _;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use super::{Gateway, SEND_LIMIT, status};
 use crate::engine::read::{self, List, Order, Slice};
 use crate::engine::time::nanos;
 use crate::engine::{Mark, View};
 use crate::machine::{Partition, RowsView};
+use crate::throttle::Unread;
 
 /// Instances on a page when the client does not say (R2.75, R2.82).
 const PAGE: usize = 100;
@@ -44,7 +45,8 @@ impl Gateway {
         &self,
         hub: u32,
         request: wire::QueryInstancesRequest,
-    ) -> Result<wire::QueryInstancesResponse, Status> {
+        unread: &Unread,
+    ) -> Result<Response<wire::QueryInstancesResponse>, Status> {
         let query = request.query.unwrap_or_default();
         let count = page_size("query.maxInstanceCount", query.max_instance_count)?;
         let prefix = query.instance_id_prefix.as_ref().map_or("", Text::as_str);
@@ -60,6 +62,8 @@ impl Gateway {
         let token = query.continuation_token.as_ref();
         let after = Token::read("query.continuationToken", token, list.order)?;
         let payloads = query.fetch_inputs_and_outputs;
+        // Before the turn: a client that does not read keeps none.
+        let room = self.room(unread).await?;
         let _turn = self.0.pages.acquire().await.map_err(|_| closing())?;
         let mut merge = Merge::begin(self, list, after, count).await?;
 
@@ -105,7 +109,7 @@ impl Gateway {
             }
         }
         page.continuation_token = Token::write(&merge.list, reached.flatten());
-        Ok(page)
+        Ok(room.answer(page))
     }
 
     /// A page of ids of terminal instances, in the order in which they ended (R2.83).
@@ -113,7 +117,8 @@ impl Gateway {
         &self,
         hub: u32,
         request: wire::ListInstanceIdsRequest,
-    ) -> Result<wire::ListInstanceIdsResponse, Status> {
+        unread: &Unread,
+    ) -> Result<Response<wire::ListInstanceIdsResponse>, Status> {
         let count = page_size("pageSize", request.page_size)?;
         let list = List {
             hub,
@@ -125,6 +130,7 @@ impl Gateway {
         };
         let key = request.last_instance_key.as_ref();
         let after = Token::read("lastInstanceKey", key, list.order)?;
+        let room = self.room(unread).await?;
         let _turn = self.0.pages.acquire().await.map_err(|_| closing())?;
         let mut merge = Merge::begin(self, list, after, count).await?;
 
@@ -145,7 +151,7 @@ impl Gateway {
             }
         };
         page.last_instance_key = Token::write(&merge.list, reached);
-        Ok(page)
+        Ok(room.answer(page))
     }
 }
 
@@ -387,7 +393,20 @@ pub(super) async fn look<T: Send + 'static>(
     partition: &Partition,
     read: impl FnOnce(&dyn View) -> T + Send + 'static,
 ) -> Result<T, Status> {
-    partition.read(|_| ()).await.map_err(|error| status::of_cluster(&error))?;
+    catch_up(partition).await?;
+    look_here(partition, read).await
+}
+
+/// Waits until this node has everything of a partition that was committed before.
+pub(super) async fn catch_up(partition: &Partition) -> Result<(), Status> {
+    partition.read(|_| ()).await.map_err(|error| status::of_cluster(&error))
+}
+
+/// Reads what this node has of a partition, on a thread that may wait for a disk.
+pub(super) async fn look_here<T: Send + 'static>(
+    partition: &Partition,
+    read: impl FnOnce(&dyn View) -> T + Send + 'static,
+) -> Result<T, Status> {
     let partition = partition.clone();
     tokio::task::spawn_blocking(move || partition.peek(|rows| read(&RowsView(rows))))
         .await

@@ -44,20 +44,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use durahub_cluster::Demand;
+use durahub_proto::Text;
 use durahub_proto::own::entity_service_server::EntityServiceServer;
 use durahub_proto::own::task_hub_service_server::TaskHubServiceServer;
 use durahub_proto::scaler::external_scaler_server::ExternalScalerServer;
 use durahub_proto::wire::task_hub_sidecar_service_server::TaskHubSidecarServiceServer;
-use durahub_proto::{Text, wire};
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status};
 
 use crate::dispatch::{CurrentRules, Dispatcher, Limits};
 use crate::engine::command::CreateHub;
 use crate::engine::{Command, Reject, Reply, decode_answer, read};
 use crate::machine::{Partition, RowsView};
 use crate::spans::Spans;
+use crate::throttle::{Held, Unread};
 
 pub use calls::CallsLayer;
 pub use deadline::DeadlineLayer;
@@ -252,6 +253,14 @@ impl Gateway {
         Ok(())
     }
 
+    /// Room for an answer, once its connection has read enough of the others.
+    async fn room(&self, unread: &Unread) -> Result<Held, Status> {
+        tokio::select! {
+            room = unread.room() => Ok(room),
+            () = self.closed() => Err(list::closing()),
+        }
+    }
+
     /// Ends when the node stops serving long calls.
     async fn closed(&self) {
         // A sender that is gone means the same.
@@ -282,19 +291,4 @@ async fn put(partition: &Partition, command: Bytes, demand: Demand) -> Result<Re
     decode_answer(reply)
         .unwrap_or(Err(Reject::UnknownCommand))
         .map_err(|reject| status::of_reject(&reject))
-}
-
-/// Refuses an answer that no client could receive (R1.23).
-fn check_size(response: wire::GetInstanceResponse) -> Result<wire::GetInstanceResponse, Status> {
-    let bytes = prost::Message::encoded_len(&response);
-    if bytes > SEND_LIMIT {
-        return Err(Status::new(
-            Code::ResourceExhausted,
-            format!(
-                "the state of this instance takes {bytes} bytes, the limit of a message is {SEND_LIMIT}; \
-                 ask without inputs and outputs"
-            ),
-        ));
-    }
-    Ok(response)
 }

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{Gateway, traced};
 use crate::access::Subject;
 use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
+use crate::throttle::Unread;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -46,7 +47,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::GetInstanceRequest>,
     ) -> Answer<wire::GetInstanceResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.get(hub, request.get_ref()).await.map(Response::new)
+        self.get(hub, request.get_ref(), &Unread::of(request.extensions())).await
     }
 
     async fn wait_for_instance_start(
@@ -54,7 +55,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::GetInstanceRequest>,
     ) -> Answer<wire::GetInstanceResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.wait(hub, request.into_inner(), Wanted::Started).await.map(Response::new)
+        let unread = Unread::of(request.extensions());
+        self.wait(hub, request.into_inner(), Wanted::Started, &unread).await
     }
 
     async fn wait_for_instance_completion(
@@ -62,7 +64,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::GetInstanceRequest>,
     ) -> Answer<wire::GetInstanceResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.wait(hub, request.into_inner(), Wanted::Completed).await.map(Response::new)
+        let unread = Unread::of(request.extensions());
+        self.wait(hub, request.into_inner(), Wanted::Completed, &unread).await
     }
 
     async fn raise_event(
@@ -108,8 +111,9 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::StreamInstanceHistoryRequest>,
     ) -> Answer<Self::StreamInstanceHistoryStream> {
         let hub = self.hub(request.metadata()).await?;
-        let chunks = self.history(hub, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(chunks)))
+        let unread = Unread::of(request.extensions());
+        let chunks = self.history(hub, request.into_inner(), &unread).await?;
+        Ok(chunks.map(|chunks| Box::pin(chunks) as Self::StreamInstanceHistoryStream))
     }
 
     type GetWorkItemsStream = MapErr<WorkStream, fn(Closing) -> Status>;
@@ -207,7 +211,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::QueryInstancesRequest>,
     ) -> Answer<wire::QueryInstancesResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.query(hub, request.into_inner()).await.map(Response::new)
+        let unread = Unread::of(request.extensions());
+        self.query(hub, request.into_inner(), &unread).await
     }
 
     async fn list_instance_ids(
@@ -215,7 +220,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::ListInstanceIdsRequest>,
     ) -> Answer<wire::ListInstanceIdsResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.list_ids(hub, request.into_inner()).await.map(Response::new)
+        let unread = Unread::of(request.extensions());
+        self.list_ids(hub, request.into_inner(), &unread).await
     }
 
     async fn purge_instances(
@@ -260,7 +266,7 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::GetEntityRequest>,
     ) -> Answer<wire::GetEntityResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.get_entity(hub, request.get_ref()).await.map(Response::new)
+        self.get_entity(hub, request.get_ref(), &Unread::of(request.extensions())).await
     }
 
     async fn query_entities(
@@ -268,7 +274,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::QueryEntitiesRequest>,
     ) -> Answer<wire::QueryEntitiesResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.query_entities(hub, request.into_inner()).await.map(Response::new)
+        let unread = Unread::of(request.extensions());
+        self.query_entities(hub, request.into_inner(), &unread).await
     }
 
     async fn clean_entity_storage(

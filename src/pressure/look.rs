@@ -1,9 +1,10 @@
-//! Looks at all sources once a second, off the threads of the runtime.
+//! Looks at all sources once a second, and more often while the disk fills fast, off the threads of the runtime.
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::pace::Pace;
 use super::{Pressure, Room, Source, disk, memory};
 
 /// Pause between two looks.
@@ -16,12 +17,23 @@ pub struct Watch {
     folder: Option<PathBuf>,
     /// Sources of which it was said already that they cannot be looked up.
     told: [bool; Source::COUNT],
+    /// How fast the disk fills.
+    pace: Pace,
+    looked: Instant,
+    pause: Duration,
 }
 
 impl Watch {
     /// Looks for the first time. A look that fails changes nothing.
     pub async fn start(pressure: Pressure, folder: Option<PathBuf>) -> Watch {
-        let mut watch = Watch { pressure, folder, told: [false; Source::COUNT] };
+        let mut watch = Watch {
+            pressure,
+            folder,
+            told: [false; Source::COUNT],
+            pace: Pace::default(),
+            looked: Instant::now(),
+            pause: LOOK,
+        };
         watch.look().await;
         watch
     }
@@ -29,7 +41,7 @@ impl Watch {
     /// Goes on to look until it is dropped.
     pub async fn run(mut self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(self.pause).await;
             self.look().await;
         }
     }
@@ -43,6 +55,11 @@ impl Watch {
             [disk, memory]
         });
         let Ok(looked) = looked.await else { return };
+        let after = self.looked.elapsed();
+        (self.looked, self.pause) = (Instant::now(), LOOK);
+        if let Some((source, Ok(room))) = &looked[0] {
+            self.pause = self.pace.pause(*room, after, &self.pressure.marks(*source));
+        }
         for (source, room) in looked.into_iter().flatten() {
             self.see(source, room);
         }

@@ -7,7 +7,8 @@
 //!
 //! Short of what is a matter of *sources*; the worst of them counts. [`disk`] is the file system of the data folder;
 //! [`memory`] is what this process may have in memory, which is low when little is left and never critical: work that
-//! goes on gives memory back. [`look`] looks once a second.
+//! goes on gives memory back. [`look`] looks once a second,
+//! and sooner where the disk would be past a mark by then ([`pace`]).
 //!
 //! Who leads a partition decides, by its own room ([`Pressure::admit`] is asked there); a node that is critical hands
 //! its leaders to nodes that are not, and follows on as long as it can. Replicas never decide by their room what a
@@ -20,6 +21,7 @@ mod disk;
 mod level;
 mod look;
 mod memory;
+mod pace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -116,6 +118,16 @@ impl Pressure {
     /// Sets where the levels of a source begin, from the next look on.
     pub fn set(&self, source: Source, marks: Marks) {
         self.0.seen.lock()[source as usize].marks = marks;
+    }
+
+    fn marks(&self, source: Source) -> Marks {
+        self.0.seen.lock()[source as usize].marks
+    }
+
+    /// Whether the disk is short of room; memory does not count.
+    #[must_use]
+    pub fn is_disk_short(&self) -> bool {
+        self.0.seen.lock()[Source::Disk as usize].level > Level::Calm
     }
 
     /// Sets how many bytes this process may have in memory, from the next look on; `None` does not watch them.
@@ -279,10 +291,12 @@ mod tests {
 
         // Memory has a mark of its own, and no second one.
         pressure.see(Source::Memory, Room { free: 0, total });
+        assert!(pressure.is_disk_short());
         assert!(pressure.admit(Demand::Grows).unwrap_err().reason.contains("disk space"));
         pressure.see(Source::Disk, Room { free: total, total });
         assert_eq!((*level.borrow(), refused()), (Level::Low, [false, false, true]));
         let reason = pressure.admit(Demand::Begins).unwrap_err().reason;
+        assert!(!pressure.is_disk_short(), "only memory is");
         assert!(reason.contains("memory: 0 of 1048576000 bytes (memory_budget)"), "{reason}");
         pressure.see(Source::Memory, Room { free: 200 * MIB, total });
         assert_eq!((*level.borrow(), refused()), (Level::Calm, [false, false, false]));

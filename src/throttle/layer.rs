@@ -1,14 +1,17 @@
-//! The gRPC port's part: counts calls, and refuses those that are too many.
+//! The gRPC port's part: counts calls, refuses those that are too many, and gives handlers the room that the
+//! connection has for answers.
 
+use std::future::ready;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use tonic::Status;
+use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 use tonic::metadata::MetadataValue;
 
-use super::{Refused, Throttle};
+use super::{Refused, Throttle, unread};
 use crate::access::{Needs, rpc};
 use crate::tls::ConnectionInfo;
 
@@ -38,54 +41,70 @@ pub struct Throttled<S> {
     throttle: Throttle,
 }
 
-impl<S, In, Out> Service<Request<In>> for Throttled<S>
+impl<S, In> Service<Request<In>> for Throttled<S>
 where
-    S: Service<Request<In>, Response = Response<Out>>,
+    S: Service<Request<In>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
-    Out: Default + Send + 'static,
 {
-    type Response = Response<Out>;
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Out>, S::Error>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<In>) -> Self::Future {
+    fn call(&mut self, mut request: Request<In>) -> Self::Future {
+        let needs = rpc(request.uri().path()).map(|call| call.needs);
         let connection = request.extensions().get::<ConnectionInfo>();
-        if !is_counted(request.uri().path(), connection) || self.throttle.is_unlimited() {
-            return Box::pin(self.inner.call(request));
-        }
-        let hub = request.headers().get("taskhub").and_then(|name| name.to_str().ok());
-        match self.throttle.begin(hub.unwrap_or(DEFAULT_HUB), connection) {
-            Err(refused) => Box::pin(std::future::ready(Ok(status(&refused).into_http()))),
-            Ok(running) => {
-                let answer = self.inner.call(request);
-                Box::pin(async move {
-                    let answer = answer.await;
-                    drop(running);
-                    answer
-                })
+        let is_counted = self.is_counted(request.uri().path(), needs, connection);
+        let mut running = None;
+        if is_counted && !self.throttle.is_unlimited() {
+            let hub = request.headers().get("taskhub").and_then(|name| name.to_str().ok());
+            match self.throttle.begin(hub.unwrap_or(DEFAULT_HUB), connection) {
+                Err(refused) => return Box::pin(ready(Ok(status(&refused).into_http()))),
+                Ok(begun) => running = Some(begun),
             }
         }
+        // The answers of the others are small, or are handed out as there is room.
+        if !matches!(needs, Some(Needs::Work | Needs::Contribute)) {
+            let unread = connection.map(|connection| self.throttle.unread(connection));
+            request.extensions_mut().insert(unread.unwrap_or_default());
+        }
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(running);
+            answer.map(unread::tie)
+        })
     }
 }
 
-/// Calls of clients; not those of workers, nor greetings and probes. What both may read is a client's unless its
-/// connection has asked for work.
-fn is_counted(path: &str, connection: Option<&ConnectionInfo>) -> bool {
-    match rpc(path).map(|call| call.needs) {
-        Some(Needs::Read | Needs::Contribute | Needs::Administer) => true,
-        Some(Needs::ReadOrWork) => !connection.is_some_and(Throttle::is_worker),
-        Some(Needs::Work) => {
-            if path == WORK {
-                connection.into_iter().for_each(Throttle::note_worker);
+impl<S> Throttled<S> {
+    /// Calls of clients; not those of workers, nor greetings and probes. What both may read is a client's unless its
+    /// connection has asked for work.
+    fn is_counted(
+        &self,
+        path: &str,
+        needs: Option<Needs>,
+        connection: Option<&ConnectionInfo>,
+    ) -> bool {
+        match needs {
+            Some(Needs::Read | Needs::Contribute | Needs::Administer) => true,
+            Some(Needs::ReadOrWork) => {
+                !connection.is_some_and(|connection| self.throttle.is_worker(connection))
             }
-            false
+            Some(Needs::Work) => {
+                if path == WORK {
+                    connection.into_iter().for_each(|connection| {
+                        self.throttle.note_worker(connection);
+                    });
+                }
+                false
+            }
+            _ => false,
         }
-        _ => false,
     }
 }
 

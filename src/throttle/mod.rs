@@ -1,4 +1,5 @@
-//! How much one task hub and one connection may ask: calls per second, and calls at the same time.
+//! How much one task hub and one connection may ask: calls per second, and calls at the same time; and how much one
+//! connection may leave unread.
 //!
 //! A call above that is answered with `RESOURCE_EXHAUSTED` and the time after which it is worth asking again,
 //! in words and in the header `grpc-retry-pushback-ms`. Counted are the calls of clients. Those of workers are
@@ -7,12 +8,14 @@
 //! settings may change while the node runs.
 //!
 //! - [`bucket`]: one share: its rate and what is under way;
+//! - [`unread`]: room for answers that a connection has not read;
 //! - [`layer`]: the gRPC port's part.
 //!
 //! What is absent on purpose: a share of the whole cluster. Each node counts what reaches it.
 
 mod bucket;
 mod layer;
+mod unread;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 pub use layer::{ThrottleLayer, Throttled};
+pub use unread::{Held, Unread, Unsent};
 
 use crate::clock::Clock;
 use crate::tls::ConnectionInfo;
@@ -52,6 +56,9 @@ pub struct Shares {
     pub hub: Share,
     /// Each connection.
     pub connection: Share,
+    /// Bytes of answers that one connection may leave unread; others are not made before it has read some. Counts
+    /// for connections that make their first call from now on.
+    pub unread_bytes: usize,
 }
 
 /// Counts calls; a cheap handle.
@@ -78,6 +85,7 @@ struct Known {
     bucket: Arc<Bucket>,
     /// It has asked for work.
     is_worker: AtomicBool,
+    unread: Unread,
 }
 
 /// Why a call has to wait.
@@ -103,12 +111,26 @@ impl Throttle {
     }
 
     /// A connection asks for work: what it reads from now on, it reads as a worker.
-    fn note_worker(connection: &ConnectionInfo) {
-        known(connection).is_worker.store(true, Ordering::Relaxed);
+    fn note_worker(&self, connection: &ConnectionInfo) {
+        self.known(connection).is_worker.store(true, Ordering::Relaxed);
     }
 
-    fn is_worker(connection: &ConnectionInfo) -> bool {
-        known(connection).is_worker.load(Ordering::Relaxed)
+    fn is_worker(&self, connection: &ConnectionInfo) -> bool {
+        self.known(connection).is_worker.load(Ordering::Relaxed)
+    }
+
+    /// Room for what a connection does not read.
+    fn unread(&self, connection: &ConnectionInfo) -> Unread {
+        self.known(connection).unread.clone()
+    }
+
+    fn known(&self, connection: &ConnectionInfo) -> Arc<Known> {
+        let new = || {
+            let unread = Unread::new(self.0.shares.read().unread_bytes);
+            Arc::new(Known { unread, ..Known::default() }) as Arc<dyn Any + Send + Sync>
+        };
+        let kept = connection.memory.get_or_init(new).clone();
+        kept.downcast().unwrap_or_default()
     }
 
     fn is_unlimited(&self) -> bool {
@@ -136,7 +158,7 @@ impl Throttle {
         let own = match connection.filter(|_| !shares.connection.is_unlimited()) {
             None => None,
             Some(connection) => {
-                let run = known(connection).bucket.begin(shares.connection, now);
+                let run = self.known(connection).bucket.begin(shares.connection, now);
                 Some(run.map_err(told("this connection".to_owned(), "connection_calls"))?)
             }
         };
@@ -164,12 +186,6 @@ impl Throttle {
         hubs.by_name.insert(hub.to_owned(), bucket.clone());
         bucket
     }
-}
-
-fn known(connection: &ConnectionInfo) -> Arc<Known> {
-    let new = || Arc::<Known>::default() as Arc<dyn Any + Send + Sync>;
-    let kept = connection.memory.get_or_init(new).clone();
-    kept.downcast().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -256,7 +272,8 @@ mod tests {
     #[test]
     fn a_connection_that_asks_for_work_is_a_workers() {
         let (worker, client) = (connection(), connection());
-        Throttle::note_worker(&worker);
-        assert!(Throttle::is_worker(&worker) && !Throttle::is_worker(&client));
+        let throttle = Throttle::new(Shares::default(), Clock::manual(0));
+        throttle.note_worker(&worker);
+        assert!(throttle.is_worker(&worker) && !throttle.is_worker(&client));
     }
 }

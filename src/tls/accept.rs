@@ -2,7 +2,7 @@
 //! a look at the first byte that tells TLS from plaintext on one port (R1.6, R1.22).
 //!
 //! Nobody waits for anybody else's handshake: a connection that finds a place has a task of its own from then on, and
-//! one that finds none is closed.
+//! one that finds none is closed. At a port that speaks HTTP/2 a connection must begin as such within the same time.
 
 use std::any::Any;
 use std::io;
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use durahub_cluster::transport::{Place, Places};
+use durahub_cluster::transport::{Greeting, Place, Places};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::HTTP2;
 use super::certificate::Certificate;
 use super::server::ServerTls;
 
@@ -58,6 +59,7 @@ pub struct Connection {
     remote: SocketAddr,
     /// What the client showed.
     certificate: Option<Arc<Certificate>>,
+    greeting: Greeting,
     /// Free again when the connection is gone.
     _place: Place,
 }
@@ -81,7 +83,8 @@ pub struct ConnectionInfo {
 }
 
 impl Connection {
-    fn info(&self) -> ConnectionInfo {
+    /// What is known of the other end.
+    pub(crate) fn info(&self) -> ConnectionInfo {
         ConnectionInfo {
             remote: self.remote,
             certificate: self.certificate.clone(),
@@ -92,31 +95,29 @@ impl Connection {
 
 /// The connections of a port, as they come. Dropped, it takes no more.
 pub struct Incoming {
-    local: SocketAddr,
     connections: mpsc::Receiver<Connection>,
     accepting: AbortHandle,
 }
 
 /// Takes the connections of a listener: all as they are, or wrapped in TLS and only those as they are that
-/// `plaintext` allows. Those that find no place are closed.
-///
-/// # Errors
-/// When the listener has no address.
+/// `plaintext` allows. Those that find no place are closed, and those that do not begin as `speaks`
+/// ([`HTTP2`](super::HTTP2), [`HTTP1`](super::HTTP1)) wants it.
 pub fn accept(
     listener: TcpListener,
     tls: Option<(Arc<ServerTls>, Plaintext)>,
     places: Places,
-) -> io::Result<Incoming> {
-    let local = listener.local_addr()?;
+    speaks: &'static [u8],
+) -> Incoming {
     let (sender, connections) = mpsc::channel(WAITING);
-    let accepting = tokio::spawn(run(listener, tls, places, sender)).abort_handle();
-    Ok(Incoming { local, connections, accepting })
+    let accepting = tokio::spawn(run(listener, tls, places, speaks, sender)).abort_handle();
+    Incoming { connections, accepting }
 }
 
 async fn run(
     listener: TcpListener,
     tls: Option<(Arc<ServerTls>, Plaintext)>,
     places: Places,
+    speaks: &'static [u8],
     sender: mpsc::Sender<Connection>,
 ) {
     loop {
@@ -136,7 +137,13 @@ async fn run(
             let wrapped = wrap(tcp, remote, tls);
             match tokio::time::timeout(HANDSHAKE_TIME, wrapped).await {
                 Ok(Ok((io, certificate))) => {
-                    let connection = Connection { io, remote, certificate, _place: place };
+                    let greeting = match speaks {
+                        HTTP2 => Greeting::within(HANDSHAKE_TIME),
+                        // Whoever reads requests has a time for each.
+                        _ => Greeting::default(),
+                    };
+                    let connection =
+                        Connection { io, remote, certificate, greeting, _place: place };
                     drop(sender.send(connection).await);
                 }
                 Ok(Err(error)) => tracing::debug!(%remote, %error, "a connection was refused"),
@@ -175,7 +182,6 @@ impl Drop for Incoming {
     }
 }
 
-/// For the gRPC port.
 impl Stream for Incoming {
     type Item = io::Result<Connection>;
 
@@ -187,40 +193,11 @@ impl Stream for Incoming {
     }
 }
 
-/// For the HTTP port.
-impl axum::serve::Listener for Incoming {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        match self.connections.recv().await {
-            Some(connection) => {
-                let remote = connection.remote;
-                (connection, remote)
-            }
-            // The runtime is on its way out.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
-    }
-}
-
 impl tonic::transport::server::Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
         self.info()
-    }
-}
-
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Incoming>>
-    for ConnectionInfo
-{
-    fn connect_info(stream: axum::serve::IncomingStream<'_, Incoming>) -> ConnectionInfo {
-        stream.io().info()
     }
 }
 
@@ -230,10 +207,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let Connection { io, greeting, .. } = self.get_mut();
+        greeting.poll_read(cx, buf, |cx, buf| match io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Io::Secured(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        })
     }
 }
 

@@ -57,6 +57,11 @@ impl PeerTls {
         Ok(PeerTls { files, current })
     }
 
+    /// Whether the certificates of all nodes carry one name.
+    pub fn has_one_name(&self) -> bool {
+        self.files.name.is_some()
+    }
+
     /// Reads the files again, for connections from now on.
     ///
     /// # Errors

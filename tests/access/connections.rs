@@ -95,12 +95,20 @@ async fn connections_that_say_nothing_keep_nobody_out_of_any_port() {
     let server = TestServer::start_with_args(&limits).await;
     let ports = server.addresses;
     let mut kept = Vec::new();
-    for (port, to) in [("grpc", ports.grpc), ("http", ports.http), ("peer", ports.peer)] {
+    let refused =
+        |port| format!("durahub_connections_refused_total{{port=\"{port}\",reason=\"address\"}}");
+    for (port, to) in [("grpc", ports.grpc), ("http", ports.http)] {
         kept.push(flood("127.0.0.2", to, 60, &[]).await);
-        let refused =
-            format!("durahub_connections_refused_total{{port=\"{port}\",reason=\"address\"}}");
-        until_at_least(&server, &refused, 40.0).await;
+        until_at_least(&server, &refused(port), 40.0).await;
     }
+    // What is set is for clients; the peer port has more room, and an end as well.
+    let full = async {
+        // They are closed after two seconds; a slow machine may need more than that for some hundred.
+        while value(&server, &refused("peer")).await < 1.0 {
+            kept.push(flood("127.0.0.2", ports.peer, 600, &[]).await);
+        }
+    };
+    tokio::time::timeout(PATIENCE, full).await.expect("the peer port has an end");
     let hello = async { Client::new(ports.grpc).rpc().hello(()).await };
     tokio::time::timeout(SOON, hello).await.expect("gRPC is served").unwrap();
     let (status, _) = server.http_get("/livez").await.unwrap();
@@ -111,11 +119,11 @@ async fn connections_that_say_nothing_keep_nobody_out_of_any_port() {
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
 
     // Together, addresses get what there is in all, and no more.
-    let before = value(&server, r#"durahub_connections{port="peer"}"#).await;
-    let others = flood("127.0.0.3", ports.peer, 20, &[]).await;
-    let refused = r#"durahub_connections_refused_total{port="peer",reason="all"}"#;
+    let before = value(&server, r#"durahub_connections{port="grpc"}"#).await;
+    let others = flood("127.0.0.3", ports.grpc, 20, &[]).await;
+    let refused = r#"durahub_connections_refused_total{port="grpc",reason="all"}"#;
     until_at_least(&server, refused, 1.0).await;
-    let after = value(&server, r#"durahub_connections{port="peer"}"#).await;
+    let after = value(&server, r#"durahub_connections{port="grpc"}"#).await;
     assert!(before >= 20.0 && after <= 30.0, "{before}, then {after}");
     drop((kept, others));
 }
@@ -157,4 +165,48 @@ async fn more_connections_are_taken_once_the_file_says_so() {
         }
     };
     tokio::time::timeout(PATIENCE, change).await.expect("the new limit");
+}
+
+/// Who says a little at a time keeps no place longer than who says nothing, at any port.
+#[tokio::test]
+async fn places_come_back_from_connections_that_say_little() {
+    let server = TestServer::start_with_args(&["--connections-per-address=8"]).await;
+    let ports = server.addresses;
+    let head = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: {}", "x".repeat(1000));
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let trickle = &async |to: SocketAddr, at_once: usize, text: &str| {
+        let mut stream = from("127.0.0.2", to).await.unwrap();
+        let (begins, goes_on) = text.split_at(at_once);
+        stream.write_all(begins.as_bytes()).await.unwrap();
+        let mut rest = goes_on.as_bytes();
+        // What the server says first, such as its settings, is no end.
+        let mut byte = [0];
+        loop {
+            let read = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut byte));
+            match (read.await, rest.first()) {
+                (Ok(Ok(0) | Err(_)), _) => return,
+                (Ok(Ok(_)), _) | (Err(_), None) => {}
+                (Err(_), Some(next)) => {
+                    if stream.write_all(&[*next]).await.is_err() {
+                        return;
+                    }
+                    rest = &rest[1..];
+                }
+            }
+        }
+    };
+    let slow = [
+        (ports.http, 30, head.as_str()),
+        // A few bytes, and the last one never.
+        (ports.grpc, 10, &preface[..23]),
+        (ports.peer, 10, &preface[..23]),
+        // Whoever begins well and then is silent answers no probe either.
+        (ports.grpc, 24, preface),
+        (ports.peer, 24, preface),
+    ];
+    let all = slow.map(|(to, at_once, text)| async move {
+        let ended = tokio::time::timeout(PATIENCE, trickle(to, at_once, text)).await;
+        ended.unwrap_or_else(|_| panic!("{to} keeps a connection that said {text:?}"));
+    });
+    futures::future::join_all(all).await;
 }

@@ -336,7 +336,7 @@ async fn memory_that_is_used_up_refuses_new_work_only() {
     tokio::time::timeout(Duration::from_secs(30), again).await.expect("new work");
 }
 
-fn resident_mib(pid: u32) -> u64 {
+pub(crate) fn resident_mib(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10

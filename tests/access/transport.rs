@@ -134,6 +134,7 @@ async fn nodes_show_certificates_with_their_names() {
     // A member: the two share the work, which the second's gateway shows.
     let second = node(join(peer_args(&ca_file, &good))).await;
     works(&second).await;
+    assert!(first.log().contains("may join this cluster as a node"), "who may join is told");
 
     // The right CA and a wrong name, as the one that dials.
     refused_to_join(folder, &join(peer_args(&ca_file, &wrong)), "node.elsewhere");

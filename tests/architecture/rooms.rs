@@ -168,8 +168,8 @@ pub(crate) const ROOMS: &[Room] = &[
         name: "gateway",
         paths: &["src/gateway/"],
         ours: Some(&[
-            "access", "dispatch", "engine", "machine", "spans", SUPPORT[0], SUPPORT[1], SUPPORT[2],
-            SUPPORT[3],
+            "access", "dispatch", "engine", "machine", "spans", "throttle", SUPPORT[0], SUPPORT[1],
+            SUPPORT[2], SUPPORT[3],
         ]),
         never: HIDDEN,
         ..FREE

@@ -5,6 +5,7 @@
 //! - [`changes`]: restarts one by one, nodes that come, go and are replaced;
 //! - [`feeds`]: work of all leaders at any gateway;
 //! - [`refusals`]: who is not let in;
+//! - [`retention`]: ended instances go, whoever leads;
 //! - [`idle`]: what a cluster costs that does nothing (by hand).
 //!
 //! All of them record the calls of their load and end with the one checker of `tests/support/record/`, which
@@ -28,6 +29,7 @@ mod nodes;
 #[path = "../support/record/mod.rs"]
 mod record;
 mod refusals;
+mod retention;
 #[path = "../support/mod.rs"]
 mod support;
 

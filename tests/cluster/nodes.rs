@@ -47,7 +47,7 @@ pub(crate) struct Process {
     /// Where other nodes find it.
     reach: String,
     /// What the first start is told besides the usual.
-    args: Vec<String>,
+    pub(crate) args: Vec<String>,
     child: Option<Child>,
 }
 
@@ -281,6 +281,17 @@ impl Cluster {
             found.push("no node wrote that it leads: the log is not what this check reads".into());
         }
         found
+    }
+
+    /// What a node tells Prometheus.
+    pub(crate) async fn metrics(&self, id: u64) -> String {
+        let at = self.node(id).http.parse().expect("an address");
+        http_get(at, "/metrics").await.map_or(String::new(), |(_, text)| text)
+    }
+
+    /// What a node has logged so far.
+    pub(crate) fn log_text(&self, id: u64) -> String {
+        std::fs::read_to_string(self.log(id)).unwrap_or_default()
     }
 
     /// `durahub cluster ...`, asked through one node.

@@ -1,4 +1,4 @@
-//! Who is not let in: ids that were used, folders that were lost, folders of another cluster.
+//! Who is not let in: ids that were used, folders that were lost, folders of another cluster; and who always is.
 
 use crate::nodes::{Cluster, Shape};
 
@@ -83,4 +83,23 @@ async fn a_folder_lost_before_the_cluster_stands_is_refused() {
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status();
     assert!(copied.unwrap().success());
+}
+
+/// A limit for clients, however low, keeps no node out.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_clients_part_no_cluster() {
+    let mut cluster = Cluster::prepare(Shape::default()).await;
+    for node in &mut cluster.nodes {
+        node.args.extend(["--connections=1", "--connections-per-address=1"].map(str::to_owned));
+    }
+    for id in 1..=3 {
+        cluster.launch(id);
+    }
+    for id in 1..=3 {
+        cluster.ready(id).await;
+    }
+    cluster.balanced(3).await;
+    let client = cluster.client(2);
+    client.start("a1", "Greet", "").await;
+    assert!(client.get("a1").await.is_some());
 }

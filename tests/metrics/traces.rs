@@ -425,8 +425,12 @@ async fn the_last_spans_are_sent_when_the_node_stops() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let never = durahub::tls::Plaintext::Never;
-    let incoming =
-        durahub::tls::accept(listener, Some((Arc::new(tls), never)), Default::default()).unwrap();
+    let incoming = durahub::tls::accept(
+        listener,
+        Some((Arc::new(tls), never)),
+        Default::default(),
+        durahub::tls::HTTP2,
+    );
     let collector = Collector::over(address, incoming);
     let mut server = TestServer::start_with_args(&[
         &format!("--tracing-endpoint=https://localhost:{}", address.port()),

@@ -9,6 +9,7 @@
 //! - [`inbox`]: pieces that arrive, put together, capped in bytes;
 //! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
 //! - [`server`]: the answering side;
+//! - [`greeting`]: a connection that does not begin in time;
 //! - [`places`]: how many connections a port takes, in all and from one address;
 //! - [`snapshot`]: both sides of a snapshot;
 //! - [`stream`]: how a TCP connection becomes a stream of bytes: the place for TLS, and for who showed what.
@@ -18,6 +19,7 @@
 //! What is absent on purpose: sending a message again. A message that may have arrived is *lost*, and only its
 //! sender knows whether it may be repeated.
 
+mod greeting;
 mod inbox;
 mod link;
 mod outbox;
@@ -37,6 +39,7 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
+pub use greeting::Greeting;
 pub use places::{Full, Place, Places, Room};
 pub use server::PeerServer;
 pub use stream::{PeerInfo, PeerStream, Plain, Secure, Shown};

@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::greeting::Greeting;
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
 use super::places::Places;
@@ -117,7 +118,10 @@ async fn accept(
                 }
             };
             match tokio::time::timeout(CONNECT_TIME, begun).await {
-                Ok(Ok(stream)) => drop(accepted.send(Ok(stream.holding(place))).await),
+                Ok(Ok(stream)) => {
+                    let stream = stream.holding(place, Greeting::within(CONNECT_TIME));
+                    drop(accepted.send(Ok(stream)).await);
+                }
                 Ok(Err(error)) => tracing::warn!(%error, "a peer connection was refused"),
                 Err(_) => tracing::warn!("a peer connection did not come up in time"),
             }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tonic::codegen::{Service, http};
 use tonic::transport::server::Connected;
 
+use super::greeting::Greeting;
 use super::places::Place;
 
 /// What a stream of bytes must be able to do.
@@ -52,13 +53,14 @@ impl PeerInfo {
 pub struct PeerStream {
     stream: Box<dyn Bytes>,
     info: PeerInfo,
+    greeting: Greeting,
     _place: Option<Place>,
 }
 
 impl PeerStream {
     /// Wraps whatever carries the bytes.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self { stream: Box::new(stream), info: PeerInfo::default(), _place: None }
+        Self::known(stream, PeerInfo::default())
     }
 
     /// The same for the answering end of a connection on which nodes must show a certificate.
@@ -66,13 +68,16 @@ impl PeerStream {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         shown: Option<Arc<dyn Shown>>,
     ) -> Self {
-        let info = PeerInfo { secured: true, shown };
-        Self { stream: Box::new(stream), info, _place: None }
+        Self::known(stream, PeerInfo { secured: true, shown })
     }
 
-    /// The place is free again when the connection is gone.
-    pub(super) fn holding(self, place: Place) -> Self {
-        Self { _place: Some(place), ..self }
+    fn known(stream: impl Bytes + 'static, info: PeerInfo) -> Self {
+        Self { stream: Box::new(stream), info, greeting: Greeting::default(), _place: None }
+    }
+
+    /// Came to the port: it must begin in time. The place is free again when the connection is gone.
+    pub(super) fn holding(self, place: Place, greeting: Greeting) -> Self {
+        Self { _place: Some(place), greeting, ..self }
     }
 }
 
@@ -140,11 +145,12 @@ impl Connected for PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Self { stream, greeting, .. } = self.get_mut();
+        greeting.poll_read(cx, buf, |cx, buf| Pin::new(stream).poll_read(cx, buf))
     }
 }
 
