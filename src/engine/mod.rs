@@ -58,8 +58,6 @@ mod mesh_locks;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
-mod script_entities;
-#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod tests;

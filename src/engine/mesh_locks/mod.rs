@@ -12,23 +12,23 @@
 //!
 //! `DURAHUB_LOCKS_SEED` runs one seed alone, `DURAHUB_LOCKS_CASES` another number of them.
 
+mod actions;
 mod ends;
 mod till;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use durahub_proto::wire::history_event::EventType;
-use durahub_proto::wire::operation_result::ResultType;
 use durahub_proto::wire::orchestrator_action::OrchestratorActionType as Action;
-use durahub_proto::wire::send_entity_message_action::EntityMessageType as Message;
 use durahub_proto::wire::{self, OrchestrationStatus};
 use prost::Message as _;
 
 use self::till::{Random, Till};
 use super::command::{self, BatchId, CompleteBatch, Deliver, Delivery, TruncateOutbox};
-use super::read::{self, BatchRoom};
-use super::state::{Address, Line, Operation, Place, Sender, Waiting};
+use super::read;
+use super::state::{Address, Line, Place, Sender, Waiting};
 use super::{Answer, Command, Reject, Reply, Stamp, apply, decode_answer, time};
 
 const ROOM: read::Room = read::Room { bytes: u64::MAX, past: None };
@@ -367,249 +367,6 @@ impl Bank {
         }
     }
 
-    fn act(&mut self, sender: &str, till: &Till) -> Vec<wire::OrchestratorAction> {
-        let ends = || -> [OrchestrationStatus; 3] {
-            use OrchestrationStatus::{Completed, ContinuedAsNew, Failed};
-            [Completed, Failed, ContinuedAsNew]
-        };
-        let chance = if self.draining { 0 } else { self.random.below(100) };
-        let end = match self.draining {
-            true => OrchestrationStatus::Completed,
-            false => *self.random.pick(&ends()),
-        };
-        let mut actions = Vec::new();
-        if !till.is_inside() {
-            if self.draining || chance < 15 {
-                actions.push(self.action(complete(end)));
-            } else if chance < 30 {
-                let account = self.some_account();
-                actions.push(self.signal_action(sender, &account));
-            } else {
-                if chance < 40 {
-                    let account = self.some_account();
-                    actions.push(self.signal_action(sender, &account));
-                }
-                actions.push(self.lock_action());
-                if chance > 95 {
-                    self.saw("ended waiting");
-                    actions.push(self.action(complete(end)));
-                }
-            }
-            return actions;
-        }
-        if !till.granted {
-            if chance > 92 {
-                self.saw("asked again");
-                actions.extend(self.unlock_actions(till));
-                actions.push(self.lock_action());
-            } else if chance > 85 {
-                self.saw("left waiting");
-                actions.extend(self.unlock_actions(till));
-                actions.push(self.action(complete(end)));
-            } else if chance > 75 {
-                self.saw("ended waiting");
-                actions.push(self.action(complete(end)));
-            }
-            return actions;
-        }
-        if till.called == 0 && till.set.len() > 1 {
-            self.saw("transfer");
-            let amount = 1 + self.random.below(50) as i64;
-            for (account, amount) in [(&till.set[0], -amount), (&till.set[1], amount)] {
-                actions.push(self.call_action(sender, account, amount));
-            }
-        }
-        if till.called > till.answered || !actions.is_empty() {
-            if chance > 90 {
-                self.saw("ended holding");
-                actions.push(self.action(complete(end)));
-            }
-            return actions;
-        }
-        if chance < 70 {
-            actions.extend(self.unlock_actions(till));
-            if chance < 30 {
-                return actions;
-            }
-        } else if end == OrchestrationStatus::ContinuedAsNew {
-            self.saw("begun anew holding");
-        } else {
-            self.saw("ended holding");
-        }
-        actions.push(self.action(complete(end)));
-        actions
-    }
-
-    fn lock_action(&mut self) -> wire::OrchestratorAction {
-        let count = 1 + self.random.below(3);
-        let lock_set = (0..count).map(|_| self.some_account()).collect();
-        let request = wire::EntityLockRequestedEvent {
-            // Some workers use an id again and again.
-            critical_section_id: format!("section{}", self.random.below(2)),
-            lock_set,
-            ..Default::default()
-        };
-        self.entity_action(Message::EntityLockRequested(request))
-    }
-
-    fn unlock_actions(&mut self, till: &Till) -> Vec<wire::OrchestratorAction> {
-        let unlock = |account: &String| wire::EntityUnlockSentEvent {
-            critical_section_id: till.section.clone(),
-            parent_instance_id: None,
-            target_instance_id: Some(account.as_str().into()),
-        };
-        let unlocks: Vec<_> = till.set.iter().map(unlock).collect();
-        unlocks.into_iter().map(|it| self.entity_action(Message::EntityUnlockSent(it))).collect()
-    }
-
-    fn call_action(
-        &mut self,
-        sender: &str,
-        account: &str,
-        amount: i64,
-    ) -> wire::OrchestratorAction {
-        let input = Some(self.numbered(sender, account, amount).into());
-        let call = wire::EntityOperationCalledEvent {
-            request_id: format!("call{}", self.next),
-            operation: "add".into(),
-            input,
-            target_instance_id: Some(account.into()),
-            ..Default::default()
-        };
-        self.entity_action(Message::EntityOperationCalled(call))
-    }
-
-    fn signal_action(&mut self, sender: &str, account: &str) -> wire::OrchestratorAction {
-        let signal = wire::EntityOperationSignaledEvent {
-            request_id: format!("signal{}", self.next),
-            operation: "add".into(),
-            input: Some(self.numbered(sender, account, 0).into()),
-            target_instance_id: Some(account.into()),
-            ..Default::default()
-        };
-        self.entity_action(Message::EntityOperationSignaled(signal))
-    }
-
-    fn entity_action(&mut self, message: Message) -> wire::OrchestratorAction {
-        let entity_message_type = Some(message);
-        self.action(Action::SendEntityMessage(wire::SendEntityMessageAction {
-            entity_message_type,
-        }))
-    }
-
-    fn action(&mut self, of: Action) -> wire::OrchestratorAction {
-        let id = self.next;
-        self.next += 1;
-        wire::OrchestratorAction { id, orchestrator_action_type: Some(of) }
-    }
-
-    // --- entity workers ---
-
-    fn hand_out(&mut self, account: &str) -> bool {
-        let at = Address::new(HUB, account);
-        let operations = 1 + self.random.below(4) as usize;
-        let room = BatchRoom { operations, operation_bytes: 1 << 20, bytes: 1 << 20 };
-        let Some(batch) = read::batch(self.rows(account), &at, room) else { return false };
-        self.batches.push(batch.expect("fits").id);
-        true
-    }
-
-    /// Commits a batch that was handed out some time ago, in whole, in part, or not at all.
-    fn commit_some(&mut self) {
-        if self.batches.is_empty() {
-            return;
-        }
-        let index = self.random.below(self.batches.len() as u64) as usize;
-        let id = match self.random.below(4) {
-            0 => self.batches[index].clone(),
-            _ => self.batches.swap_remove(index),
-        };
-        let count = match self.random.below(8) {
-            _ if self.draining => id.count,
-            0 => 0,
-            1 => 1 + self.random.below(id.count.into()) as u32,
-            _ => id.count,
-        };
-        self.commit(id, count);
-    }
-
-    fn commit(&mut self, id: BatchId, count: u32) {
-        let at = id.at();
-        let rows = self.rows(&at.instance);
-        let record = read::entity(rows, &at);
-        let current = record.as_ref().and_then(|record| read::operations_of(rows, record, &id));
-        // What a worker that was handed the batch has computed; a stale one may compute anything.
-        let mut balance: i64 = match read::entity_state(rows, &at) {
-            Some(state) => state.as_str().parse().unwrap(),
-            None => 0,
-        };
-        let operations: Vec<Operation> = match &current {
-            Some(operations) => operations.iter().map(|(_, operation)| operation.clone()).collect(),
-            None => vec![Operation::default(); count as usize],
-        };
-        let mut results = Vec::new();
-        for operation in operations.iter().take(count as usize) {
-            balance += amount_of(operation).unwrap_or(77);
-            results.push(wire::OperationResult {
-                result_type: Some(ResultType::Success(wire::OperationResultSuccess {
-                    result: Some(balance.to_string().into()),
-                    ..Default::default()
-                })),
-            });
-        }
-        let state = Some(balance.to_string().into());
-        let complete = CompleteBatch { batch: id.clone(), results, state, ..Default::default() };
-        let answer = self.apply(home(&at.instance), Command::CompleteBatch(complete));
-        let Some(record) = record.filter(|_| current.is_some()) else {
-            assert_eq!(answer, Err(Reject::StaleBatch));
-            return self.saw("stale batch");
-        };
-        answer.expect("is current");
-        if count == 0 {
-            self.saw("broken batch");
-            // It may have been one too often.
-            let rows = self.rows(&at.instance);
-            let left = read::entity(rows, &at).filter(|it| it.failures > 0);
-            assert!(left.is_some(), "no batch here fails ten times");
-            return;
-        }
-        if count < id.count {
-            self.saw("partial batch");
-        }
-        for operation in operations.iter().take(count as usize) {
-            if let Some(lock) = &record.lock {
-                self.saw("ran while locked");
-                let sender = operation.sender.as_ref();
-                assert_eq!(
-                    sender,
-                    Some(&lock.holder.owner),
-                    "only the holder's operations run (R5.30)"
-                );
-            }
-            self.note(&at.instance, operation);
-        }
-    }
-
-    /// S7: once, and in the order of the sender.
-    fn note(&mut self, account: &str, operation: &Operation) {
-        let input = input_of(operation);
-        let mut parts = input.split(' ');
-        let (sender, number) = (parts.next().unwrap(), parts.next().unwrap());
-        if number == "0" {
-            assert!(self.delayed.remove(sender), "{sender} ran twice");
-            return;
-        }
-        let ran = self.ran.entry((sender.into(), account.into())).or_default();
-        assert_eq!(
-            number.parse(),
-            Ok(*ran + 1),
-            "{sender} to {account}: twice or out of order (S7)"
-        );
-        *ran += 1;
-    }
-
-    // --- couriers ---
-
     fn some_errand(&mut self) {
         let from = self.random.below(PARTITIONS.into()) as u32;
         match self.random.below(12) {
@@ -665,21 +422,6 @@ impl Bank {
         this.past.push((from, command.clone()));
         self.apply(from, command).expect("is accepted");
     }
-}
-
-fn input_of(operation: &Operation) -> String {
-    match event(&operation.event) {
-        EventType::EntityOperationSignaled(it) => it.input.unwrap().as_str().to_owned(),
-        EventType::EntityOperationCalled(it) => it.input.unwrap().as_str().to_owned(),
-        other => panic!("workers are sent operations only (R3.38), not {other:?}"),
-    }
-}
-
-fn amount_of(operation: &Operation) -> Option<i64> {
-    if operation.event.is_empty() {
-        return None;
-    }
-    input_of(operation).rsplit(' ').next()?.parse().ok()
 }
 
 fn complete(status: OrchestrationStatus) -> Action {

@@ -12,13 +12,15 @@ use durahub_proto::wire::send_entity_message_action::EntityMessageType as Messag
 use durahub_proto::{Text, wire};
 use goldenscript::Argument;
 
-use super::command::{self, CompleteBatch, FailBatch};
-use super::event::failure;
-use super::read::{self, BatchRoom};
-use super::scripts::{HUB, Partition, SECOND, brief, seconds};
-use super::state::message::Body;
-use super::state::{Address, Line, Operation, Waiting};
-use super::{Command, Event};
+use super::super::command::{self, CompleteBatch, FailBatch};
+use super::super::event::failure;
+use super::super::read::{self, BatchRoom};
+use super::super::state::message::Body;
+use super::super::state::{Address, Line, Operation, Waiting};
+use super::super::{Command, Event};
+use super::given::seconds;
+use super::show::brief;
+use super::{HUB, Partition, SECOND};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -293,6 +295,7 @@ pub(super) fn show_entity_message(body: &Body) -> String {
 fn operations_are_shown_as_events() {
     let signal =
         wire::EntityOperationSignaledEvent { operation: "add".into(), ..Default::default() };
-    let event: Bytes = super::event::history(-1, 0, EventType::EntityOperationSignaled(signal));
+    let event: Bytes =
+        super::super::event::history(-1, 0, EventType::EntityOperationSignaled(signal));
     assert_eq!(brief(&event), "EntitySignaled#-1 .add");
 }
