@@ -1,6 +1,7 @@
 //! Load on a cluster, recorded: customers and tellers of a bank behind a load balancer, a worker on every node, a
 //! register in every partition.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,13 @@ impl Load {
             assert!(Instant::now() < until, "hardly any load: {now}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Median and 99th percentile of how long orchestrations took that were started in this time, and their number.
+    pub(crate) fn latencies(&self, begun: Range<Instant>) -> String {
+        let took = self.ledger.durations_of(begun);
+        let [p50, p99] = [500, 990].map(|share| at(&took, share));
+        format!("{p50:.0?} (p50), {p99:.0?} (p99) of {}", took.len())
     }
 
     /// Ends the load, waits until all work is done, and checks everything that was recorded.

@@ -272,6 +272,16 @@ impl Ledger {
         took
     }
 
+    /// How long instances took that were acknowledged in this time and whose end was told, shortest first.
+    pub(crate) fn durations_of(&self, begun: std::ops::Range<Instant>) -> Vec<Duration> {
+        let instances = self.instances.lock();
+        let of = |record: &&Record| record.acknowledged.is_some_and(|at| begun.contains(&at));
+        let mut took: Vec<_> =
+            instances.values().filter(of).filter_map(|record| record.took).collect();
+        took.sort_unstable();
+        took
+    }
+
     /// A turn of an instance that no client started: the child of one that a client did start.
     pub(crate) fn born(&self, instance: &str) {
         let mut instances = self.instances.lock();
