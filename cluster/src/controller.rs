@@ -27,6 +27,7 @@ use crate::machine::{GroupId, Machine};
 use crate::meta::change::{Answer, Change, Found, SetState, What};
 use crate::meta::{Metadata, NodeRecord, SettingsRecord, State};
 use crate::node::Inner;
+use crate::partition::Partition;
 use crate::peers::{Call, Method, Peer};
 use crate::placement::plan::{GroupView, NodeView, Step, View, next_step};
 
@@ -268,7 +269,7 @@ impl<M: Machine> Inner<M> {
                 Err(error) => Err(unreadable(error)),
             },
             (Some(partition), _) => match HandOver::decode(payload) {
-                Ok(HandOver { to }) => partition.transfer_leader(to).await,
+                Ok(HandOver { to }) => self.give_lead(partition, to).await,
                 Err(error) => Err(unreadable(error)),
             },
         };
@@ -278,6 +279,16 @@ impl<M: Machine> Inner<M> {
             Err(error) => Told::Unavailable(error.to_string()),
         };
         Bytes::from(ChangeOutcome { outcome: Some(outcome) }.encode_to_vec())
+    }
+
+    /// Hands the lead of a group to another voter, after the program has told that node what goes with it. Returns
+    /// before it has happened.
+    pub(crate) async fn give_lead(&self, partition: &Partition<M>, to: u64) -> Result<(), Error> {
+        partition.group().may_transfer(to)?;
+        if let Some(program) = self.program() {
+            program.hand_over(partition.id(), to).await;
+        }
+        partition.transfer_leader(to).await
     }
 
     pub(crate) fn peer(&self, node: u64) -> Peer {

@@ -4,6 +4,7 @@
 //! - [`cuts`]: links between nodes that deliver nothing, in one direction or both;
 //! - [`changes`]: restarts one by one, nodes that come, go and are replaced;
 //! - [`feeds`]: work of all leaders at any gateway;
+//! - [`moves`]: leaders that move as planned, with work in hand;
 //! - [`refusals`]: who is not let in;
 //! - [`idle`]: what a cluster costs that does nothing (by hand).
 //!
@@ -24,6 +25,7 @@ mod idle;
 mod kills;
 mod links;
 mod load;
+mod moves;
 mod nodes;
 #[path = "../support/record/mod.rs"]
 mod record;
