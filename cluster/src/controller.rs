@@ -1,8 +1,8 @@
 //! What a node does for its cluster besides answering: it watches the metadata, says that it has come, and, on
 //! the leader of the metadata group, brings the cluster step by step into balance.
 //!
-//! The controller keeps nothing: it looks (every node reports on its groups), plans one step
-//! ([`plan`](crate::placement::plan)), does it, and looks again. Two controllers in the moment of a leader
+//! The controller keeps nothing but what it tried in the last seconds: it looks (every node reports on its groups),
+//! plans one step ([`plan`](crate::placement::plan)), does it, and looks again. Two controllers in the moment of a leader
 //! change cannot harm: a step names the membership that it was planned from.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,7 @@ use crate::machine::{GroupId, Machine};
 use crate::meta::change::{Answer, Change, Found, SetState, What};
 use crate::meta::{Metadata, NodeRecord, SettingsRecord, State};
 use crate::node::Inner;
+use crate::partition::Partition;
 use crate::peers::{Call, Method, Peer};
 use crate::placement::plan::{GroupView, NodeView, Step, View, next_step};
 
@@ -36,12 +37,22 @@ const CALM_PAUSE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// A leader moves for balance only so long after the last one that did, or after the controller took over.
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(1500);
+/// A step that did not come true is left out so long, for the sake of others.
+const TRIED_PAUSE: Duration = Duration::from_secs(5);
 /// Time for a node to report.
 const REPORT_TIME: Duration = Duration::from_secs(1);
 /// Time for one step.
 const STEP_TIME: Duration = Duration::from_secs(20);
 /// Pause between two looks at the metadata when nobody tells of a change.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a controller remembers between two steps.
+struct Memory {
+    /// When a leader last moved.
+    handed_over: Instant,
+    /// Steps that may not have come true.
+    tried: Vec<(Step, Instant)>,
+}
 
 impl<M: Machine> Inner<M> {
     /// The metadata as last seen here.
@@ -117,9 +128,9 @@ impl<M: Machine> Inner<M> {
                 return;
             }
             tracing::info!("controlling the cluster");
-            let mut handed_over = Instant::now();
+            let mut memory = Memory { handed_over: Instant::now(), tried: Vec::new() };
             while leads(&leadership.borrow()) {
-                let pause = match self.control_once(&mut handed_over).await {
+                let pause = match self.control_once(&mut memory).await {
                     Ok(true) => BUSY_PAUSE,
                     Ok(false) => CALM_PAUSE,
                     Err(error) => {
@@ -133,25 +144,32 @@ impl<M: Machine> Inner<M> {
     }
 
     /// Does at most one step; true if there was one.
-    async fn control_once(&self, handed_over: &mut Instant) -> Result<bool, Error> {
+    async fn control_once(&self, memory: &mut Memory) -> Result<bool, Error> {
         let metadata = self.groups[0].peek(Metadata::read);
         if metadata.settings.is_none() {
             self.found().await?;
             return Ok(true);
         }
         let reports = self.reports(&metadata).await;
-        let view = view(&metadata, &reports);
+        memory.tried.retain(|(_, tried)| tried.elapsed() < TRIED_PAUSE);
+        let tried = memory.tried.iter().map(|(step, _)| step.clone()).collect();
+        let view = View { tried, ..view(&metadata, &reports) };
         let Some(step) = next_step(&view) else { return Ok(false) };
         if let Step::HandOver { .. } = step {
             let leader = self.step_leader(&step, &view);
             let active = leader.is_some_and(|leader| view.nodes[&leader].may_lead());
-            if active && handed_over.elapsed() < HAND_OVER_PAUSE {
+            if active && memory.handed_over.elapsed() < HAND_OVER_PAUSE {
                 return Ok(false);
             }
-            *handed_over = Instant::now();
+            memory.handed_over = Instant::now();
         }
         tracing::info!(?step, "a step towards balance");
-        self.take(step, &view, &reports).await.map(|()| true)
+        let taken = self.take(step.clone(), &view, &reports).await;
+        // A leader says that it hands over, not that it has.
+        if taken.is_err() || matches!(step, Step::HandOver { .. }) {
+            memory.tried.push((step, Instant::now()));
+        }
+        taken.map(|()| true)
     }
 
     fn step_leader(&self, step: &Step, view: &View) -> Option<u64> {
@@ -268,7 +286,7 @@ impl<M: Machine> Inner<M> {
                 Err(error) => Err(unreadable(error)),
             },
             (Some(partition), _) => match HandOver::decode(payload) {
-                Ok(HandOver { to }) => partition.transfer_leader(to).await,
+                Ok(HandOver { to }) => self.give_lead(partition, to).await,
                 Err(error) => Err(unreadable(error)),
             },
         };
@@ -278,6 +296,16 @@ impl<M: Machine> Inner<M> {
             Err(error) => Told::Unavailable(error.to_string()),
         };
         Bytes::from(ChangeOutcome { outcome: Some(outcome) }.encode_to_vec())
+    }
+
+    /// Hands the lead of a group to another voter, after the program has told that node what goes with it. Returns
+    /// before it has happened.
+    pub(crate) async fn give_lead(&self, partition: &Partition<M>, to: u64) -> Result<(), Error> {
+        partition.group().may_transfer(to)?;
+        if let Some(program) = self.program() {
+            program.hand_over(partition.id(), to).await;
+        }
+        partition.transfer_leader(to).await
     }
 
     pub(crate) fn peer(&self, node: u64) -> Peer {
@@ -358,6 +386,7 @@ fn view(metadata: &Metadata, reports: &BTreeMap<u64, NodeReport>) -> View {
         replication_factor: settings.replication_factor.max(1) as usize,
         nodes: nodes.collect(),
         groups,
+        tried: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use durahub_proto::peer::{
     AddNodeRequest, GroupStatus, NodeReport, NodeStatus, ReplicaStatus, StatusResponse,
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
 use crate::admin::{AdminError, AdminService};
@@ -99,22 +99,22 @@ impl<M: Machine> Inner<M> {
         self.set_draining();
         let until = Instant::now() + within;
         loop {
-            let mut led = 0;
-            for partition in &self.groups {
+            let handed_over = self.groups.iter().map(|partition| async move {
                 let now = partition.progress();
                 if now.leader != Some(self.node_id) || now.voters == [self.node_id] {
-                    continue;
+                    return 0;
                 }
-                led += 1;
                 let caught_up = now.voters.iter().filter(|voter| **voter != self.node_id);
                 // The one that holds most; a voter that is down is far behind.
                 let to = caught_up.max_by_key(|voter| now.followers.get(voter).copied().flatten());
                 if let Some(to) = to
-                    && let Err(error) = partition.transfer_leader(*to).await
+                    && let Err(error) = self.give_lead(partition, *to).await
                 {
                     tracing::debug!(partition = %partition.id(), %error, "not handed over");
                 }
-            }
+                1
+            });
+            let led: usize = join_all(handed_over).await.into_iter().sum();
             if led == 0 || Instant::now() >= until {
                 return;
             }

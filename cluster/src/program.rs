@@ -21,6 +21,13 @@ pub trait Program: Send + Sync + 'static {
 
     /// Takes in a feed that the node `from` has opened. Must return at once.
     fn accept(&self, from: u64, feed: Feed);
+
+    /// The lead of a group is about to be handed to the node `to`; it is not before this returns, which must be soon.
+    /// The hand-over may fail: then this node, or any other, leads on, and nobody is told.
+    fn hand_over(&self, group: GroupId, to: u64) -> BoxFuture<'_, ()> {
+        let _ = (group, to);
+        Box::pin(async {})
+    }
 }
 
 /// One end of a feed. Nothing here slows a sender down: it must itself bound what is on its way.

@@ -36,8 +36,10 @@ struct Named {
     work: Work,
     key: Key,
     lease: LeaseId,
-    /// Given out in this term of this node; leases of earlier leaders are forgotten, and so are its own from
-    /// before somebody else led.
+    /// What the token says: run and lease of the leader that gave it out.
+    given: (u64, LeaseId),
+    /// Given out in this term of this node, or taken over from the last leader; all other leases of earlier leaders
+    /// are forgotten, and so are its own from before somebody else led.
     of_this_term: bool,
 }
 
@@ -48,15 +50,20 @@ struct Underway;
 struct Ending<'a> {
     dispatcher: &'a Dispatcher,
     hub: u32,
-    key: Key,
-    lease: LeaseId,
+    named: &'a Named,
     end: End,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let now = self.dispatcher.0.clock.now();
-        self.dispatcher.with_hub(self.hub, |hub| hub.finish(&self.key, self.lease, self.end, now));
+        let Named { work, key, lease, given: (run, given), .. } = self.named;
+        let is_over =
+            self.dispatcher.with_hub(self.hub, |hub| hub.finish(key, *lease, self.end, now));
+        if !is_over {
+            let token = Token { run: *run, lease: *given, work: Some(work.clone()) };
+            self.dispatcher.give_back_there(token);
+        }
         self.dispatcher.pump(self.hub);
     }
 }
@@ -255,15 +262,19 @@ impl Dispatcher {
     /// A token is looked up inside one hub (R1.12).
     fn named(&self, hub: u32, token: Token) -> Option<Named> {
         let work = token.work.filter(|work| work.hub() == hub)?;
-        let (key, lease) = (work.key(), token.lease);
-        let of_this_term = self.knows_lease(token.run, lease, hub, key.instance());
-        Some(Named { key, work, lease, of_this_term })
+        let (key, given) = (work.key(), (token.run, token.lease));
+        let known = match self.knows_lease(token.run, token.lease, hub, key.instance()) {
+            true => Some(token.lease),
+            false => self.with_hub(hub, |hub| hub.taken_over(&key, given)),
+        };
+        let (lease, of_this_term) = (known.unwrap_or(token.lease), known.is_some());
+        Some(Named { key, work, lease, given, of_this_term })
     }
 
     /// Takes hold of a lease, so that its work can be committed; `None` when the completion is stale. While
     /// another completion under the lease is being committed, waits for what becomes of it: before that, "stale"
     /// would tell a worker that its work is safe (R3.56).
-    async fn hold(&self, hub: u32, named: &Named) -> Option<Option<Ending<'_>>> {
+    async fn hold<'a>(&'a self, hub: u32, named: &'a Named) -> Option<Option<Ending<'a>>> {
         loop {
             match self.claim(hub, named) {
                 Ok(claimed) => return claimed,
@@ -275,19 +286,19 @@ impl Dispatcher {
     /// Takes hold of a lease. The inner `None` means that the token was given out before a restart or by an
     /// earlier leader: good while the item is open, whoever has it now (R3.48). Whichever completion comes first
     /// wins (R3.50).
-    fn claim(&self, hub: u32, named: &Named) -> Result<Option<Option<Ending<'_>>>, Underway> {
+    fn claim<'a>(
+        &'a self,
+        hub: u32,
+        named: &'a Named,
+    ) -> Result<Option<Option<Ending<'a>>>, Underway> {
         let Named { key, lease, of_this_term, .. } = named;
         if !*of_this_term {
             return Ok(Some(None));
         }
         match self.with_hub(hub, |hub| hub.claim(key, *lease)) {
-            Claim::Current => Ok(Some(Some(Ending {
-                dispatcher: self,
-                hub,
-                key: key.clone(),
-                lease: *lease,
-                end: End::Again,
-            }))),
+            Claim::Current => {
+                Ok(Some(Some(Ending { dispatcher: self, hub, named, end: End::Again })))
+            }
             Claim::Underway => Err(Underway),
             // Leases end with the lead; the items that they were for may be finished all the same.
             Claim::Unleased if !self.leads(hub, key.instance()) => Ok(Some(None)),

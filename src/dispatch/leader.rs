@@ -38,6 +38,8 @@ enum Wake {
     Leadership,
     TimerDue,
     TimersFired,
+    /// If this node still leads, a hand-over has come to nothing.
+    LeadsOn,
 }
 
 impl Leaders {
@@ -66,16 +68,7 @@ impl Leaders {
     pub fn run(self, dispatcher: &Dispatcher) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for (partition, effects) in dispatcher.0.partitions.iter().zip(self.effects) {
-            let leader = Leader {
-                dispatcher: dispatcher.clone(),
-                partition: partition.clone(),
-                term: None,
-                next_due: None,
-                courier: None,
-                sweeper: None,
-                firing: Fuse::terminated(),
-            };
-            tasks.spawn(leader.run(effects));
+            tasks.spawn(Leader::new(dispatcher, partition).run(effects));
         }
         tasks.spawn(dispatcher.clone().watch_deadlines());
         let (told, metadata_told) = (dispatcher.clone(), self.metadata_told);
@@ -91,26 +84,39 @@ impl Leaders {
     }
 }
 
-struct Leader {
+pub(super) struct Leader {
     dispatcher: Dispatcher,
     partition: Partition,
     /// The term in which this node leads.
     term: Option<u64>,
     /// When the next timer is due, as far as is known.
-    next_due: Option<i64>,
+    pub(super) next_due: Option<i64>,
     /// Carries the messages of the partition while it is led.
     courier: Option<Courier>,
     /// Removes what purges left while the partition is led.
     sweeper: Option<Sweeper>,
     /// The command that fires timers, while it is under way and the partition is led.
-    firing: Fuse<BoxFuture<'static, ()>>,
+    pub(super) firing: Fuse<BoxFuture<'static, ()>>,
 }
 
 impl Leader {
+    pub(super) fn new(dispatcher: &Dispatcher, partition: &Partition) -> Leader {
+        Leader {
+            dispatcher: dispatcher.clone(),
+            partition: partition.clone(),
+            term: None,
+            next_due: None,
+            courier: None,
+            sweeper: None,
+            firing: Fuse::terminated(),
+        }
+    }
+
     async fn run(mut self, mut effects: mpsc::UnboundedReceiver<Vec<Effect>>) {
         let mut leadership = self.partition.leadership();
         leadership.mark_changed();
-        let clock = self.dispatcher.0.clock.clone();
+        let dispatcher = self.dispatcher.clone();
+        let clock = dispatcher.0.clock.clone();
         loop {
             let due = match self.next_due.filter(|_| self.firing.is_terminated()) {
                 Some(due) => clock.sleep_until(due).boxed(),
@@ -122,6 +128,7 @@ impl Leader {
                     Ok(()) => Wake::Leadership,
                     Err(_) => return,
                 },
+                () = dispatcher.leads_on(&self.partition) => Wake::LeadsOn,
                 () = &mut self.firing, if !self.firing.is_terminated() => Wake::TimersFired,
                 () = due => Wake::TimerDue,
             };
@@ -157,19 +164,21 @@ impl Leader {
                     self.firing = fire(dispatcher, partition, clock.clone(), due).boxed().fuse();
                 }
                 Wake::TimersFired => self.look_for_timers(),
+                Wake::LeadsOn => self.lead_on().await,
             }
         }
     }
 
     /// Begins or ends to lead. Effects that arrive meanwhile are only repeated: every hint may be. In another
     /// term somebody else may have led in between, and what was leased before may be done: it begins anew.
-    async fn lead(&mut self, term: Option<u64>) {
+    pub(super) async fn lead(&mut self, term: Option<u64>) {
         let before = std::mem::replace(&mut self.term, term);
         if before == term {
             return;
         }
         // First: a lease of before says nothing any more, not even that its item is done.
         self.dispatcher.begin_leases(&self.partition);
+        let told = self.dispatcher.begin_term(&self.partition, term);
         if before.is_some() {
             self.resign();
         }
@@ -178,15 +187,33 @@ impl Leader {
             if *self.partition.leadership().borrow() != (Leadership::Leader { term: now }) {
                 // That took long, and somebody else leads: the next wake sees to it.
                 self.term = None;
+                self.dispatcher.begin_term(&self.partition, None);
                 return;
             }
-            tracing::info!(partition = %self.partition.id(), open = open.len(), "leading");
+            tracing::info!(
+                partition = %self.partition.id(),
+                open = open.len(),
+                told = told.len(),
+                "leading"
+            );
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
+            let open = self.dispatcher.take_over(&self.partition, told, open);
             self.act(open.into_iter().map(|open| (open.effect, open.since)));
             self.dispatcher.set_rebuilt(&self.partition, true);
             self.look_for_timers();
             self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
+        }
+    }
+
+    /// What was held back for the next leader is handed out again, if it was in this term.
+    pub(super) async fn lead_on(&mut self) {
+        let Some(term) = self.term else { return };
+        let open = Self::read_open_work(self.partition.clone()).await;
+        let still_leads = *self.partition.leadership().borrow() == (Leadership::Leader { term });
+        // What becomes open meanwhile is told to this very task, which looks at it later.
+        if still_leads && self.dispatcher.end_hold(&self.partition, term) {
+            self.act(open.into_iter().map(|open| (open.effect, open.since)));
         }
     }
 
@@ -215,10 +242,11 @@ impl Leader {
         self.courier = None;
         self.sweeper = None;
         let (dispatcher, id) = (&self.dispatcher, self.partition.id());
+        let now = dispatcher.0.clock.now();
         let hubs: Vec<u32> = dispatcher.0.hubs.lock().keys().copied().collect();
         for hub in hubs {
             let mine = |instance: &str| dispatcher.partition_of(hub, instance).id() == id;
-            dispatcher.with_hub(hub, |work| work.resign(mine));
+            dispatcher.with_hub(hub, |work| work.resign(mine, now));
             // Room that the items had is free for others, here and elsewhere.
             dispatcher.pump(hub);
         }

@@ -11,6 +11,8 @@
 //! comes back with the item's token ([`token`]), to the leader again whatever gateway it reaches, is checked
 //! against the lease and the [`limits`], and becomes a command ([`complete`]).
 //!
+//! When the lead of a partition is handed over as planned, its leases go with it ([`moving`]).
+//!
 //! Where a collector of traces is configured, [`traced`] tells it of each item.
 //!
 //! Messages between instances go another way: [`courier`] carries them from partition to partition.
@@ -28,6 +30,7 @@ mod hub;
 mod leader;
 mod limits;
 mod meter;
+mod moving;
 mod queue;
 mod reaper;
 mod retention;
@@ -57,6 +60,7 @@ use self::feed::{Origin, Parcel};
 use self::feeds::{Outlets, Sessions, Way};
 use self::hub::{Assignment, End, Hub, Key};
 use self::meter::Meters;
+use self::moving::Moves;
 use self::token::Token;
 use self::waiters::Waiters;
 use crate::clock::Clock;
@@ -118,8 +122,10 @@ struct Shared {
     next_id: AtomicU64,
     /// The first lease that each partition may have given out since this node leads it.
     first_lease: Vec<AtomicU64>,
-    /// Whether all open work of each partition is in the tables, since this node leads it.
+    /// Whether all open work of each partition is in the tables, since this node leads it and unless it is held back.
     rebuilt: Vec<AtomicBool>,
+    /// How the lead of each partition comes and goes.
+    moves: Vec<Moves>,
     /// Nothing is handed out any more.
     paused: AtomicBool,
     /// Nothing is handed out, and no timer fires, until there is room again.
@@ -134,13 +140,14 @@ impl Dispatcher {
         let run = clock.entropy();
         let first_lease = partitions.iter().map(|_| AtomicU64::new(0)).collect();
         let rebuilt = partitions.iter().map(|_| AtomicBool::new(false)).collect();
+        let moves = partitions.iter().map(|_| Moves::default()).collect();
         Dispatcher(Arc::new(Shared {
             settings,
             clock,
             run,
             partitions,
             hubs: Mutex::default(),
-            outlets: Mutex::default(),
+            outlets: Mutex::new(Outlets::new(run)),
             sessions: Sessions::default(),
             peers: OnceLock::new(),
             waiters: Waiters::default(),
@@ -151,6 +158,7 @@ impl Dispatcher {
             next_id: AtomicU64::new(1),
             first_lease,
             rebuilt,
+            moves,
             paused: AtomicBool::new(false),
             halted: watch::Sender::default(),
             deadline: Notify::new(),
@@ -263,7 +271,8 @@ impl Dispatcher {
 
     /// Whether the work of a partition can be counted here.
     fn has_rebuilt(&self, partition: &Partition) -> bool {
-        self.0.rebuilt[partition.id().0 as usize - 1].load(Ordering::Acquire)
+        let rebuilt = self.0.rebuilt[partition.id().0 as usize - 1].load(Ordering::Acquire);
+        rebuilt && !self.is_held(partition)
     }
 
     fn set_rebuilt(&self, partition: &Partition, rebuilt: bool) {
@@ -297,26 +306,20 @@ impl Dispatcher {
     /// Takes in an effect of a partition that this node leads, true since that time. Returns the hub that
     /// may have work now.
     fn take_in(&self, effect: Effect, since: i64) -> Option<u32> {
-        let (hub, key, class): (u32, Key, Class) = match effect {
-            Effect::TurnReady { at, class } => {
-                (at.hub, Key::Turn { instance: at.instance.into() }, class)
+        match effect {
+            Effect::TurnReady { .. }
+            | Effect::ActivityReady { .. }
+            | Effect::EntityReady { .. } => {
+                let (hub, key, class) = item_of(effect)?;
+                // The next leader finds it in the rows, and so does this one if it leads on.
+                if self.is_held(self.partition_of(hub, key.instance())) {
+                    return None;
+                }
+                self.with_hub(hub, |hub| hub.ready(key, class, since));
+                return Some(hub);
             }
-            Effect::ActivityReady { item, class } => {
-                let (generation, number) = (item.generation, item.number);
-                let instance = item.at.instance.into();
-                (item.at.hub, Key::Activity { instance, generation, number }, class)
-            }
-            Effect::InstanceChanged { at, status } => {
-                self.0.waiters.changed(&at, status);
-                return None;
-            }
-            Effect::EntityReady { at, class } => {
-                (at.hub, Key::Entity { instance: at.instance.into() }, class)
-            }
-            Effect::InstanceGone { at } => {
-                self.0.waiters.gone(&at);
-                return None;
-            }
+            Effect::InstanceChanged { at, status } => self.0.waiters.changed(&at, status),
+            Effect::InstanceGone { at } => self.0.waiters.gone(&at),
             Effect::HubGone { hub } => {
                 self.0.closed_hubs.send_modify(|closed| {
                     closed.insert(hub);
@@ -324,23 +327,17 @@ impl Dispatcher {
                 // Nothing of it is handed out any more; streams that are still open end now.
                 self.0.hubs.lock().remove(&hub);
                 self.0.meters.forget(hub);
-                return None;
             }
-            Effect::InstanceStarted { hub } => {
-                self.0.meters.of(hub).started();
-                return None;
-            }
+            Effect::InstanceStarted { hub } => self.0.meters.of(hub).started(),
             Effect::InstanceEnded { hub, status, nanos } => {
                 self.0.meters.of(hub).ended(status, nanos);
-                return None;
             }
             Effect::SweepDue
             | Effect::TimerSet { .. }
             | Effect::MessageSent
-            | Effect::RetentionSet => return None,
-        };
-        self.with_hub(hub, |hub| hub.ready(key, class, since));
-        Some(hub)
+            | Effect::RetentionSet => {}
+        }
+        None
     }
 
     /// Hands out what can be handed out in a hub, and sees to the room of its streams.
@@ -374,6 +371,9 @@ impl Dispatcher {
     fn deliver(&self, hub: u32, to: Assignment) {
         let Assignment { key, stream, lease, .. } = &to;
         let partition = self.partition_of(hub, key.instance());
+        if self.is_held(partition) {
+            return self.drop_assignment(hub, &to, End::Later);
+        }
         let now = self.0.clock.now();
         let form = Form {
             now,
@@ -395,15 +395,21 @@ impl Dispatcher {
                 self.begin_span(hub, &to, &item, now);
                 // A stream that has gone gives its leases back when it is closed.
                 let way = self.0.outlets.lock().way(*stream);
+                // Under the lock: then items arrive in the order in which the tables know them.
+                let put = |send: &mut dyn FnMut() -> bool| {
+                    self.with_hub(hub, |hub| hub.put(&to, bytes) && send())
+                };
                 let is_sent = match way {
                     Some(Way::Here(parcels)) => {
                         let origin = Origin::Here { key: key.clone(), lease: *lease };
-                        parcels.send(Parcel { origin, item, bytes }).is_ok()
+                        let mut parcel = Some(Parcel { origin, item, bytes });
+                        put(&mut || parcel.take().is_some_and(|it| parcels.send(it).is_ok()))
                     }
                     Some(Way::There { sender, stream }) => {
                         let work = leader_item::Item::Work(Bytes::from(item.encode_to_vec()));
                         let item = LeaderItem { stream, item: Some(work) };
-                        sender.send(Bytes::from(item.encode_to_vec())).is_ok()
+                        let item = Bytes::from(item.encode_to_vec());
+                        put(&mut || sender.send(item.clone()).is_ok())
                     }
                     None => true,
                 };
@@ -436,10 +442,28 @@ impl Dispatcher {
     fn drop_assignment(&self, hub: u32, to: &Assignment, end: End) {
         let now = self.0.clock.now();
         self.with_hub(hub, |hub| {
-            hub.sent(to.stream, 0);
+            hub.unput(to.stream);
             hub.finish(&to.key, to.lease, end, now);
         });
     }
+}
+
+/// The item that an effect tells of.
+fn item_of(effect: Effect) -> Option<(u32, Key, Class)> {
+    Some(match effect {
+        Effect::TurnReady { at, class } => {
+            (at.hub, Key::Turn { instance: at.instance.into() }, class)
+        }
+        Effect::ActivityReady { item, class } => {
+            let (generation, number) = (item.generation, item.number);
+            let instance = item.at.instance.into();
+            (item.at.hub, Key::Activity { instance, generation, number }, class)
+        }
+        Effect::EntityReady { at, class } => {
+            (at.hub, Key::Entity { instance: at.instance.into() }, class)
+        }
+        _ => return None,
+    })
 }
 
 /// What waits and what runs in a hub, on this node.

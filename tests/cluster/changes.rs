@@ -1,13 +1,26 @@
 //! Nodes that restart one by one, come, go and are replaced, while the cluster works.
 
+use std::time::{Duration, Instant};
+
 use crate::load::Load;
 use crate::nodes::{Cluster, Shape};
-use crate::setting;
+use crate::{measures, setting};
+
+/// How long the load is watched before and after a rolling restart, to compare latencies.
+const WATCHED: Duration = Duration::from_secs(20);
+/// How long an orchestration may take to be counted: longer than nearly all.
+const COUNTED_AFTER: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::print_stderr)]
 async fn rolling_restart_fails_no_call() {
     let mut cluster = Cluster::start().await;
     let load = Load::begin(&cluster).await;
+    let begun = Instant::now();
+    if measures() {
+        tokio::time::sleep(WATCHED).await;
+    }
+    let restarting = Instant::now();
     for _ in 0..setting("DURAHUB_CLUSTER_ROUNDS", 1) {
         for id in 1..=3 {
             cluster.terminate(id).await;
@@ -15,6 +28,15 @@ async fn rolling_restart_fails_no_call() {
             cluster.balanced(3).await;
             load.progress(20).await;
         }
+    }
+    if measures() {
+        let restarted = Instant::now();
+        tokio::time::sleep(WATCHED).await;
+        let ended = Instant::now();
+        tokio::time::sleep(COUNTED_AFTER).await;
+        eprintln!("orchestrations before: {}", load.latencies(begun..restarting));
+        eprintln!("orchestrations during: {}", load.latencies(restarting..restarted));
+        eprintln!("orchestrations after:  {}", load.latencies(restarted..ended));
     }
     let figures = load.end(&cluster, "rolling restart").await;
     assert!(figures.failed.is_empty(), "calls failed: {:#?}", figures.failed);

@@ -1,6 +1,7 @@
-//! Load on a cluster, recorded: customers behind a load balancer, a worker on every node, a register in every
-//! partition.
+//! Load on a cluster, recorded: customers and tellers of a bank behind a load balancer, a worker on every node, a
+//! register in every partition.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::record::{check, worker};
 /// Number of the first task hub of a cluster.
 const DEFAULT_HUB: u32 = 1;
 /// Fewer calls than a busy machine can take: what is shown is not how much the cluster bears.
-const PACE: Pace = Pace { customers: 6, open: 40, pause: 60 };
+const PACE: Pace = Pace { customers: 6, open: 40, pause: 60, tellers: (2, 400) };
 /// Readers of each register.
 const READERS: usize = 3;
 /// An orchestration of the load that takes longer was delayed.
@@ -103,38 +104,52 @@ impl Load {
         self.registers.all[partition - 1].longest_silence(since, Instant::now())
     }
 
+    /// Waits until something of everything was done.
+    async fn becomes_whole(&self) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = self.ledger.summary();
+            if now.purged > 0 && now.payments > 0 && now.transfers > 0 {
+                return;
+            }
+            assert!(Instant::now() < until, "hardly any load: {now}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Median and 99th percentile of how long orchestrations took that were started in this time, and their number.
+    pub(crate) fn latencies(&self, begun: Range<Instant>) -> String {
+        let took = self.ledger.durations_of(begun);
+        let [p50, p99] = [500, 990].map(|share| at(&took, share));
+        format!("{p50:.0?} (p50), {p99:.0?} (p99) of {}", took.len())
+    }
+
     /// Ends the load, waits until all work is done, and checks everything that was recorded.
     #[allow(clippy::print_stderr)] // figures of a run are worth a line
     pub(crate) async fn end(self, cluster: &Cluster, name: &str) -> Figures {
+        self.becomes_whole().await;
         let lasted = self.begun.elapsed();
         let operations = self.registers.operations();
         let mut wrong = self.registers.end().await;
         self.ledger.end_load();
         let ended = tokio::time::timeout(PATIENCE, self.customers).await;
         ended.expect("the customers end").expect("no panic").expect("no error");
-        if let Err(open) = check::drain(&self.gateways, &self.ledger, PATIENCE).await {
-            wrong.push(format!("{open:#}"));
-        }
-        match check::all(&self.gateways, &self.ledger).await {
-            Ok(found) => wrong.extend(found),
-            Err(error) => wrong.push(format!("not all could be looked at: {error}")),
-        }
+        let summary = self.ledger.summary();
+        wrong.extend(check::everything(&self.gateways, &self.ledger, PATIENCE).await);
         for (_, worker) in self.workers {
             worker.abort();
         }
-        wrong.extend(self.ledger.violations());
         wrong.extend(cluster.complaints());
         let durations = self.ledger.durations();
-        let at = |share: usize| durations.get(durations.len() * share / 1000).copied();
         let delayed = durations.iter().filter(|took| **took > DELAYED).count();
         let failed = self.ledger.failed_calls();
         eprintln!(
             "{name}: {} in {:.0} s, {operations} register operations; orchestrations took {:?} (p50), {:?} (p99), \
              {:?} at most; {delayed} of {} took over {DELAYED:?}; {} calls failed for their callers",
-            self.ledger.summary(),
+            summary,
             lasted.as_secs_f64(),
-            at(500).unwrap_or_default(),
-            at(990).unwrap_or_default(),
+            at(&durations, 500),
+            at(&durations, 990),
             durations.last().copied().unwrap_or_default(),
             durations.len(),
             failed.len(),
@@ -143,6 +158,11 @@ impl Load {
         assert!(wrong.is_empty(), "{name}: {} violations:\n{}", wrong.len(), shown.join("\n"));
         Figures { ended: durations.len(), delayed, failed }
     }
+}
+
+/// The duration that so many thousandths are below; shortest first.
+fn at(durations: &[Duration], share: usize) -> Duration {
+    durations.get(durations.len() * share / 1000).copied().unwrap_or_default()
 }
 
 /// What a run came to.

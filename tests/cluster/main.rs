@@ -4,6 +4,7 @@
 //! - [`cuts`]: links between nodes that deliver nothing, in one direction or both;
 //! - [`changes`]: restarts one by one, nodes that come, go and are replaced;
 //! - [`feeds`]: work of all leaders at any gateway;
+//! - [`moves`]: leaders that move as planned, with work in hand;
 //! - [`refusals`]: who is not let in;
 //! - [`retention`]: ended instances go, whoever leads;
 //! - [`idle`]: what a cluster costs that does nothing (by hand).
@@ -11,7 +12,7 @@
 //! All of them record the calls of their load and end with the one checker of `tests/support/record/`, which
 //! lists what must hold. Beside it no node may log an error, and no two may lead in one term. Figures go to
 //! standard error; limits in seconds are asserted only when `DURAHUB_CLUSTER_MEASURE` is set, since a test
-//! machine may be busy with something else.
+//! machine may be busy with something else. The rolling restart then also tells latencies before, during and after.
 //!
 //! `DURAHUB_CLUSTER_KILLS`: kills of the first test (default 4); `DURAHUB_CLUSTER_ROUNDS`: rounds of cuts and
 //! restarts (default 1); `DURAHUB_TEST_BINARY`: a server to test in place of the debug build.
@@ -25,6 +26,7 @@ mod idle;
 mod kills;
 mod links;
 mod load;
+mod moves;
 mod nodes;
 #[path = "../support/record/mod.rs"]
 mod record;

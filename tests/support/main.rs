@@ -7,6 +7,8 @@ mod fake;
 mod record;
 #[path = "record/sight.rs"]
 mod sight;
+#[path = "record/sight_books.rs"]
+mod sight_books;
 #[path = "mod.rs"]
 mod support;
 

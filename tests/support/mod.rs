@@ -30,4 +30,4 @@ pub use client::Client;
 pub use history::History;
 pub use program::Program;
 pub use server::TestServer;
-pub use worker::{Worker, WorkerOptions};
+pub use worker::{Activity, Worker, WorkerOptions};

@@ -53,8 +53,8 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Asks to hand the leadership to another voter; returns before it has happened.
-    pub(crate) async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
+    /// Whether this node leads and the other one has a vote.
+    pub(crate) fn may_transfer(&self, to: u64) -> Result<(), Error> {
         let progress = self.progress();
         if !progress.voters.contains(&to) {
             let text = format!("node {to} has no vote in the partition");
@@ -63,6 +63,12 @@ impl<M: Machine> Group<M> {
         if !self.raft.is_leader() {
             return Err(Error::NotLeader { leader: progress.leader });
         }
+        Ok(())
+    }
+
+    /// Asks to hand the leadership to another voter; returns before it has happened.
+    pub(crate) async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
+        self.may_transfer(to)?;
         self.raft.trigger().transfer_leader(to).await.map_err(fatal)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durahub_cluster::{Error, Feed, Leadership, Program};
+use durahub_cluster::{Error, Feed, GroupId, Leadership, Program};
 use durahub_proto::peer::ask::About;
 use durahub_proto::peer::ask_outcome::Outcome;
 use durahub_proto::peer::{
@@ -47,6 +47,14 @@ pub enum Abandoned {
 }
 
 impl Abandoned {
+    pub(in crate::dispatch) fn of(kind: Kind) -> Abandoned {
+        match kind {
+            Kind::Turn => Abandoned::Turn,
+            Kind::Activity => Abandoned::Activity,
+            Kind::Entity => Abandoned::Batch,
+        }
+    }
+
     fn kind(self) -> Kind {
         match self {
             Abandoned::Turn => Kind::Turn,
@@ -288,6 +296,7 @@ impl Dispatcher {
                 let count = self.handed_out_here(hub, kind, &instance);
                 return Ok(Outcome::Held(Held { count }));
             }
+            About::TakeOver(told) => self.hear_of_leases(told),
             About::WorkOf(WorkOf { partitions }) => {
                 return Ok(Outcome::Work(self.work_led_here(hub, &partitions)?.into()));
             }
@@ -325,6 +334,10 @@ impl Program for Dispatcher {
 
     fn accept(&self, from: u64, feed: Feed) {
         self.serve_gateway(from, feed);
+    }
+
+    fn hand_over(&self, group: GroupId, to: u64) -> BoxFuture<'_, ()> {
+        Box::pin(self.tell_next_leader(group, to))
     }
 }
 

@@ -127,6 +127,9 @@ impl Dispatcher {
             leader_item::Item::Back(room) => {
                 self.change_room(stream, room.kind, |purse| purse.back(node, room.count as usize));
             }
+            leader_item::Item::Took(room) => {
+                self.change_room(stream, room.kind, |purse| purse.take(node, room.count as usize));
+            }
         }
     }
 

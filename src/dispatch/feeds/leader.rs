@@ -79,7 +79,7 @@ impl Session {
             self.streams.insert(number, (open.hub, id));
             let sender = self.sender.clone();
             dispatcher.with_hub(open.hub, |hub| {
-                dispatcher.0.outlets.lock().add(id, sender, number);
+                dispatcher.0.outlets.lock().add(id, sender, (open.run, number));
                 hub.open_stream(id, offer);
             });
             return dispatcher.pump(open.hub);

@@ -26,7 +26,7 @@ pub use self::ask::Abandoned;
 pub(super) use self::ask::program;
 pub(super) use self::gateway::Link;
 pub(super) use self::leader::Sessions;
-pub(super) use self::outlets::{Outlets, Way};
+pub(super) use self::outlets::{Outlets, StreamName, Way};
 pub use self::work::HubWork;
 
 /// This node among the leaders that room is lent to; other nodes count from 1.

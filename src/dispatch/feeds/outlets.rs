@@ -26,8 +26,11 @@ pub(in crate::dispatch) enum Way {
 
 enum Outlet {
     Worker(Box<Worker>),
-    Gateway { sender: UnboundedSender<Bytes>, stream: StreamId },
+    Gateway { sender: UnboundedSender<Bytes>, run: u64, stream: StreamId },
 }
+
+/// What all nodes call a stream: the run of its gateway, and its number there.
+pub(in crate::dispatch) type StreamName = (u64, StreamId);
 
 /// A worker that is connected here.
 struct Worker {
@@ -42,6 +45,8 @@ struct Worker {
 /// All streams that this node hands items to.
 #[derive(Default)]
 pub(in crate::dispatch) struct Outlets {
+    /// The run of this node.
+    run: u64,
     all: HashMap<StreamId, Outlet>,
     links: BTreeMap<Leader, Arc<Link>>,
     /// Nothing is lent any more.
@@ -49,6 +54,10 @@ pub(in crate::dispatch) struct Outlets {
 }
 
 impl Outlets {
+    pub(in crate::dispatch) fn new(run: u64) -> Outlets {
+        Outlets { run, ..Outlets::default() }
+    }
+
     /// Adds a worker with room for so many items of each kind, and names it on all links. Returns the room that
     /// is lent to this node.
     pub(in crate::dispatch) fn open(
@@ -64,15 +73,35 @@ impl Outlets {
         let own = std::array::from_fn(|kind| purses[kind].lent(SELF));
         let worker = Worker { hub, parcels, request, purses };
         for (leader, link) in &self.links {
-            link.send(id, worker.opening(*leader));
+            link.send(id, worker.opening(self.run, *leader));
         }
         self.all.insert(id, Outlet::Worker(Box::new(worker)));
         own
     }
 
     /// Adds a stream of another node's gateway.
-    pub(super) fn add(&mut self, id: StreamId, sender: UnboundedSender<Bytes>, stream: StreamId) {
-        self.all.insert(id, Outlet::Gateway { sender, stream });
+    pub(super) fn add(
+        &mut self,
+        id: StreamId,
+        sender: UnboundedSender<Bytes>,
+        (run, stream): StreamName,
+    ) {
+        self.all.insert(id, Outlet::Gateway { sender, run, stream });
+    }
+
+    /// What all nodes call a stream; `None` for one of a gateway that does not say.
+    pub(in crate::dispatch) fn name(&self, id: StreamId) -> Option<StreamName> {
+        match self.all.get(&id)? {
+            Outlet::Worker(_) => Some((self.run, id)),
+            Outlet::Gateway { run, stream, .. } => {
+                Some((*run, *stream)).filter(|(run, _)| *run != 0)
+            }
+        }
+    }
+
+    /// All streams, by what all nodes call them.
+    pub(in crate::dispatch) fn by_name(&self) -> HashMap<StreamName, StreamId> {
+        self.all.keys().filter_map(|id| Some((self.name(*id)?, *id))).collect()
     }
 
     /// Removes a stream of another node's gateway.
@@ -98,7 +127,7 @@ impl Outlets {
     pub(in crate::dispatch) fn way(&self, id: StreamId) -> Option<Way> {
         Some(match self.all.get(&id)? {
             Outlet::Worker(worker) => Way::Here(worker.parcels.clone()),
-            Outlet::Gateway { sender, stream } => {
+            Outlet::Gateway { sender, stream, .. } => {
                 Way::There { sender: sender.clone(), stream: *stream }
             }
         })
@@ -122,7 +151,7 @@ impl Outlets {
         for (id, outlet) in &mut self.all {
             if let Outlet::Worker(worker) = outlet {
                 worker.purses.iter_mut().for_each(|purse| purse.join(node));
-                link.send(*id, worker.opening(node));
+                link.send(*id, worker.opening(self.run, node));
             }
         }
         self.links.insert(node, link);
@@ -187,13 +216,15 @@ impl Outlets {
                 self.change_room(stream, kind, hub, |purse| match about {
                     RoomNote::Want(count) => purse.want(SELF, count),
                     RoomNote::Back(count) => purse.back(SELF, count),
+                    RoomNote::Took(count) => purse.take(SELF, count),
                 });
             }
-            Some(Outlet::Gateway { sender, stream }) => {
+            Some(Outlet::Gateway { sender, stream, .. }) => {
                 let room = |count| Room { kind: kind as u32, count: number(count) };
                 let item = match about {
                     RoomNote::Want(count) => leader_item::Item::Want(room(count)),
                     RoomNote::Back(count) => leader_item::Item::Back(room(count)),
+                    RoomNote::Took(count) => leader_item::Item::Took(room(count)),
                 };
                 let item = LeaderItem { stream: *stream, item: Some(item) };
                 // A feed that has ended is noticed by its session.
@@ -206,8 +237,9 @@ impl Outlets {
 
 impl Worker {
     /// How it is named to a leader.
-    fn opening(&self, leader: Leader) -> gateway_item::Item {
+    fn opening(&self, run: u64, leader: Leader) -> gateway_item::Item {
         gateway_item::Item::Open(OpenStream {
+            run,
             hub: self.hub,
             request: self.request.clone(),
             room: self.purses.iter().map(|purse| number(purse.lent(leader))).collect(),

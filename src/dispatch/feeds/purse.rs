@@ -1,7 +1,8 @@
 //! The room of one worker stream for one kind of work, lent to the leaders that may have work for it: pure.
 //!
 //! At any time, what is free and what is lent are all that the worker asked for, so it never has more items than
-//! that from leaders that live. A leader that wants more is lent what is free, at once. The rest is called back
+//! that from leaders that live. Only a leader that takes over items with the lead of a partition takes room that it was
+//! not lent; as much is called back, from those who do not use it first. A leader that wants more is lent what is free, at once. The rest is called back
 //! from the others: what is *idle* there in any case, and what is *owed*, even if it is in use, as far as the
 //! one that wants has less than its share. So no room is stranded at a leader without work, and none starves
 //! behind a leader with a flood of it.
@@ -34,6 +35,8 @@ struct Loan {
 pub(crate) struct Purse {
     total: usize,
     free: usize,
+    /// How much more is lent than there is: what comes back makes up for it first.
+    over: usize,
     loans: BTreeMap<Leader, Loan>,
     /// Who wants more, and how much; the one that waits longest first.
     wants: VecDeque<(Leader, usize)>,
@@ -53,7 +56,7 @@ impl Purse {
         if let Some(first) = leaders.first().and_then(|first| loans.get_mut(first)) {
             first.count += std::mem::take(&mut free);
         }
-        Purse { total, free, loans, wants: VecDeque::new(), is_closing: false }
+        Purse { total, free, over: 0, loans, wants: VecDeque::new(), is_closing: false }
     }
 
     /// How much is lent to a leader.
@@ -73,7 +76,8 @@ impl Purse {
 
     /// A leader is lost, and what it had is free.
     pub(crate) fn leave(&mut self, leader: Leader) -> Vec<(Leader, Order)> {
-        self.free += self.loans.remove(&leader).map_or(0, |loan| loan.count);
+        let count = self.loans.remove(&leader).map_or(0, |loan| loan.count);
+        self.regain(count);
         self.wants.retain(|(wanting, _)| *wanting != leader);
         self.orders()
     }
@@ -100,7 +104,7 @@ impl Purse {
         let owed = loan.owed.min(count);
         loan.owed -= owed;
         loan.idle = loan.idle.saturating_sub(count - owed);
-        self.free += count;
+        self.regain(count);
         if owed > 0
             && let Some(at) = self.wants.iter().position(|(wanting, _)| *wanting == leader)
         {
@@ -109,6 +113,23 @@ impl Purse {
             self.wants.extend(want);
         }
         self.orders()
+    }
+
+    /// A leader has taken so much for items that the worker had from another one. If that is more than there is, as
+    /// much is called back.
+    pub(crate) fn take(&mut self, leader: Leader, count: usize) -> Vec<(Leader, Order)> {
+        let Some(loan) = self.loans.get_mut(&leader) else { return Vec::new() };
+        loan.count += count;
+        let free = self.free.min(count);
+        self.free -= free;
+        self.over += count - free;
+        self.orders()
+    }
+
+    fn regain(&mut self, count: usize) {
+        let over = self.over.min(count);
+        self.over -= over;
+        self.free += count - over;
     }
 
     /// Calls everything back for good.
@@ -146,7 +167,7 @@ impl Purse {
     /// Calls back what is wanted elsewhere, where that is news.
     fn recall(&mut self) -> Vec<(Leader, Order)> {
         let owed = self.owed();
-        let wanted: usize = self.wants.iter().map(|(_, wanted)| wanted).sum();
+        let wanted = self.over + self.wants.iter().map(|(_, wanted)| wanted).sum::<usize>();
         let mut orders = Vec::new();
         for (leader, loan) in &mut self.loans {
             let own = self.wants.iter().find(|(wanting, _)| wanting == leader);
@@ -170,13 +191,20 @@ impl Purse {
         (self.total / self.loans.len().max(1)).max(1)
     }
 
-    /// What leaders with more than others owe to those that want and have less than their share.
+    /// What leaders with more than others owe to those that want and have less than their share, and what is lent
+    /// beyond all there is.
     fn owed(&self) -> BTreeMap<Leader, usize> {
         let share = self.share();
         let mut owed: BTreeMap<Leader, usize> = BTreeMap::new();
         let left = |owed: &BTreeMap<Leader, usize>, leader: &Leader, loan: &Loan| {
             loan.count - owed.get(leader).copied().unwrap_or(0)
         };
+        for _ in 0..self.over {
+            let loans = self.loans.iter().map(|(leader, loan)| (left(&owed, leader, loan), leader));
+            if let Some((1.., leader)) = loans.max_by_key(|(left, _)| *left) {
+                *owed.entry(*leader).or_default() += 1;
+            }
+        }
         for (wanting, wanted) in &self.wants {
             let has = self.lent(*wanting);
             let due = (*wanted).min(share.saturating_sub(has)).min(OWED_AT_ONCE);
@@ -278,6 +306,31 @@ mod tests {
         assert_eq!((purse.back(0, 2), purse.back(1, 1)), (vec![], vec![]));
         assert!(!purse.is_out());
         assert_eq!(purse.want(0, 3), [], "nothing is lent any more");
+    }
+
+    #[test]
+    fn room_that_is_taken_over_comes_back_from_whoever_has_some() {
+        let mut purse = Purse::new(4, &[0, 1]);
+        // 1 led a partition whose two items 0 has now; it frees their room, and is asked for it.
+        let recalls = purse.take(0, 2);
+        assert!(recalls.contains(&(1, Order::Recall { idle: 2, owed: 0 })), "{recalls:?}");
+        assert_eq!((purse.lent(0), purse.lent(1), purse.over), (4, 2, 2));
+        purse.back(1, 2);
+        assert_eq!((purse.free, purse.over), (0, 0), "it makes up for what was taken");
+        // Nobody is lent more as long as there is too much.
+        purse.take(0, 1);
+        assert!(purse.want(1, 1).iter().all(|(_, order)| !matches!(order, Order::Lend(_))));
+        purse.back(0, 1);
+        assert_eq!((purse.free, purse.over), (0, 0));
+        assert!(purse.back(0, 1).contains(&(1, Order::Lend(1))));
+        // What was taken while the worker leaves comes back like all the rest.
+        purse.close();
+        let closing = purse.take(1, 3);
+        assert!(closing.contains(&(1, Order::Recall { idle: 4, owed: 4 })), "{closing:?}");
+        purse.back(1, 4);
+        purse.back(0, 3);
+        assert!(!purse.is_out() && purse.over == 0);
+        assert_eq!(purse.take(7, 1), [], "one that is not known");
     }
 
     /// Whatever leaders do, a worker has no more than it asked for, and whoever wants gets its turn.

@@ -20,6 +20,9 @@ impl Hub {
         let expires = now.saturating_add(nanos(self.times.grace));
         for key in self.streams.close(id) {
             let Some(Slot::Leased(lease)) = self.slots.get_mut(&key) else { continue };
+            if lease.stream != id {
+                continue;
+            }
             lease.stream = NO_STREAM;
             if lease.expires.is_none_or(|old| old > expires) {
                 if let Some(old) = lease.expires.replace(expires) {
@@ -93,9 +96,20 @@ impl Hub {
         if let Some(expires) = expires {
             self.deadlines.insert((expires, key.clone()));
         }
-        let (work, parts, span) = (None, None, None);
-        let (again, completing) = (false, false);
-        let lease = Lease { id, stream, item, work, again, completing, expires, parts, span };
+        let lease = Lease {
+            id,
+            stream,
+            item,
+            place: 0,
+            given: None,
+            told: false,
+            work: None,
+            again: false,
+            completing: false,
+            expires,
+            parts: None,
+            span: None,
+        };
         self.leased[key.kind() as usize] += 1;
         self.slots.insert(key, Slot::Leased(Box::new(lease)));
     }
@@ -112,12 +126,12 @@ impl Hub {
         let Assignment { key, stream, lease: id, .. } = to;
         let (stream, id) = (*stream, *id);
         let Some(lease) = lease_mut(&mut self.slots, key, id) else {
-            self.streams.sent(stream, 0);
+            self.streams.unput(stream, 0);
             return false;
         };
         if let Work::Activity(activity) = &work {
             if self.tokenless && !self.held.named(key.instance(), activity.task_id).is_empty() {
-                self.streams.sent(stream, 0);
+                self.streams.unput(stream, 0);
                 self.finish(key, id, End::Later, now);
                 return false;
             }
@@ -138,9 +152,30 @@ impl Hub {
             return false;
         }
         lease.item.line = Arc::new(line);
-        self.streams.sent(*stream, 0);
+        self.streams.unput(*stream, 0);
         self.finish(key, *id, End::Again, now);
         true
+    }
+
+    /// An assembled item is put on its way now; items must be sent in that order. False if it must not be sent any
+    /// more.
+    pub(crate) fn put(&mut self, to: &Assignment, bytes: usize) -> bool {
+        let Assignment { key, stream, lease: id, .. } = to;
+        match lease_mut(&mut self.slots, key, *id).filter(|lease| lease.stream == *stream) {
+            Some(lease) => {
+                lease.place = self.streams.put(*stream);
+                true
+            }
+            None => {
+                self.streams.unput(*stream, bytes);
+                false
+            }
+        }
+    }
+
+    /// An item was not sent after all.
+    pub(crate) fn unput(&mut self, id: StreamId) {
+        self.streams.unput(id, 0);
     }
 
     /// A connection has taken an item. Whether the stream was full before, so that more may follow now.

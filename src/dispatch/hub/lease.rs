@@ -58,6 +58,12 @@ pub(super) struct Lease {
     pub(super) id: LeaseId,
     pub(super) stream: StreamId,
     pub(super) item: Waiting,
+    /// Number of the item on its way to the stream.
+    pub(super) place: u64,
+    /// Run and lease of the leader that handed it out, if that was not this one.
+    pub(super) given: Option<(u64, LeaseId)>,
+    /// The next leader was told of it.
+    pub(super) told: bool,
     /// What was handed out, for workers that send no token (R3.44).
     pub(super) work: Option<Work>,
     /// Something arrived for the item meanwhile.

@@ -15,17 +15,19 @@
 //! item still wants work is looked up when it is assembled.
 //!
 //! [`item`] is what waits, [`lease`] and [`stream`] are who has it, [`chunks`] are completions in parts;
-//! [`assign`] hands out, [`answer`] takes back; [`room`] is about streams that other nodes have work for, too.
+//! [`assign`] hands out, [`answer`] takes back; [`room`] is about streams that other nodes have work for, too;
+//! [`moving`] is about leases that go to the next leader.
 
 mod answer;
 mod assign;
 mod chunks;
 mod item;
 mod lease;
+mod moving;
 mod room;
 mod stream;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ pub(crate) use self::chunks::{Kept, Series, index_of, is_partial};
 pub(crate) use self::item::{Key, Kind};
 pub use self::lease::LeaseTimes;
 pub(crate) use self::lease::{Claim, End, LeaseId};
+pub(crate) use self::moving::Moving;
 pub(crate) use self::room::{Note, RoomNote};
 pub(crate) use self::stream::{Offer, StreamId};
 
@@ -78,6 +81,8 @@ pub(crate) struct Hub {
     delayed: [usize; Kind::COUNT],
     /// When leases end and delays are over.
     deadlines: BTreeSet<(i64, Key)>,
+    /// Items that went to the next leader with their streams: they take room here until it has told the gateways.
+    moved: BTreeMap<(i64, Key), StreamId>,
     /// Whether a completion without a token was seen.
     tokenless: bool,
     parts_bytes: usize,
@@ -98,6 +103,7 @@ impl Hub {
             leased: Default::default(),
             delayed: Default::default(),
             deadlines: BTreeSet::new(),
+            moved: BTreeMap::new(),
             tokenless: false,
             parts_bytes: 0,
             late_spans: Vec::new(),
@@ -107,10 +113,8 @@ impl Hub {
     }
 
     /// An item may want work, since that time. Repeating it does no harm.
-    pub(crate) fn ready(&mut self, key: Key, mut class: Class, since: i64) {
-        if class.name.chars().any(char::is_uppercase) {
-            class.name = class.name.to_lowercase();
-        }
+    pub(crate) fn ready(&mut self, key: Key, class: Class, since: i64) {
+        let class = compared(class);
         let line = || Arc::new(Line { class: class.clone(), large: false });
         match self.slots.get_mut(&key) {
             Some(Slot::Leased(lease)) => {
@@ -155,6 +159,13 @@ impl Hub {
 
     /// Takes a lease out of all tables.
     fn end_lease(&mut self, key: &Key) -> Option<Box<Lease>> {
+        let lease = self.take_lease(key)?;
+        self.streams.release(lease.stream, key);
+        Some(lease)
+    }
+
+    /// Takes a lease out of all tables but that of its stream.
+    fn take_lease(&mut self, key: &Key) -> Option<Box<Lease>> {
         let Some(Slot::Leased(lease)) = self.slots.remove(key) else { return None };
         self.leased[key.kind() as usize] -= 1;
         if let Some(expires) = lease.expires {
@@ -164,16 +175,16 @@ impl Hub {
             self.held.remove(key, activity.task_id);
         }
         self.parts_bytes -= lease.parts.as_ref().map_or(0, |parts| parts.bytes());
-        self.streams.release(lease.stream, key);
         Some(lease)
     }
 
-    /// Ends a lease, if it is current.
-    pub(crate) fn finish(&mut self, key: &Key, id: LeaseId, end: End, now: i64) {
+    /// Ends a lease, if it is current. False if another leader may know of it.
+    pub(crate) fn finish(&mut self, key: &Key, id: LeaseId, end: End, now: i64) -> bool {
         if lease_mut(&mut self.slots, key, id).is_none() {
-            return;
+            return false;
         }
-        let Some(lease) = self.end_lease(key) else { return };
+        let Some(lease) = self.end_lease(key) else { return false };
+        let is_told = lease.told;
         let mut item = lease.item;
         match end {
             End::Done if !lease.again => {}
@@ -201,6 +212,7 @@ impl Hub {
             }
             End::Later => self.delay(key, item, now.saturating_add(nanos(LATER))),
         }
+        !is_told
     }
 
     /// An item was never written to its connection: it is ready again at once.
@@ -210,6 +222,7 @@ impl Hub {
 
     /// Makes ready what has waited or was held long enough. Returns the items whose lease ran out.
     pub(crate) fn expire(&mut self, now: i64) -> Vec<Key> {
+        self.end_moved(now);
         let mut expired = Vec::new();
         while let Some((time, key)) =
             self.deadlines.first().cloned().filter(|(time, _)| *time <= now)
@@ -254,15 +267,16 @@ impl Hub {
 
     /// When `expire` has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<i64> {
-        self.deadlines.first().map(|(time, _)| *time)
+        let moved = self.moved.keys().next().map(|(time, _)| *time);
+        self.deadlines.first().map(|(time, _)| *time).into_iter().chain(moved).min()
     }
 
     /// Forgets the items that `mine` names: another node leads them now.
-    pub(crate) fn resign(&mut self, mine: impl Fn(&str) -> bool) {
+    pub(crate) fn resign(&mut self, mine: impl Fn(&str) -> bool, now: i64) {
         let gone: Vec<Key> =
             self.slots.keys().filter(|key| mine(key.instance())).cloned().collect();
         for key in gone {
-            if self.end_lease_of(&key) {
+            if self.move_lease(&key, now) || self.end_lease_of(&key) {
                 continue;
             }
             match self.slots.remove(&key) {
@@ -300,13 +314,21 @@ impl Hub {
 
     /// Whether it knows of no item and of no stream.
     pub(crate) fn is_unused(&self) -> bool {
-        self.slots.is_empty() && self.streams.all().next().is_none()
+        self.slots.is_empty() && self.moved.is_empty() && self.streams.all().next().is_none()
     }
 
     /// Whether any item is with a worker.
     pub(crate) fn is_busy(&self) -> bool {
-        self.leased.iter().any(|leased| *leased > 0)
+        self.leased.iter().any(|leased| *leased > 0) || !self.moved.is_empty()
     }
+}
+
+/// A class as filters compare it.
+fn compared(mut class: Class) -> Class {
+    if class.name.chars().any(char::is_uppercase) {
+        class.name = class.name.to_lowercase();
+    }
+    class
 }
 
 fn lease_mut<'a>(

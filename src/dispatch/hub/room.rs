@@ -4,6 +4,8 @@
 //! lease, so a leader that is busy says nothing. [`Hub::settle`] finds what the gateways must be told: that items
 //! wait for a stream whose room here is used up, and that room goes back which others have asked for.
 
+use std::collections::BTreeMap;
+
 use super::item::Kind;
 use super::stream::StreamId;
 use super::{End, Hub, Key, Work, lease_mut};
@@ -23,6 +25,8 @@ pub(crate) enum RoomNote {
     Want(usize),
     /// So much goes back.
     Back(usize),
+    /// So much is taken by items that came with the lead of a partition: it was not lent.
+    Took(usize),
 }
 
 impl Hub {
@@ -39,7 +43,19 @@ impl Hub {
     /// What the gateways must be told, once nothing more can be handed out. `hungry` says whether this node
     /// hands out anything at all.
     pub(crate) fn settle(&mut self, hungry: bool) -> Vec<Note> {
-        let mut notes = Vec::new();
+        // First: what goes back later may be of it.
+        let mut took: BTreeMap<(StreamId, usize), usize> = BTreeMap::new();
+        for taken in self.streams.take_took() {
+            *took.entry(taken).or_default() += 1;
+        }
+        let mut notes: Vec<Note> = took
+            .into_iter()
+            .map(|((stream, kind), count)| Note {
+                stream,
+                kind: Kind::DISPATCHED[kind],
+                about: RoomNote::Took(count),
+            })
+            .collect();
         for kind in Kind::DISPATCHED {
             let number = kind as usize;
             let queue = &self.queues[number];

@@ -41,6 +41,9 @@ pub(super) struct Stream {
     /// Items on their way to the connection, and their bytes.
     unsent: usize,
     unsent_bytes: usize,
+    /// How many items were put on their way, and how many of them the connection has taken, in that order.
+    put: u64,
+    taken: u64,
     /// The room under which it is listed.
     listed: [Option<usize>; Kind::COUNT],
 }
@@ -98,6 +101,8 @@ pub(super) struct Streams {
     recalled: [BTreeSet<StreamId>; Kind::COUNT],
     /// Room on its way back to the gateway.
     back: Vec<(StreamId, usize, usize)>,
+    /// Room that was taken without being lent, of which the gateway does not know yet.
+    took: Vec<(StreamId, usize)>,
 }
 
 impl Streams {
@@ -112,6 +117,8 @@ impl Streams {
             leases: Default::default(),
             unsent: 0,
             unsent_bytes: 0,
+            put: 0,
+            taken: 0,
             listed: Default::default(),
         };
         self.all.insert(id, stream);
@@ -126,6 +133,7 @@ impl Streams {
             set.remove(&id);
         }
         self.back.retain(|(stream, ..)| *stream != id);
+        self.took.retain(|(stream, _)| *stream != id);
         for (room, listed) in self.room.iter_mut().zip(stream.iter().flat_map(|s| s.listed)) {
             listed.map(|free| room.remove(&(free, id)));
         }
@@ -159,13 +167,51 @@ impl Streams {
         });
     }
 
+    /// A stream has an item already that this node leads from now on. The room that it takes was not lent. False if
+    /// there is no such stream.
+    pub(super) fn take_over(&mut self, id: StreamId, key: &Key) -> bool {
+        let kind = key.kind() as usize;
+        let is_there = self.change(id, |stream| {
+            stream.leases[kind].insert(key.clone());
+            stream.room[kind].lent += 1;
+        });
+        self.took.extend(is_there.map(|()| (id, kind)));
+        is_there.is_some()
+    }
+
+    /// Stream and kind of each piece of room that was taken without being lent, once.
+    pub(super) fn take_took(&mut self) -> Vec<(StreamId, usize)> {
+        std::mem::take(&mut self.took)
+    }
+
     /// How large the item on its way is.
     pub(super) fn weigh(&mut self, id: StreamId, bytes: usize) {
         self.change(id, |stream| stream.unsent_bytes += bytes);
     }
 
+    /// An item is put on its way to the connection; items arrive there in that order. Returns its number.
+    pub(super) fn put(&mut self, id: StreamId) -> u64 {
+        self.all.get_mut(&id).map_or(0, |stream| {
+            stream.put += 1;
+            stream.put
+        })
+    }
+
+    /// Whether the connection has taken the item of that number.
+    pub(super) fn has_taken(&self, id: StreamId, number: u64) -> bool {
+        self.all.get(&id).is_some_and(|stream| number <= stream.taken)
+    }
+
     /// A connection has taken an item. Whether the stream was full before, so that more may follow now.
     pub(super) fn sent(&mut self, id: StreamId, bytes: usize) -> bool {
+        if let Some(stream) = self.all.get_mut(&id) {
+            stream.taken += 1;
+        }
+        self.unput(id, bytes)
+    }
+
+    /// An item is no longer on its way. Whether the stream was full before.
+    pub(super) fn unput(&mut self, id: StreamId, bytes: usize) -> bool {
         self.change(id, |stream| {
             let was_full = stream.is_full();
             stream.unsent = stream.unsent.saturating_sub(1);

@@ -1,10 +1,11 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
 //! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory, [`feeds`] two of
-//! them with a link between.
+//! them with a link between; in [`moving`] its lead goes and comes.
 
 mod background;
 mod caller;
 mod feeds;
+mod moving;
 mod workers;
 
 use std::time::Duration;
@@ -148,7 +149,7 @@ fn a_leader_that_resigns_forgets_what_it_led() {
         hub.ready(turn(instance), class(), 0);
     }
     assert_eq!(assign(&mut hub, 0, 1), Some((turn("mine-1"), 1)));
-    hub.resign(|instance| instance.starts_with("mine"));
+    hub.resign(|instance| instance.starts_with("mine"), 0);
     assert_eq!(hub.next_deadline(), None);
     assert_eq!(assign(&mut hub, 0, 2), Some((turn("other"), 1)));
     assert!(hub.is_busy());
@@ -199,7 +200,7 @@ fn a_want_is_taken_back_when_nothing_waits_any_more() {
     assert_eq!(told(&mut hub), []);
     hub.ready(turn("a"), class(), 0);
     assert_eq!(told(&mut hub), [Want(1)]);
-    hub.resign(|_| true);
+    hub.resign(|_| true, 0);
     assert_eq!(told(&mut hub), [Want(0)]);
     hub.ready(turn("b"), class(), 0);
     assert!(hub.settle(false).is_empty(), "a node that hands out nothing wants nothing");

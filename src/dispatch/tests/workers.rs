@@ -8,7 +8,7 @@ use crate::dispatch::hub::Kept;
 use crate::dispatch::token::{ActivityWork, Work};
 use crate::engine::command::{BatchId, TaskId, TurnId};
 
-fn work(key: &Key, task_id: i32) -> Work {
+pub(super) fn work(key: &Key, task_id: i32) -> Work {
     match key {
         Key::Turn { instance } => {
             Work::Turn(TurnId { hub: 1, instance: instance.to_string(), ..Default::default() })
@@ -25,7 +25,7 @@ fn work(key: &Key, task_id: i32) -> Work {
 }
 
 /// Leases and assembles the next item.
-fn hand_out(hub: &mut Hub, now: i64, lease: u64, task_id: i32) -> Option<(Key, bool)> {
+pub(super) fn hand_out(hub: &mut Hub, now: i64, lease: u64, task_id: i32) -> Option<(Key, bool)> {
     let to = hub.assign(now, lease)?;
     let sent = hub.assembled(&to, work(&to.key, task_id), 10, now);
     Some((to.key, sent))

@@ -105,6 +105,11 @@ pub fn batch(
     Some(Ok(Batch { id, state, operations }))
 }
 
+/// Whether the completion of a batch would be accepted.
+pub fn batch_is_current(view: &dyn View, id: &BatchId) -> bool {
+    entity(view, &id.at()).is_some_and(|record| operations_of(view, &record, id).is_some())
+}
+
 /// The operations of a batch, if it is current: they are still the first that may run, and the state is still
 /// the one that they were computed from.
 pub(crate) fn operations_of(

@@ -22,7 +22,7 @@ pub(crate) use entities::entity_rows_of_hub;
 pub use entities::{EntityList, EntitySlice, entities, metadata};
 #[cfg(test)]
 pub(crate) use entity::queue;
-pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, entity, entity_state};
+pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, batch_is_current, entity, entity_state};
 pub(crate) use entity::{
     first_in_main, lock_request, lock_request_of, operations_of, request_seen, requests_of,
 };
@@ -46,4 +46,4 @@ pub(crate) use outbox::delivered;
 pub use outbox::{message, outbox_after};
 pub use tree::{Known, Seen, see};
 pub(crate) use turn::is_rewound;
-pub use turn::{Room, Turn, TurnTooLarge, turn};
+pub use turn::{Room, Turn, TurnTooLarge, turn, turn_is_current};

@@ -8,7 +8,7 @@ use durahub_proto::wire::history_event::EventType;
 use prost::Message as _;
 
 use super::history::events;
-use super::inbox::visit_inbox;
+use super::inbox::{inbox_through, visit_inbox};
 use super::instance::head;
 use crate::engine::command::TurnId;
 use crate::engine::event::{Sort, orchestrator_started, time_of};
@@ -135,6 +135,18 @@ pub fn turn(
         new,
         span: record.span,
     }))
+}
+
+/// Whether the completion of a turn would be accepted.
+pub fn turn_is_current(view: &dyn View, id: &TurnId) -> bool {
+    let record = head(view, &id.at()).filter(|record| {
+        !record.is_terminal()
+            && record.generation == id.generation
+            && record.history_events == id.history_events
+    });
+    record.is_some()
+        && id.inbox_events > 0
+        && inbox_through(view, &id.at(), id.through()).len() == id.inbox_events as usize
 }
 
 /// The committed history as far as workers are shown it (R4.82).

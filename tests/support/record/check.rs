@@ -1,11 +1,12 @@
 //! Holds the ledger against what each server says when all is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use durahub_proto::wire::{
-    GetInstanceRequest, OrchestrationState, OrchestrationStatus, StreamInstanceHistoryRequest,
+    GetInstanceRequest, InstanceQuery, OrchestrationState, OrchestrationStatus,
+    QueryInstancesRequest, StreamInstanceHistoryRequest,
 };
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tonic::Status;
@@ -13,18 +14,108 @@ use tonic::Status;
 use super::calls::{Client, Gateways, within};
 use super::ledger::{Kind, Ledger, Record, child};
 use super::told::examine;
+use super::{books, customers};
 
 /// Instances that are looked at side by side.
 const SIDE_BY_SIDE: usize = 16;
+/// Purged instances that are started once more under their ids.
+const BORN_AGAIN: usize = 12;
+/// Instances on one page of a list.
+const PAGE: u32 = 500;
 
-/// Waits until every instance has ended (L1), or says which have not.
-pub(crate) async fn drain(
+/// Waits until all work is done, and says everything that is wrong. Workers must be there until this ends.
+pub(crate) async fn everything(
     gateways: &Gateways,
     ledger: &Ledger,
     limit: Duration,
-) -> anyhow::Result<()> {
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let looked = async {
+        drain(gateways, ledger, limit).await?;
+        wrong.extend(gone(gateways, ledger).await?);
+        born_again(gateways, ledger, limit).await?;
+        wrong.extend(all(gateways, ledger).await?);
+        anyhow::Ok(())
+    };
+    if let Err(error) = looked.await {
+        wrong.push(format!("{error:#}"));
+    }
+    wrong.extend(books::settle(gateways, ledger, limit).await);
+    wrong.extend(ledger.violations());
+    wrong
+}
+
+/// Of what was purged no server knows anything (S11), and every server lists all the rest.
+async fn gone(gateways: &Gateways, ledger: &Ledger) -> anyhow::Result<Vec<String>> {
+    let instances = ledger.instances();
+    let mut wrong = Vec::new();
+    for (server, client) in gateways.all() {
+        let listed = listed(client.clone()).await?;
+        for (instance, record) in &instances {
+            if record.purged == listed.contains(instance) {
+                let purged = if record.purged { "was purged" } else { "was not purged" };
+                wrong.push(format!(
+                    "{instance} {purged}, says the list of server {server} otherwise (S11, S12)"
+                ));
+            }
+        }
+        let purged = instances.iter().filter(|(_, record)| record.purged);
+        let looks = stream::iter(purged).map(|(instance, _)| {
+            let client = client.clone();
+            async move {
+                let state = get(client.clone(), instance).await?.into_inner();
+                let events = history(client, instance).await?;
+                Ok::<_, Status>((instance, state.is_some() || !events.is_empty()))
+            }
+        });
+        let looked: Vec<_> = looks.buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        let found = looked.into_iter().filter(|(_, is_there)| *is_there);
+        wrong.extend(found.map(|(instance, _)| {
+            format!("{instance} was purged, and server {server} tells of it (S11)")
+        }));
+    }
+    Ok(wrong)
+}
+
+/// Starts some purged instances once more, and waits until they have ended: their ids are free, and nothing of before
+/// comes back (S11); that their histories are sound is seen with all others.
+async fn born_again(gateways: &Gateways, ledger: &Ledger, limit: Duration) -> anyhow::Result<()> {
+    let instances = ledger.instances();
+    let purged = instances.iter().filter(|(id, record)| record.purged && !id.contains('.'));
+    for (instance, record) in purged.take(BORN_AGAIN) {
+        customers::order(gateways, ledger, instance, record.kind).await;
+    }
+    drain(gateways, ledger, limit).await
+}
+
+/// The ids of all orchestrations that a server lists.
+async fn listed(mut client: Client) -> Result<BTreeSet<String>, Status> {
+    let mut ids = BTreeSet::new();
+    let mut continuation_token = None;
+    loop {
+        let query = InstanceQuery {
+            max_instance_count: PAGE as i32,
+            continuation_token: continuation_token.take(),
+            ..Default::default()
+        };
+        let request = QueryInstancesRequest { query: Some(query) };
+        let page = client.query_instances(within(10, request)).await?.into_inner();
+        ids.extend(page.orchestration_state.into_iter().map(|state| state.instance_id));
+        continuation_token = page.continuation_token.filter(|token| !token.is_empty());
+        if continuation_token.is_none() {
+            return Ok(ids);
+        }
+    }
+}
+
+/// Waits until every instance has ended (L1), or says which have not.
+async fn drain(gateways: &Gateways, ledger: &Ledger, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
-    let mut open: Vec<String> = ledger.instances().into_keys().collect();
+    let kept = || {
+        let instances = ledger.instances().into_iter().filter(|(_, record)| !record.purged);
+        instances.map(|(id, _)| id).collect::<Vec<String>>()
+    };
+    let mut open = kept();
     loop {
         let looks = stream::iter(open).map(|instance| async move {
             let state = gateways.call(|client| get(client, &instance)).await?;
@@ -51,7 +142,7 @@ pub(crate) async fn drain(
                 still.len()
             );
         }
-        open = if problem.is_some() { ledger.instances().into_keys().collect() } else { still };
+        open = if problem.is_some() { kept() } else { still };
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -64,8 +155,9 @@ struct Seen {
 }
 
 /// Everything that is wrong with any instance, as any server tells it.
-pub(crate) async fn all(gateways: &Gateways, ledger: &Ledger) -> anyhow::Result<Vec<String>> {
-    let instances = ledger.instances();
+async fn all(gateways: &Gateways, ledger: &Ledger) -> anyhow::Result<Vec<String>> {
+    let mut instances = ledger.instances();
+    instances.retain(|_, record| !record.purged);
     let looks = stream::iter(&instances).map(|(instance, record)| async move {
         let mut seen = Vec::new();
         for (server, client) in gateways.all() {
@@ -137,7 +229,7 @@ async fn history(mut client: Client, instance: &str) -> Result<Vec<Bytes>, Statu
     Ok(events)
 }
 
-fn is_terminal(status: i32) -> bool {
+pub(crate) fn is_terminal(status: i32) -> bool {
     use OrchestrationStatus::{Completed, Failed, Terminated};
     [Completed, Failed, Terminated].into_iter().any(|terminal| terminal as i32 == status)
 }

@@ -1,4 +1,5 @@
-//! The client: starts orchestrations and raises their events until the load is over.
+//! The client: starts orchestrations, raises their events and purges some that have ended, until the load is over.
+//! Tellers beside them keep the bank busy ([`books`]).
 //!
 //! Every call is repeated until it is answered, however often the server dies in between. A start is
 //! repeated under a policy that replaces nothing, so a repeat of one that had worked is told so (R2.17).
@@ -8,14 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durahub_proto::wire::{
-    CreateInstanceRequest, GetInstanceRequest, OrchestrationIdReusePolicy, RaiseEventRequest,
+    CreateInstanceRequest, GetInstanceRequest, OrchestrationIdReusePolicy, PurgeInstancesRequest,
+    RaiseEventRequest, purge_instances_request,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
+use super::books;
 use super::calls::{Client, Gateways, is_broken, within};
-use super::ledger::{EVENT, Kind, Ledger};
+use super::ledger::{EVENT, Kind, Ledger, Step};
+
+/// How long a client waits for an end, in seconds: longer than anything here takes, so a wait that is over is one that
+/// was forgotten (S8).
+const WAIT: u64 = 50;
 
 /// How much they ask for.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +33,8 @@ pub(crate) struct Pace {
     pub(crate) open: usize,
     /// Pause of a customer between two starts, in milliseconds.
     pub(crate) pause: u64,
+    /// Tellers of the bank, and the longest pause of each, in milliseconds.
+    pub(crate) tellers: (usize, u64),
 }
 
 /// Runs until the ledger says that the load is over and every start and event has been acknowledged.
@@ -46,6 +55,14 @@ pub(crate) async fn run(
             pace,
             random.fork(),
         ));
+    }
+    let (tellers, pause) = pace.tellers;
+    for teller in 0..tellers {
+        let (gateways, ledger, random) =
+            (Arc::clone(&gateways), Arc::clone(&ledger), random.fork());
+        customers.spawn(async move {
+            books::serve(&gateways, &ledger, random, (teller, pause)).await;
+        });
     }
     while let Some(ended) = customers.join_next().await {
         ended?;
@@ -72,6 +89,7 @@ async fn serve(
         let padding = "x".repeat(random.usize(..200));
         let input = format!("\"{instance} {padding}\"");
         let pause = Duration::from_millis(random.u64(..20));
+        let is_purged = random.u8(..5) == 0;
         start(&gateways, &ledger, &instance, kind, input).await;
 
         let (gateways, ledger) = (Arc::clone(&gateways), Arc::clone(&ledger));
@@ -81,8 +99,11 @@ async fn serve(
                 tokio::time::sleep(pause).await;
             }
             // It has all it needs, and is open until it ends.
-            await_end(&gateways, &ledger, &instance).await;
+            let has_ended = await_end(&gateways, &ledger, &instance).await;
             drop(permit);
+            if has_ended && is_purged {
+                purge(&gateways, &ledger, &instance, kind).await;
+            }
         });
         while orders.try_join_next().is_some() {}
         tokio::time::sleep(Duration::from_millis(pace.pause)).await;
@@ -90,8 +111,17 @@ async fn serve(
     orders.join_all().await;
 }
 
+/// Starts an instance and gives it all it needs.
+pub(crate) async fn order(gateways: &Gateways, ledger: &Ledger, instance: &str, kind: Kind) {
+    start(gateways, ledger, instance, kind, format!("\"{instance} once more\"")).await;
+    for event in 0..kind.events() {
+        raise(gateways, ledger, instance, format!("\"{instance} new event {event}\"")).await;
+    }
+}
+
 async fn start(gateways: &Gateways, ledger: &Ledger, instance: &str, kind: Kind, input: String) {
     ledger.starting(instance, kind, &input);
+    let mut sends = 0;
     loop {
         let request = CreateInstanceRequest {
             instance_id: instance.to_owned(),
@@ -101,6 +131,7 @@ async fn start(gateways: &Gateways, ledger: &Ledger, instance: &str, kind: Kind,
             ..Default::default()
         };
         let send = |mut client: Client| {
+            sends += 1;
             let request = within(10, request.clone());
             async move { client.start_instance(request).await }
         };
@@ -110,7 +141,7 @@ async fn start(gateways: &Gateways, ledger: &Ledger, instance: &str, kind: Kind,
                 ledger.violation(format!("started {instance}, the answer names {answer:?}"))
             }
             // The answer to an earlier send was lost, the start was not.
-            Err(status) if status.code() == Code::AlreadyExists => break,
+            Err(status) if status.code() == Code::AlreadyExists && sends > 1 => break,
             Err(status) if again(ledger, &format!("start {instance}"), &status).await => {}
             Err(_) => break,
         }
@@ -143,42 +174,87 @@ async fn raise(gateways: &Gateways, ledger: &Ledger, instance: &str, payload: St
     }
 }
 
-/// Waits for the end as a client would (R2.34); what it ended with is checked when all is over.
-async fn await_end(gateways: &Gateways, ledger: &Ledger, instance: &str) {
+/// Purges an instance that has ended, with its children. From then on nobody finds anything of it (S11).
+async fn purge(gateways: &Gateways, ledger: &Ledger, instance: &str, kind: Kind) {
+    let mut sends = 0;
+    let count = loop {
+        let request = PurgeInstancesRequest {
+            request: Some(purge_instances_request::Request::InstanceId(instance.to_owned())),
+            recursive: true,
+            ..Default::default()
+        };
+        let send = |mut client: Client| {
+            sends += 1;
+            let request = within(10, request.clone());
+            async move { client.purge_instances(request).await }
+        };
+        match gateways.call(send).await {
+            Ok(answer) => break answer.deleted_instance_count,
+            Err(status) if again(ledger, &format!("purge {instance}"), &status).await => {}
+            Err(_) => return,
+        }
+    };
+    let children = kind.steps().iter().filter(|step| **step == Step::Child).count();
+    if sends == 1 && count as usize != 1 + children {
+        ledger
+            .violation(format!("{instance}: {count} purged with {children} children (S11, R2.89)"));
+    }
+    ledger.purged(instance);
+    let send = |mut client: Client| {
+        let request = GetInstanceRequest { instance_id: instance.to_owned(), ..Default::default() };
+        async move { client.get_instance(within(10, request)).await }
+    };
+    if gateways.call(send).await.is_ok_and(|answer| answer.exists) {
+        ledger.violation(format!("{instance}: was purged, and is found (S11, S12)"));
+    }
+}
+
+/// Waits for the end as a client would (R2.34), and says whether it was told; what it ended with is checked when all
+/// is over.
+async fn await_end(gateways: &Gateways, ledger: &Ledger, instance: &str) -> bool {
     loop {
         let request = GetInstanceRequest { instance_id: instance.to_owned(), ..Default::default() };
         let send = |mut client: Client| {
-            let request = within(5, request.clone());
+            let request = within(WAIT, request.clone());
             async move { client.wait_for_instance_completion(request).await }
         };
         match gateways.call(send).await {
-            Ok(answer) if answer.exists => return ledger.ended(instance),
+            Ok(answer) if answer.exists => {
+                ledger.ended(instance);
+                return true;
+            }
             Ok(_) => {
-                return ledger.violation(format!(
+                ledger.violation(format!(
                     "{instance}: acknowledged, and then it does not exist (S1)"
                 ));
+                return false;
             }
-            // Once the load is over the check waits for what is open, and says which.
-            Err(_) if ledger.is_over() => return,
+            Err(status) if is_over(&status) => {
+                ledger.violation(format!(
+                    "{instance}: nobody told of its end within {WAIT} s (S8, L1)"
+                ));
+                return false;
+            }
             Err(status) if again(ledger, &format!("wait for {instance}"), &status).await => {}
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
 }
 
 /// Whether a failed call may be repeated, after a pause. A dead server shows as a broken connection; any
 /// other refusal is a violation, `NOT_FOUND` for an instance whose start was acknowledged first of all (S1).
-async fn again(ledger: &Ledger, what: &str, status: &Status) -> bool {
+pub(crate) async fn again(ledger: &Ledger, what: &str, status: &Status) -> bool {
     if is_broken(status) {
-        // A wait that is over, by the clock of either side, is asked again by every SDK (R1.35, R1.36).
-        let over = matches!(status.code(), Code::DeadlineExceeded)
-            || (status.code() == Code::Cancelled && status.message() == "Timeout expired");
-        if !(over && what.starts_with("wait")) {
-            ledger.call_failed(format!("{what}: {status}"));
-        }
+        ledger.call_failed(format!("{what}: {status}"));
         tokio::time::sleep(Duration::from_millis(10)).await;
         return true;
     }
     ledger.violation(format!("{what}: {status}"));
     false
+}
+
+/// Whether this is how a call ends whose time is over, by the clock of either side (R1.35, R1.36).
+fn is_over(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded)
+        || (status.code() == Code::Cancelled && status.message() == "Timeout expired")
 }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::books::Books;
+
 /// What an orchestration does, step by step. Step `n` uses the action id `n + 1`, as Python and JS count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Step {
@@ -89,6 +91,9 @@ pub(crate) const EVENT: &str = "News";
 /// The orchestration behind a register: it does nothing.
 pub(crate) const REGISTER: &str = "Register";
 
+/// The orchestration that moves money between two accounts, and the beginning of the ids of its instances.
+pub(crate) const TRANSFER: &str = "Transfer";
+
 /// What the calls go to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) enum Servers {
@@ -114,6 +119,8 @@ pub(crate) struct Record {
     pub(crate) tasks: BTreeMap<i32, Vec<Attempt>>,
     /// The longest committed history that a worker has been shown.
     pub(crate) past: Vec<Bytes>,
+    /// A client was told that it is purged, alone or with its parent.
+    pub(crate) purged: bool,
 }
 
 /// An event that was acknowledged in the end.
@@ -156,12 +163,15 @@ impl Record {
             events: Vec::new(),
             tasks: BTreeMap::new(),
             past: Vec::new(),
+            purged: false,
         }
     }
 }
 
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Payments and transfers.
+    pub(crate) books: Books,
     servers: Servers,
     failed: Mutex<Vec<String>>,
     instances: Mutex<BTreeMap<String, Record>>,
@@ -229,7 +239,17 @@ impl Ledger {
     /// Written down before the start is sent: a worker may see the instance before the client hears of it.
     pub(crate) fn starting(&self, instance: &str, kind: Kind, input: &str) {
         let record = Record::new(kind, input, self.servers);
-        self.instances.lock().insert(instance.to_owned(), record);
+        let mut instances = self.instances.lock();
+        // Of one that was purged, nothing is left to compare with.
+        instances.retain(|id, _| !is_of(id, instance));
+        instances.insert(instance.to_owned(), record);
+    }
+
+    /// A client was told that an instance is purged, and its children with it.
+    pub(crate) fn purged(&self, instance: &str) {
+        let mut instances = self.instances.lock();
+        let all = instances.iter_mut().filter(|(id, _)| is_of(id, instance));
+        all.for_each(|(_, record)| record.purged = true);
     }
 
     pub(crate) fn started(&self, instance: &str) {
@@ -248,6 +268,16 @@ impl Ledger {
     pub(crate) fn durations(&self) -> Vec<Duration> {
         let instances = self.instances.lock();
         let mut took: Vec<_> = instances.values().filter_map(|record| record.took).collect();
+        took.sort_unstable();
+        took
+    }
+
+    /// How long instances took that were acknowledged in this time and whose end was told, shortest first.
+    pub(crate) fn durations_of(&self, begun: std::ops::Range<Instant>) -> Vec<Duration> {
+        let instances = self.instances.lock();
+        let of = |record: &&Record| record.acknowledged.is_some_and(|at| begun.contains(&at));
+        let mut took: Vec<_> =
+            instances.values().filter(of).filter_map(|record| record.took).collect();
         took.sort_unstable();
         took
     }
@@ -317,7 +347,11 @@ impl Ledger {
     pub(crate) fn summary(&self) -> Summary {
         let instances = self.instances.lock();
         let attempts = || instances.values().flat_map(|record| record.tasks.values());
+        let (payments, transfers) = self.books.count();
         Summary {
+            purged: instances.values().filter(|record| record.purged).count() as u64,
+            payments: payments as u64,
+            transfers: transfers as u64,
             starts: self.acknowledged_starts(),
             events: instances.values().map(|record| record.events.len() as u64).sum(),
             attempts: attempts().map(|attempts| attempts.len() as u64).sum(),
@@ -338,9 +372,17 @@ impl Ledger {
     }
 }
 
+/// Whether this is the id of an instance, or of a child of it.
+fn is_of(id: &str, instance: &str) -> bool {
+    id.strip_prefix(instance).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// How much happened.
 pub(crate) struct Summary {
     pub(crate) starts: u64,
+    pub(crate) purged: u64,
+    pub(crate) payments: u64,
+    pub(crate) transfers: u64,
     pub(crate) events: u64,
     pub(crate) attempts: u64,
     /// Activities that were handed out more than once.
@@ -349,10 +391,11 @@ pub(crate) struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { starts, events, attempts, repeated } = self;
+        let Summary { starts, purged, payments, transfers, events, attempts, repeated } = self;
         write!(
             f,
-            "{starts} starts, {events} events, {attempts} activity attempts ({repeated} activities repeated)"
+            "{starts} starts, {purged} purged, {events} events, {attempts} activity attempts ({repeated} activities \
+             repeated), {payments} payments, {transfers} transfers"
         )
     }
 }

@@ -1,4 +1,5 @@
-//! The worker: runs the load's orchestrations and activities, reconnects by itself, forgets like an SDK.
+//! The worker: runs the load's orchestrations, activities and entities, reconnects by itself, forgets like an SDK.
+//! Aborting its task is what the end of its process is: what it has in hand is done by somebody else.
 //!
 //! A completion that fails is not sent again: Python, JS and Go do not either (R1.10), so work that the
 //! server lost must come back by itself (R3.49, L3). Completions of items from a lost stream are still sent
@@ -13,18 +14,22 @@ use durahub_proto::wire::orchestrator_action::OrchestratorActionType;
 use durahub_proto::wire::work_item::Request as Item;
 use durahub_proto::wire::{
     ActivityRequest, ActivityResponse, CompleteOrchestrationAction, CreateSubOrchestrationAction,
-    CreateTimerAction, GetWorkItemsRequest, HistoryEvent, OrchestrationStatus, OrchestratorAction,
-    OrchestratorRequest, OrchestratorResponse, ScheduleTaskAction, WorkItem,
+    CreateTimerAction, EntityRequest, GetWorkItemsRequest, HistoryEvent, OrchestrationStatus,
+    OrchestratorAction, OrchestratorRequest, OrchestratorResponse, ScheduleTaskAction, WorkItem,
 };
 use prost::Message;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::calls::{Client, is_broken, within};
-use super::ledger::{Kind, Ledger, REGISTER, Step, activity_input, child};
+use super::ledger::{Kind, Ledger, REGISTER, Step, TRANSFER, activity_input, child};
+use super::{accounts, teller};
 
 /// Runs until it is aborted.
 pub(crate) async fn run(channel: Channel, ledger: Arc<Ledger>, mut random: fastrand::Rng) {
     let mut client = Client::new(channel);
+    // Ends with this task.
+    let mut works = JoinSet::new();
     loop {
         // Read before the call: see the ledger.
         let life = ledger.life();
@@ -36,15 +41,17 @@ pub(crate) async fn run(channel: Channel, ledger: Arc<Ledger>, mut random: fastr
         if let Ok(stream) = client.get_work_items(limits).await {
             let mut stream = stream.into_inner();
             loop {
-                match stream.message().await {
+                let item = tokio::select! {
+                    item = stream.message() => item,
+                    Some(done) = works.join_next() => {
+                        done.expect("no item panics");
+                        continue;
+                    }
+                };
+                match item {
                     Ok(Some(item)) => {
-                        tokio::spawn(work(
-                            client.clone(),
-                            Arc::clone(&ledger),
-                            item,
-                            life,
-                            random.fork(),
-                        ));
+                        let ledger = Arc::clone(&ledger);
+                        works.spawn(work(client.clone(), ledger, item, life, random.fork()));
                     }
                     Ok(None) => {
                         ledger.violation("the work item stream ended with OK (R1.40)".to_owned());
@@ -66,6 +73,9 @@ async fn work(
     random: fastrand::Rng,
 ) {
     match item.request {
+        Some(Item::EntityRequestV2(batch)) => {
+            run_batch(client, &ledger, batch, item.completion_token, random).await;
+        }
         Some(Item::OrchestratorRequest(turn)) => {
             take_turn(client, &ledger, turn, item.completion_token).await
         }
@@ -109,15 +119,34 @@ async fn run_activity(
     }
 }
 
+async fn run_batch(
+    mut client: Client,
+    ledger: &Ledger,
+    batch: EntityRequest,
+    token: String,
+    mut random: fastrand::Rng,
+) {
+    tokio::time::sleep(Duration::from_millis(random.u64(..10))).await;
+    let result = accounts::carry_out(ledger, &batch, token);
+    if let Err(status) = client.complete_entity_task(within(10, result)).await {
+        lost(ledger, "complete a batch", &status);
+    }
+}
+
 async fn take_turn(mut client: Client, ledger: &Ledger, turn: OrchestratorRequest, token: String) {
     if let Some(register) = register_turn(&turn, &token) {
         let _ = client.complete_orchestrator_task(within(10, register)).await;
         return;
     }
-    ledger.born(&turn.instance_id);
-    ledger.saw_past(&turn.instance_id, &turn.past_events);
-    let actions = match History::read(&turn) {
-        Ok(history) => history.next_actions(&turn.instance_id),
+    let actions = if turn.instance_id.starts_with(TRANSFER) {
+        teller::next(&turn)
+    } else {
+        ledger.born(&turn.instance_id);
+        ledger.saw_past(&turn.instance_id, &turn.past_events);
+        History::read(&turn).map(|history| history.next_actions(&turn.instance_id))
+    };
+    let actions = match actions {
+        Ok(actions) => actions,
         Err(wrong) => return ledger.violation(format!("{}: {wrong}", turn.instance_id)),
     };
     let response = OrchestratorResponse {
