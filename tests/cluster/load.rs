@@ -121,7 +121,7 @@ impl Load {
     pub(crate) fn latencies(&self, begun: Range<Instant>) -> String {
         let took = self.ledger.durations_of(begun);
         let [p50, p99] = [500, 990].map(|share| at(&took, share));
-        format!("{p50:.0?} (p50), {p99:.0?} (p99) of {}", took.len())
+        format!("{p50:.2?} (p50), {p99:.2?} (p99) of {}", took.len())
     }
 
     /// Ends the load, waits until all work is done, and checks everything that was recorded.
