@@ -6,10 +6,12 @@
 //!
 //! sled gives little of its file back: after a restart it reuses no part of what it found, however little of
 //! that is alive. So once in a while the rows are copied into a new database, which then takes the place
-//! of the old one: [`copy`]. Where the databases lie and which one counts: [`folder`].
+//! of the old one: [`copy`]. Where the databases lie and which one counts: [`folder`]. What its threads do
+//! when there are too many of them: [`pool`].
 
 mod copy;
 mod folder;
+mod pool;
 
 use std::fs::{self, File};
 use std::io;
@@ -137,7 +139,9 @@ impl Open {
     /// Makes what was written so far durable.
     fn sync(&self) -> io::Result<()> {
         self.db.flush().map_err(to_io)?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        pool::calm(&self.db);
+        Ok(())
     }
 
     /// Closes the files: once it returns, nobody has them open.
