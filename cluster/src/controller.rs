@@ -302,10 +302,15 @@ impl<M: Machine> Inner<M> {
     /// before it has happened.
     pub(crate) async fn give_lead(&self, partition: &Partition<M>, to: u64) -> Result<(), Error> {
         partition.group().may_transfer(to)?;
-        if let Some(program) = self.program() {
-            program.hand_over(partition.id(), to).await;
-        }
-        partition.transfer_leader(to).await
+        let (program, partition) = (self.program(), partition.clone());
+        // On a task of its own: work is held back from here on, and whoever asked may go away.
+        let moving = tokio::spawn(async move {
+            if let Some(program) = program {
+                program.hand_over(partition.id(), to).await;
+            }
+            partition.transfer_leader(to).await
+        });
+        moving.await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
     }
 
     pub(crate) fn peer(&self, node: u64) -> Peer {

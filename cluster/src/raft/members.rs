@@ -5,6 +5,7 @@
 //! leader is lost in between, the next step asks for the same voters again and so ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use durahub_proto::peer::change_replicas::Change;
 use durahub_proto::peer::{ChangeReplicas, Member};
@@ -12,10 +13,16 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;
 use openraft::{BasicNode, ChangeMembers};
+use tokio::time::Instant;
 
 use super::group::{Group, fatal};
 use crate::error::Error;
 use crate::machine::Machine;
+
+/// How long another voter is asked to lead; elections follow by themselves.
+const TRANSFER_TIME: Duration = Duration::from_millis(500);
+/// Pause before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 impl<M: Machine> Group<M> {
     /// Does one step and returns when it is committed.
@@ -66,9 +73,17 @@ impl<M: Machine> Group<M> {
         Ok(())
     }
 
-    /// Asks to hand the leadership to another voter; returns before it has happened.
+    /// Asks to hand the leadership to another voter; may return before it has happened.
+    ///
+    /// From the first request on this node takes no more writes. The other one ignores a request while it lacks an
+    /// entry, and on a busy group it often does: so it is asked again, until it has them all.
     pub(crate) async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
         self.may_transfer(to)?;
-        self.raft.trigger().transfer_leader(to).await.map_err(fatal)
+        let (term, until) = (self.progress().term, Instant::now() + TRANSFER_TIME);
+        while self.raft.is_leader() && self.progress().term == term && Instant::now() < until {
+            self.raft.trigger().transfer_leader(to).await.map_err(fatal)?;
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        Ok(())
     }
 }
