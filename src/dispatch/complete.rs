@@ -60,7 +60,8 @@ impl Drop for Ending<'_> {
         let Named { work, key, lease, given: (run, given), .. } = self.named;
         let is_over =
             self.dispatcher.with_hub(self.hub, |hub| hub.finish(key, *lease, self.end, now));
-        if !is_over {
+        // What is done, the next leader finds done.
+        if !is_over && self.end != End::Done {
             let token = Token { run: *run, lease: *given, work: Some(work.clone()) };
             self.dispatcher.give_back_there(token);
         }

@@ -13,17 +13,18 @@
 //! ends with its stream, or by its time. Workers may for a moment have more than they asked for, until their gateway
 //! has called as much room back; the old leader keeps its room meanwhile.
 //!
-//! A completion may be on its way through the old leader's log while the lead moves. Whatever becomes of it, the old
-//! leader gives the item back at the new one a moment later: if it is done, nothing is left to hand out.
+//! A completion may be on its way to the log past the next leader's tables while the lead moves, and the old leader may
+//! die before it can say so. So the next one looks at the rows again and again for a while, whether what it was told of
+//! is done. What the old leader could not commit, or gets back from a worker, it gives back at the new one.
 //!
 //! If the hand-over comes to nothing, the old leader reads its rows again and goes on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use durahub_cluster::GroupId;
+use durahub_cluster::{GroupId, Leadership};
 use durahub_proto::peer::ask::About;
 use durahub_proto::peer::{Ask, Lease, TakeOver};
 use parking_lot::Mutex;
@@ -45,7 +46,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Time for telling the next leader.
 const TELL_TIME: Duration = Duration::from_secs(1);
 /// After this time without another term, the lead has not moved. What was told is forgotten then, too.
-const MOVE_TIME: Duration = Duration::from_secs(5);
+const MOVE_TIME: Duration = Duration::from_secs(2);
+/// First pause before looking whether what was told is done; each is twice as long as the one before.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// The last look: whatever the old leader had begun has come to its end by then.
+const LAST_LOOK: Duration = Duration::from_secs(30);
 
 const NANOS_PER_MS: i64 = 1_000_000;
 
@@ -135,7 +140,7 @@ impl Dispatcher {
             tokio::time::sleep(MOVE_TIME).await;
             own.moves(&led).leads_on.notify_one();
         });
-        let leases = self.hold_back(partition).await;
+        let leases = self.hold_back(partition, term).await;
         let count = leases.len();
         let take_over = TakeOver { partition: group.0, term, leases };
         let question = Ask { hub: 0, about: Some(About::TakeOver(take_over)) };
@@ -146,14 +151,19 @@ impl Dispatcher {
         }
     }
 
-    /// Hands out nothing more, and says what workers have.
-    pub(super) async fn hold_back(&self, partition: &Partition) -> Vec<Lease> {
+    /// Hands out nothing more of what was led in this term, and says what workers have.
+    pub(super) async fn hold_back(&self, partition: &Partition, term: u64) -> Vec<Lease> {
         let hubs: Vec<u32> = self.0.hubs.lock().keys().copied().collect();
         let mine =
             |hub| move |instance: &str| self.partition_of(hub, instance).id() == partition.id();
         let mut held = Vec::new();
         for hub in hubs {
-            held.push((hub, self.with_hub(hub, |tables| tables.hold_back(mine(hub)))));
+            let keys = self.with_hub(hub, |tables| match self.leads_in(partition, term) {
+                true => tables.hold_back(mine(hub)),
+                // What is in the tables now is of another term, and stays.
+                false => Vec::new(),
+            });
+            held.push((hub, keys));
             self.pump(hub);
         }
         let until = Instant::now() + ARRIVAL;
@@ -189,15 +199,44 @@ impl Dispatcher {
         });
     }
 
-    /// A lease ended here of which the next leader was told: if that one leads now, it ends the lease as well.
+    /// An item of which the next leader was told comes back here: if that one leads now, it gets it back as well.
     pub(super) fn give_back_there(&self, token: Token) {
         let (own, Some(work)) = (self.clone(), &token.work) else { return };
-        let (hub, kind) = (work.hub(), Abandoned::of(work.key().kind()));
+        let (hub, key) = (work.hub(), work.key());
+        let mut leadership = self.partition_of(hub, key.instance()).leadership();
         tokio::spawn(async move {
-            // Until it is known who leads.
-            tokio::time::sleep(TELL_TIME).await;
-            let _ = own.abandon(hub, kind, &token.to_text()).await;
+            let has_moved =
+                |now: &Leadership| matches!(now, Leadership::Follower { leader: Some(_) });
+            let _ = tokio::time::timeout(TELL_TIME, leadership.wait_for(has_moved)).await;
+            let _ = own.abandon(hub, Abandoned::of(key.kind()), &token.to_text()).await;
         });
+    }
+
+    fn leads_in(&self, partition: &Partition, term: u64) -> bool {
+        self.moves(partition).led.load(Ordering::Acquire) == term
+    }
+
+    /// Ends leases of the leader before whose work is done, as long as there may be such, and this node leads.
+    async fn look_after_told(self, partition: Partition, mut told: Vec<(Key, Work)>) {
+        let term = self.moves(&partition).led.load(Ordering::Acquire);
+        let mut pause = FIRST_LOOK;
+        while pause < LAST_LOOK && !told.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            if !self.leads_in(&partition, term) {
+                return;
+            }
+            told.retain(|(key, work)| {
+                let hub = work.hub();
+                if partition.peek(|rows| is_current(&RowsView(rows), work)) {
+                    return self.with_hub(hub, |tables| tables.handed_out(key).is_some());
+                }
+                let now = self.0.clock.now();
+                self.with_hub(hub, |tables| tables.overtaken(key, work, now));
+                self.pump(hub);
+                false
+            });
+        }
     }
 
     /// Takes what workers have into the tables, as far as it is still open. Returns what else is open.
@@ -223,6 +262,7 @@ impl Dispatcher {
                 Some(((moving.work.hub(), moving.work.key()), moving))
             })
             .collect();
+        let mut taken = Vec::new();
         open.retain(|open| {
             let Some((hub, key, class)) = item_of(open.effect.clone()) else { return true };
             let Some(moving) = told.remove(&(hub, key.clone())) else { return true };
@@ -234,9 +274,15 @@ impl Dispatcher {
             let is_current = partition.peek(|rows| is_current(&RowsView(rows), &work));
             if !is_current {
                 self.with_hub(hub, |tables| tables.finish(&key, id, End::Again, now));
+            } else {
+                taken.push((key, work));
             }
             !is_current
         });
+        // Gateways hear at once what room the leases take.
+        let hubs: BTreeSet<u32> = taken.iter().map(|(_, work)| work.hub()).collect();
+        hubs.into_iter().for_each(|hub| self.pump(hub));
+        tokio::spawn(self.clone().look_after_told(partition.clone(), taken));
         open
     }
 }

@@ -18,6 +18,7 @@ use durahub_proto::peer::{
 use durahub_proto::wire;
 use futures::future::BoxFuture;
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dispatch::hub::{Key, Kind};
@@ -242,7 +243,15 @@ impl Dispatcher {
                         .get_or_insert_with(|| encoded(&Ask { hub, about: Some(about(&what)) }));
                     let bytes = question.len() as f64 / BYTES_PER_SECOND;
                     let time = ASK_TIME + Duration::from_secs_f64(bytes);
-                    let answer = peers.ask(node, question.clone(), time).await;
+                    let answer = tokio::select! {
+                        biased;
+                        answer = peers.ask(node, question.clone(), time) => answer,
+                        // It may be cut off and never answer.
+                        () = replaced(&mut leadership, node) => {
+                            unknown = Some(format!("node {node} no longer leads"));
+                            continue;
+                        }
+                    };
                     match answer.map(|answer| AskOutcome::decode(answer).map(|it| it.outcome)) {
                         Ok(Ok(Some(Outcome::NotLeader(NotLeader { leader })))) => named = leader,
                         Ok(Ok(Some(outcome))) => return settle(outcome),
@@ -314,6 +323,22 @@ impl Dispatcher {
 }
 
 const DONE: Outcome = Outcome::Done(Done {});
+
+/// Ends when another leader becomes known than `node`.
+async fn replaced(leadership: &mut watch::Receiver<Leadership>, node: u64) {
+    // Who was asked may know more than this node did then: only news counts.
+    let is_other = |now: &Leadership| match *now {
+        Leadership::Leader { .. } => true,
+        Leadership::Follower { leader } => leader.is_some_and(|leader| leader != node),
+    };
+    while leadership.changed().await.is_ok() {
+        if is_other(&leadership.borrow_and_update()) {
+            return;
+        }
+    }
+    // A group that has ended hears of nothing any more.
+    std::future::pending().await
+}
 
 /// What answers the dispatchers of other nodes.
 pub(in crate::dispatch) fn program(dispatcher: Dispatcher) -> Arc<dyn Program> {

@@ -11,8 +11,9 @@ use super::workers::{hand_out, work};
 use super::*;
 use crate::dispatch::hub::Moving;
 use crate::dispatch::leader::Leader;
+use crate::dispatch::token::{Token, Work};
 use crate::dispatch::{Dispatcher, StreamOptions, WorkStream};
-use crate::engine::command::{Command, RaiseEvent};
+use crate::engine::command::{Command, CompleteTurn, RaiseEvent};
 use crate::engine::{Address, read};
 use crate::machine::RowsView;
 
@@ -217,7 +218,7 @@ async fn the_next_leader_hands_out_nothing_that_a_worker_has() {
     let mut stream = open(&dispatcher);
     let item = next(&mut stream).await;
     let partition = dispatcher.partitions()[0].clone();
-    let leases = dispatcher.hold_back(&partition).await;
+    let leases = dispatcher.hold_back(&partition, term).await;
     assert_eq!(leases.len(), 1);
     dispatcher.hear_of_leases(TakeOver { partition: 1, term: term - 1, leases });
     leader.lead(None).await;
@@ -225,6 +226,32 @@ async fn the_next_leader_hands_out_nothing_that_a_worker_has() {
     assert_eq!(turns(&dispatcher), (0, 1), "it is with the worker");
     raise(&dispatcher).await;
     dispatcher.complete_turn(1, response(&item)).await.expect("commits");
+    let more = next(&mut stream).await;
+    dispatcher.complete_turn(1, response(&more)).await.expect("commits");
+    assert_eq!(turns(&dispatcher), (0, 0));
+    node.stop().await;
+}
+
+/// A completion that the old leader still had, or that it proposed past the next one's tables: nobody tells that one.
+#[tokio::test]
+async fn the_next_leader_finds_out_what_was_done_past_its_tables() {
+    let (node, dispatcher, _leading, mut leader, term) = led().await;
+    leader.lead(Some(term)).await;
+    start(&dispatcher).await;
+    let mut stream = open(&dispatcher);
+    let item = next(&mut stream).await;
+    let partition = dispatcher.partitions()[0].clone();
+    let leases = dispatcher.hold_back(&partition, term).await;
+    dispatcher.hear_of_leases(TakeOver { partition: 1, term: term - 1, leases });
+    leader.lead(None).await;
+    leader.lead(Some(term)).await;
+    assert_eq!(turns(&dispatcher), (0, 1), "it is with the worker");
+
+    let token = Token::from_text(&item.completion_token).expect("a token");
+    let Some(Work::Turn(turn)) = token.work else { panic!("not a turn") };
+    let done = Command::CompleteTurn(CompleteTurn { turn, id_length: 100, ..Default::default() });
+    partition.propose(done.into_bytes()).await.expect("commits");
+    raise(&dispatcher).await;
     let more = next(&mut stream).await;
     dispatcher.complete_turn(1, response(&more)).await.expect("commits");
     assert_eq!(turns(&dispatcher), (0, 0));
@@ -240,7 +267,7 @@ async fn what_was_told_and_does_not_fit_is_dropped() {
     let mut stream = open(&dispatcher);
     let first = next(&mut stream).await;
     let partition = dispatcher.partitions()[0].clone();
-    let leases = dispatcher.hold_back(&partition).await;
+    let leases = dispatcher.hold_back(&partition, term).await;
     for told_in in [term, term + 1] {
         dispatcher.hear_of_leases(TakeOver { partition: 1, term: told_in, leases: leases.clone() });
         leader.lead(None).await;
@@ -305,7 +332,7 @@ async fn a_leader_that_leads_on_hands_out_what_it_held_back() {
     start(&dispatcher).await;
     let partition = dispatcher.partitions()[0].clone();
     dispatcher.begin_hold(&partition, term, 2);
-    assert!(dispatcher.hold_back(&partition).await.is_empty());
+    assert!(dispatcher.hold_back(&partition, term).await.is_empty());
     raise(&dispatcher).await;
     let mut stream = open(&dispatcher);
     tokio::time::sleep(Duration::from_millis(50)).await;
