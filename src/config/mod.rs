@@ -287,7 +287,7 @@ impl Default for Limits {
             orchestrator_lease: Duration::from_secs(300),
             entity_lease: Duration::from_secs(300),
             activity_lease: None,
-            redelivery_grace: Duration::from_secs(5),
+            redelivery_grace: Duration::from_secs(3),
             health_ping: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(20),
             hub_calls_per_second: 0,
