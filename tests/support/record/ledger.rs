@@ -217,7 +217,9 @@ impl Ledger {
     }
 
     /// Something that must never happen was seen while the load ran.
+    #[allow(clippy::print_stderr)] // a run that goes on for minutes should say at once why it will fail
     pub(crate) fn violation(&self, what: String) {
+        eprintln!("violation: {what}");
         self.violations.lock().push(what);
     }
 
