@@ -197,7 +197,7 @@ impl<M: Machine> Partition<M> {
         }
         let current = match self.inner.route.as_ref().filter(|_| !self.alone()) {
             Some(route) => self.catch_up_routed(route).await,
-            None => self.inner.group.ensure_readable().await,
+            None => self.inner.group.ensure_readable().await.map(drop),
         };
         match current {
             Ok(()) => Ok(self.peek(f)),

@@ -208,7 +208,7 @@ impl<M: Machine> Partition<M> {
         loop {
             let attempt = match self.next_leader(route, &mut search) {
                 Some(node) if node == route.node => {
-                    self.group().ensure_readable().await.map(|()| None)
+                    self.group().ensure_readable().await.map(|_| None)
                 }
                 Some(node) => {
                     let asked: Result<ReadPoint, _> =
@@ -346,7 +346,8 @@ impl<M: Machine> Partition<M> {
 
     /// Answers how far a reader on another node must have applied.
     pub(crate) async fn answer_read_point(&self) -> Bytes {
-        let point = match self.group().read_point().await {
+        // What openraft's metrics call applied may be behind what has been answered already.
+        let point = match self.group().ensure_readable().await {
             Ok(index) => Point::Index(index),
             Err(Error::NotLeader { leader }) => Point::NotLeader(NotLeader { leader }),
             Err(error) => Point::Unavailable(error.to_string()),

@@ -155,10 +155,11 @@ impl<M: Machine> Group<M> {
         self.raft.client_write_ff(Proposal(entry), Some(done)).await.map_err(fatal)
     }
 
-    /// Returns once everything committed before the call is applied here, if this node leads.
-    pub(crate) async fn ensure_readable(&self) -> Result<(), Error> {
+    /// Returns once everything committed before the call is applied here, if this node leads: the index up to which
+    /// that is.
+    pub(crate) async fn ensure_readable(&self) -> Result<u64, Error> {
         match self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
-            Ok(_) => Ok(()),
+            Ok(read) => Ok(read.index()),
             Err(RaftError::Fatal(error)) => Err(fatal(error)),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(Error::NotLeader { leader: forward.leader_id })
@@ -177,9 +178,9 @@ impl<M: Machine> Group<M> {
             || self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await.is_ok()
     }
 
-    async fn confirm_leadership(&self) -> Result<(), Error> {
+    async fn confirm_leadership(&self) -> Result<u64, Error> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
+            Ok(read) => Ok(read.index()),
             Err(RaftError::Fatal(error)) => Err(fatal(error)),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(Error::NotLeader { leader: forward.leader_id })
@@ -196,12 +197,6 @@ impl<M: Machine> Group<M> {
             metrics.last_applied.as_ref().is_some_and(|id| id.index() >= index)
         };
         index == 0 || self.raft.wait(Some(within)).metrics(applied, "applied").await.is_ok()
-    }
-
-    /// Index up to which a reader on another node must have applied, if this node leads.
-    pub(crate) async fn read_point(&self) -> Result<u64, Error> {
-        self.ensure_readable().await?;
-        Ok(self.progress().applied_index.unwrap_or(0))
     }
 
     /// Ends the group on this node for good: its state differs from that of most others. Nothing that it says
