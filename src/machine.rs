@@ -42,6 +42,10 @@ impl Machine for Orchestrations {
         Applied { changes: applied.changes, reply: applied.reply, effects: applied.effects }
     }
 
+    fn read(&self, rows: &dyn Rows, query: &Bytes) -> Option<Bytes> {
+        engine::read::answer(&RowsView(rows), query)
+    }
+
     fn committed(&self, group: GroupId, effects: Vec<Effect>) {
         if !effects.is_empty() {
             (self.listener)(group, effects);

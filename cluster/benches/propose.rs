@@ -33,6 +33,10 @@ impl Machine for Slots {
         }
     }
 
+    fn read(&self, _: &dyn Rows, _: &Bytes) -> Option<Bytes> {
+        None
+    }
+
     fn committed(&self, _: GroupId, _: Vec<()>) {}
 }
 

@@ -72,6 +72,11 @@ pub trait Machine: Send + Sync + 'static {
     /// Applies one command. Called once per command and replica, in log order.
     fn apply(&self, rows: &dyn Rows, stamp: Stamp, command: &Bytes) -> Applied<Self::Effect>;
 
+    /// Answers a question about the rows, in bytes that only the machine understands: for readers on nodes that do
+    /// not hold them. `None` if this version does not know the question. The group applies nothing meanwhile, so it
+    /// must be quick, and the answer must be small enough to travel: some MiB.
+    fn read(&self, rows: &dyn Rows, query: &Bytes) -> Option<Bytes>;
+
     /// Tells what became true, after the rows of a batch are readable, in log order, on every replica.
     /// Called on the apply path: it must hand over quickly and never block.
     fn committed(&self, group: GroupId, effects: Vec<Self::Effect>);

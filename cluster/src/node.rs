@@ -182,6 +182,7 @@ impl<M: Machine> Node<M> {
                 Ok((group, rows, limits, stamp, route)) => {
                     let id = GroupId(id as u32);
                     let admit = Arc::clone(&admit);
+                    let rows = (rows, Arc::clone(&machine));
                     groups.push(Partition::start(id, group, rows, limits, stamp, route, admit))
                 }
                 Err(error) => {

@@ -64,6 +64,7 @@ struct Inner<M: Machine> {
     id: GroupId,
     group: Arc<Group<M>>,
     rows: Arc<StateRows>,
+    machine: Arc<M>,
     proposals: mpsc::Sender<Waiting>,
     limits: BatchLimits,
     stopping: AtomicBool,
@@ -93,7 +94,7 @@ impl<M: Machine> Partition<M> {
     pub(crate) fn start(
         id: GroupId,
         group: Group<M>,
-        rows: Arc<StateRows>,
+        (rows, machine): (Arc<StateRows>, Arc<M>),
         limits: BatchLimits,
         stamp: StampSource,
         route: Option<Route>,
@@ -110,7 +111,8 @@ impl<M: Machine> Partition<M> {
         };
         let batcher = tokio::spawn(batcher.run(receiver));
         let stopping = AtomicBool::new(false);
-        let inner = Inner { id, group, rows, proposals, limits, stopping, batcher, route, admit };
+        let inner =
+            Inner { id, group, rows, machine, proposals, limits, stopping, batcher, route, admit };
         Self { inner: Arc::new(inner) }
     }
 
@@ -192,6 +194,13 @@ impl<M: Machine> Partition<M> {
     /// Reads after everything that was committed before the call, on any node. `f` must be quick and must not
     /// read again: the group applies nothing while it runs. Without a quorum: [`Error::NotLeader`].
     pub async fn read<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Result<T, Error> {
+        self.catch_up().await?;
+        Ok(self.peek(f))
+    }
+
+    /// Waits until the rows here hold everything that was committed before the call; false if this node does not
+    /// hold the partition, so that only [`Partition::query`] reads it. Without a quorum: [`Error::NotLeader`].
+    pub async fn catch_up(&self) -> Result<bool, Error> {
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
@@ -199,15 +208,41 @@ impl<M: Machine> Partition<M> {
             Some(route) => self.catch_up_routed(route).await,
             None => self.inner.group.ensure_readable().await.map(drop),
         };
-        match current {
-            Ok(()) => Ok(self.peek(f)),
-            // Unlike a proposal, a read that failed has done nothing: callers may repeat it.
-            Err(Error::Unavailable(reason)) => {
-                tracing::debug!(partition = self.inner.id.0, %reason, "not read");
-                Err(Error::NotLeader { leader: None })
-            }
-            Err(error) => Err(error),
+        self.settle_read(current).map(|()| true)
+    }
+
+    /// Reads at the leader, wherever it is: [`Machine::read`] answers from rows that hold everything that was
+    /// committed before the call. Without a quorum: [`Error::NotLeader`].
+    pub async fn query(&self, query: Bytes) -> Result<Bytes, Error> {
+        if self.inner.stopping.load(Ordering::Acquire) {
+            return Err(Error::Stopping);
         }
+        let answer = match self.inner.route.as_ref().filter(|_| !self.alone()) {
+            Some(route) => self.query_routed(route, query).await,
+            None => match self.inner.group.ensure_readable().await {
+                Ok(_) => self.answer_from_rows(&query).ok_or_else(|| {
+                    Error::Unavailable("the machine does not know this read".into())
+                }),
+                Err(error) => Err(error),
+            },
+        };
+        self.settle_read(answer)
+    }
+
+    /// Unlike a proposal, a read that failed has done nothing: callers may repeat it.
+    fn settle_read<T>(&self, read: Result<T, Error>) -> Result<T, Error> {
+        read.map_err(|error| match error {
+            Error::Unavailable(reason) => {
+                tracing::debug!(partition = self.inner.id.0, %reason, "not read");
+                Error::NotLeader { leader: None }
+            }
+            error => error,
+        })
+    }
+
+    /// What the machine reads in the rows here.
+    pub(crate) fn answer_from_rows(&self, query: &Bytes) -> Option<Bytes> {
+        self.peek(|rows| self.inner.machine.read(rows, query))
     }
 
     /// True when nobody else holds the group: then the way over the other nodes costs nothing.
@@ -224,6 +259,17 @@ impl<M: Machine> Partition<M> {
     /// After [`Node::stop`](crate::Node::stop) there are no rows.
     pub fn peek<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
         self.inner.rows.look(f)
+    }
+
+    /// Whether this node holds the partition, so that reads need not travel.
+    pub fn is_here(&self) -> bool {
+        true
+    }
+
+    /// Reads what is applied here, however old it is; `None` if this node does not hold the partition. Same rules for
+    /// `f` as in [`Partition::read`].
+    pub fn look<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Option<T> {
+        Some(self.peek(f))
     }
 
     /// Who leads, from now on.

@@ -5,9 +5,10 @@
 //! either finds that it was applied and answers with the same reply, or applies it. So a command is applied
 //! once, and its caller hears of trouble only when no leader answers for long.
 //!
-//! A read here needs no copy of the leader's rows: the leader says how far a reader must have applied, and the
-//! rows are read here once that is so. What the leader says holds at some moment during the call, so a process
-//! that was paused in between still returns nothing older than its call.
+//! A read on a node that holds the rows is done there: the leader says how far a reader must have applied, and the
+//! rows are read once that is so. What the leader says holds at some moment during the call, so a process that was
+//! paused in between still returns nothing older than its call. On any other node the question goes to the leader,
+//! as bytes that its machine understands.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durahub_proto::peer::proposal_outcome::Outcome as Told;
+use durahub_proto::peer::read_outcome::Outcome as Read;
 use durahub_proto::peer::read_point::Point;
 use durahub_proto::peer::{
-    NotLeader, Proposal, ProposalOutcome, ReadPoint, Refused, Stopping, TooLarge,
+    NotLeader, Proposal, ProposalOutcome, ReadOutcome, ReadPoint, Reading, Refused, Stopping,
+    TooLarge,
 };
 use parking_lot::Mutex;
 use prost::Message;
@@ -204,35 +207,38 @@ impl<M: Machine> Partition<M> {
 
     /// Makes sure that the rows here hold everything that was committed before the call.
     pub(crate) async fn catch_up_routed(&self, route: &Route) -> Result<(), Error> {
+        self.read_routed(route, None).await.map(drop)
+    }
+
+    /// Reads at the leader, wherever it is.
+    pub(crate) async fn query_routed(&self, route: &Route, query: Bytes) -> Result<Bytes, Error> {
+        let reading = Bytes::from(Reading { query }.encode_to_vec());
+        let answer = self.read_routed(route, Some(&reading)).await?;
+        answer.ok_or_else(|| Error::Unavailable("the leader gave no answer".into()))
+    }
+
+    async fn read_routed(
+        &self,
+        route: &Route,
+        reading: Option<&Bytes>,
+    ) -> Result<Option<Bytes>, Error> {
         let mut search = Search::begin();
         loop {
-            let attempt = match self.next_leader(route, &mut search) {
-                Some(node) if node == route.node => {
+            let attempt = match (self.next_leader(route, &mut search), reading) {
+                (Some(node), None) if node == route.node => {
                     self.group().ensure_readable().await.map(|_| None)
                 }
-                Some(node) => {
-                    let asked: Result<ReadPoint, _> =
-                        self.ask_leader(route, node, Method::ReadPoint, Bytes::new()).await;
-                    asked.and_then(|answer| match answer.point {
-                        Some(Point::Index(index)) => Ok(Some(index)),
-                        Some(Point::NotLeader(NotLeader { leader })) => {
-                            Err(Error::NotLeader { leader })
-                        }
-                        Some(Point::Unavailable(reason)) => Err(Error::Unavailable(reason)),
-                        None => Err(Error::Unavailable("the leader named no point".into())),
-                    })
+                (Some(node), Some(reading)) if node == route.node => {
+                    self.query_here(reading.clone()).await.map(Some)
                 }
-                None => Err(Error::NotLeader { leader: None }),
+                (Some(node), None) => self.catch_up_with(route, node, search.until).await,
+                (Some(node), Some(reading)) => {
+                    self.query_at(route, node, reading.clone()).await.map(Some)
+                }
+                (None, _) => Err(Error::NotLeader { leader: None }),
             };
             let error = match attempt {
-                Ok(None) => return Ok(()),
-                Ok(Some(index)) => {
-                    let left = search.until.saturating_duration_since(Instant::now());
-                    if self.group().wait_applied(index, left.max(LOOK_AGAIN)).await {
-                        return Ok(());
-                    }
-                    Error::Unavailable("this node has not caught up with the leader".into())
-                }
+                Ok(answer) => return Ok(answer),
                 Err(Error::NotLeader { leader }) => {
                     search.hint = leader;
                     Error::NotLeader { leader: None }
@@ -245,6 +251,62 @@ impl<M: Machine> Partition<M> {
             }
             self.pause(&search).await;
         }
+    }
+
+    /// Waits until this node has applied as much as the leader says, at most `until` then.
+    async fn catch_up_with(
+        &self,
+        route: &Route,
+        node: u64,
+        until: Instant,
+    ) -> Result<Option<Bytes>, Error> {
+        let asked: ReadPoint =
+            self.ask_leader(route, node, Method::ReadPoint, Bytes::new()).await?;
+        let index = match asked.point {
+            Some(Point::Index(index)) => index,
+            Some(Point::NotLeader(NotLeader { leader })) => {
+                return Err(Error::NotLeader { leader });
+            }
+            Some(Point::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
+            None => return Err(Error::Unavailable("the leader named no point".into())),
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if self.group().wait_applied(index, left.max(LOOK_AGAIN)).await {
+            return Ok(None);
+        }
+        Err(Error::Unavailable("this node has not caught up with the leader".into()))
+    }
+
+    async fn query_at(&self, route: &Route, node: u64, reading: Bytes) -> Result<Bytes, Error> {
+        let told: ReadOutcome = self.ask_leader(route, node, Method::Read, reading).await?;
+        match told.outcome {
+            Some(Read::Answer(answer)) => Ok(answer),
+            Some(Read::NotLeader(NotLeader { leader })) => Err(Error::NotLeader { leader }),
+            Some(Read::Unavailable(reason)) => Err(Error::Unavailable(reason)),
+            None => Err(Error::Unavailable("the leader gave no outcome".into())),
+        }
+    }
+
+    /// Reads if this node leads.
+    async fn query_here(&self, reading: Bytes) -> Result<Bytes, Error> {
+        let unavailable = |text: String| Error::Unavailable(text);
+        let Reading { query } =
+            Reading::decode(reading).map_err(|error| unavailable(error.to_string()))?;
+        self.group().ensure_readable().await?;
+        let own = self.clone();
+        let answer = tokio::task::spawn_blocking(move || own.answer_from_rows(&query)).await;
+        let answer = answer.map_err(|error| unavailable(error.to_string()))?;
+        answer.ok_or_else(|| unavailable("the leader's version does not know this read".into()))
+    }
+
+    /// Answers a read of another node.
+    pub(crate) async fn answer_query(&self, reading: Bytes) -> Bytes {
+        let outcome = match self.query_here(reading).await {
+            Ok(answer) => Read::Answer(answer),
+            Err(Error::NotLeader { leader }) => Read::NotLeader(NotLeader { leader }),
+            Err(error) => Read::Unavailable(error.to_string()),
+        };
+        Bytes::from(ReadOutcome { outcome: Some(outcome) }.encode_to_vec())
     }
 
     /// Whom to ask next. A node that knows of no leader asks the other members in turn: they may.

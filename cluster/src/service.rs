@@ -77,6 +77,7 @@ impl<M: Machine> PeerService for Inner<M> {
                 |error: Error| PeerError::Failed { peer: self.node_id, reason: error.to_string() };
             match call.method {
                 Method::Propose => partition.answer_proposal(call.payload).await.map_err(told),
+                Method::Read => Ok(partition.answer_query(call.payload).await),
                 Method::ReadPoint => Ok(partition.answer_read_point().await),
                 Method::ChangeReplicas | Method::HandOver => {
                     Ok(self.answer_change(call.group, call.method, call.payload).await)

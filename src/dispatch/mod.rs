@@ -15,6 +15,8 @@
 //!
 //! Where a collector of traces is configured, [`traced`] tells it of each item.
 //!
+//! Where the rows of a partition are elsewhere, [`look`] reads them there.
+//!
 //! Messages between instances go another way: [`courier`] carries them from partition to partition.
 //!
 //! Locks: one mutex around all hubs, and inside it one around the outlets of their streams, held for table
@@ -29,6 +31,7 @@ mod filter;
 mod hub;
 mod leader;
 mod limits;
+mod look;
 mod meter;
 mod moving;
 mod queue;
@@ -74,6 +77,7 @@ pub use feeds::{Abandoned, HubWork};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
+pub use look::{Reach, look, reach};
 pub use retention::Retention;
 pub use rules::{CurrentRules, Rules};
 pub use waiters::{Waiter, Wanted};

@@ -9,9 +9,10 @@ use durahub_cluster::{Error, Leadership};
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
-use super::Dispatcher;
+use super::{Dispatcher, look};
 use crate::engine::command::{ClearHub, ForgetHub};
-use crate::engine::{Command, Reply, decode_answer, read};
+use crate::engine::read::{self, OfHub};
+use crate::engine::{Command, Reply, decode_answer};
 use crate::machine::{Partition, RowsView};
 
 /// Pause after a failure, and while rows of a hub are being swept.
@@ -75,7 +76,7 @@ impl Dispatcher {
 async fn clear(partition: &Partition, hub: u32) -> Result<(), Error> {
     loop {
         let began = Instant::now();
-        let before = partition.peek(|rows| read::has_instances(&RowsView(rows), hub));
+        let before = look(partition, OfHub { hub }).await?.has_instances;
         let command = Command::ClearHub(ClearHub { hub });
         let reply = partition.propose(command.into_bytes()).await?;
         match decode_answer(reply) {

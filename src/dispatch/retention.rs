@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use crate::engine::command::{Purge, Target};
-use crate::engine::read::{self, Known, List, Order, Seen};
+use crate::engine::read::{self, Known, List, OfTree, Order, Seen};
 use crate::engine::state::{HubRecord, RetentionRecord};
 use crate::engine::{Command, Mark, Reply, View, decode_answer};
 use crate::machine::{Partition, RowsView};
@@ -244,15 +244,10 @@ impl Dispatcher {
                 parts.entry(partition.id()).or_insert((partition, Vec::new())).1.push(child);
             }
             for (partition, children) in parts.into_values() {
-                // It may be led elsewhere: what was committed there by now counts.
-                partition.read(|_| ()).await?;
                 for some in children.chunks(STEP) {
-                    let some = some.to_vec();
-                    let seen = look(partition, move |view| {
-                        let seen = some.iter().filter_map(|child| read::see(view, hub, child));
-                        seen.collect::<Vec<_>>()
-                    })
-                    .await;
+                    // It may be led elsewhere: what was committed there by now counts.
+                    let query = OfTree { hub, known: some.to_vec() };
+                    let seen = super::look(partition, query).await?.seen;
                     if seen.iter().any(|child| !child.ended) {
                         return Ok(true);
                     }
@@ -281,7 +276,7 @@ fn leads(partition: &Partition) -> bool {
     matches!(*partition.leadership().borrow(), Leadership::Leader { .. })
 }
 
-/// Reads rows on a thread that may wait for a disk.
+/// Reads rows of a partition that is led here, on a thread that may wait for a disk.
 async fn look<T: Send + 'static>(
     partition: &Partition,
     read: impl FnOnce(&dyn View) -> T + Send + 'static,

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use durahub_cluster::{Error, Rows};
+use durahub_cluster::Error;
 use durahub_proto::wire;
 use prost::Message as _;
 use tonic::{Response, Status};
 
-use super::list::catch_up;
+use super::list::reach;
 use super::{Gateway, SEND_LIMIT, status};
-use crate::dispatch::Wanted;
+use crate::dispatch::{self, Wanted};
 use crate::engine::command::{RaiseEvent, Resume, Start, Suspend, Terminate};
+use crate::engine::read::{self, OfHead, OfState};
 use crate::engine::state::is_entity;
-use crate::engine::{Address, Command, Reply, read};
+use crate::engine::{Address, Command, Reply};
 use crate::machine::RowsView;
 use crate::throttle::{Held, Unread};
 
@@ -70,10 +71,10 @@ impl Gateway {
         let at = Address::new(hub, request.instance_id.clone());
         let payloads = request.get_inputs_and_outputs;
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
-        catch_up(partition).await?;
+        let reached = reach(partition).await?;
         let room = self.room(unread).await?;
-        let state = partition.peek(|rows| read::state(&RowsView(rows), &at, payloads));
-        shown(state, room)
+        let found = reached.glance(OfState { at, payloads }).await;
+        shown(found.map_err(|error| status::of_cluster(&error))?.state, room)
     }
 
     /// Waits until an instance has started or ended; the client's deadline is the only limit (R2.34). Once it
@@ -93,30 +94,36 @@ impl Gateway {
         let mut closed = std::pin::pin!(self.closed());
         let mut unknown = std::pin::pin!(tokio::time::sleep(UNKNOWN_WAIT));
         let payloads = request.get_inputs_and_outputs;
-        let status_of =
-            |rows: &dyn Rows| read::head(&RowsView(rows), &at).map(|record| record.status());
         let (mut has_begun, mut was_known) = (false, false);
         loop {
             // Registered before reading: what happens in between is not missed.
             let mut waiter = self.0.dispatcher.wait_for(&at, wanted);
-            let is_met = |rows: &dyn Rows| status_of(rows).map(|status| wanted.is_met_by(status));
-            let again = match partition.read(is_met).await {
-                Ok(Some(true)) => {
+            let seen = async {
+                let reached = dispatch::reach(partition).await?;
+                let head = reached.glance(OfHead { at: at.clone() }).await?.record;
+                let status = head.map(|head| head.status());
+                if !status.is_some_and(|status| wanted.is_met_by(status)) {
+                    return Ok((status, None));
+                }
+                let Ok(room) = self.room(unread).await else { return Err(Error::Stopping) };
+                let state = reached.glance(OfState { at: at.clone(), payloads }).await?.state;
+                Ok((status, Some((state, room))))
+            };
+            let again = match seen.await {
+                Ok((_, Some((state, room)))) => {
                     (has_begun, was_known) = (true, true);
-                    let room = self.room(unread).await?;
-                    let state = partition.peek(|rows| {
-                        let is_met = is_met(rows) == Some(true);
-                        is_met.then(|| read::state(&RowsView(rows), &at, payloads))
-                    });
-                    match state {
-                        Some(state) => return shown(state, room),
+                    let is_met = |state: &wire::OrchestrationState| {
+                        wanted.is_met_by(state.orchestration_status())
+                    };
+                    match state.filter(is_met) {
+                        Some(state) => return shown(Some(state), room),
                         // It began anew while there was no room: the wait goes on.
                         None => continue,
                     }
                 }
                 // It was there and is gone: purged (R2.37).
-                Ok(None) if was_known => return Ok(nothing()),
-                Ok(known) => {
+                Ok((None, _)) if was_known => return Ok(nothing()),
+                Ok((known, _)) => {
                     (has_begun, was_known) = (true, was_known | known.is_some());
                     false
                 }
@@ -125,11 +132,19 @@ impl Gateway {
                 Err(error) => return Err(status::of_cluster(&error)),
             };
             let changed = async {
+                if again {
+                    return tokio::time::sleep(LEADER_PAUSE).await;
+                }
+                let status_of = |rows: &dyn durahub_cluster::Rows| {
+                    read::head(&RowsView(rows), &at).map(|record| record.status())
+                };
+                if !partition.is_here() {
+                    return self.0.dispatcher.wait_there(&at, wanted, was_known).await;
+                }
                 loop {
-                    tokio::time::sleep(if again { LEADER_PAUSE } else { LOOK_AGAIN }).await;
-                    let status = partition.peek(status_of);
-                    let is_met = status.map_or(was_known, |status| wanted.is_met_by(status));
-                    if again || is_met {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    let Some(status) = partition.look(status_of) else { return };
+                    if status.map_or(was_known, |status| wanted.is_met_by(status)) {
                         return;
                     }
                 }

@@ -9,13 +9,13 @@ use durahub_proto::{Text, wire};
 use prost::Message as _;
 use tonic::{Response, Status};
 
-use super::list::{catch_up, closing, look, look_here};
+use super::list::{closing, look, reach};
 use super::{Gateway, SEND_LIMIT, status};
 use crate::engine::command::{PurgeEntities, SignalEntity};
-use crate::engine::read::{self, EntityList, EntitySlice};
+use crate::engine::read::{EntityList, EntitySlice, ListedEntity, OfEntities, OfEntity};
 use crate::engine::state::entity_id;
 use crate::engine::time::nanos;
-use crate::engine::{Address, Command, Mark, Reply, View};
+use crate::engine::{Address, Command, Mark, Reply};
 use crate::machine::Partition;
 use crate::throttle::Unread;
 
@@ -23,7 +23,7 @@ use crate::throttle::Unread;
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 /// Rows after which a page ends early; only a rare filter meets it.
-const ROWS_MAX: usize = 20_000;
+const ROWS_MAX: u64 = 20_000;
 /// Room that a page needs besides its entities.
 const PAGE_OVERHEAD: usize = 4 * 1024;
 
@@ -59,13 +59,11 @@ impl Gateway {
         let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
         let with_worker = self.0.dispatcher.operations_handed_out(hub, &at.instance).await;
         let with_worker = with_worker.map_err(|error| status::of_completion(&error))?;
-        catch_up(&partition).await?;
+        let reached = reach(&partition).await?;
         let room = self.room(unread).await?;
-        let entity = look_here(&partition, move |view: &dyn View| {
-            let record = read::entity(view, &at).filter(|record| record.has_state)?;
-            Some(read::metadata(view, &at, &record, state))
-        });
-        let Some(mut entity) = entity.await? else {
+        let found = reached.look(OfEntity { at, state }).await;
+        let found = found.map_err(|error| status::of_cluster(&error))?;
+        let Some(mut entity) = found.entity else {
             return Ok(Response::new(Default::default()));
         };
         // What is with a worker does not wait any more (R5.9).
@@ -217,7 +215,7 @@ struct Merge {
     sources: Vec<Source>,
     /// Entities that one look asks for.
     slice: usize,
-    rows: usize,
+    rows: u64,
 }
 
 enum Next {
@@ -276,16 +274,16 @@ impl Merge {
 
     async fn look(&mut self, at: usize) -> Result<(), Status> {
         let source = &self.sources[at];
-        let (list, after, limit) = (Arc::clone(&self.list), source.reached.clone(), self.slice);
-        let slice = look(&source.partition, move |view: &dyn View| {
-            read::entities(view, &list, after.as_ref(), limit)
-        });
-        let EntitySlice { entities, reached, rows } = slice.await?;
+        let (list, after) = ((*self.list).clone(), source.reached.clone());
+        let query = OfEntities { list, after, limit: self.slice as u32 };
+        let EntitySlice { entities, reached, rows } = look(&source.partition, query).await?;
         let source = &mut self.sources[at];
         self.rows += rows;
         source.ended = reached.is_none();
         source.reached = reached.or_else(|| source.reached.take());
-        source.ahead.extend(entities);
+        source
+            .ahead
+            .extend(entities.into_iter().map(|ListedEntity { mark, entity }| (mark, entity)));
         Ok(())
     }
 }

@@ -6,8 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::Gateway;
 use super::list::{closing, look};
-use crate::engine::View;
-use crate::engine::read::{self, LockParty};
+use crate::engine::read::{self, LockParty, OfLocks};
 use crate::engine::state::entity_id;
 use crate::throttle::Unread;
 
@@ -41,10 +40,8 @@ impl EntityService for Gateway {
         for partition in self.0.dispatcher.partitions() {
             let (prefix, after) = (prefix.clone(), after.clone());
             // One more than fit tells whether there are more.
-            let part = look(partition, move |view: &dyn View| {
-                read::entity_locks(view, hub, &prefix, &after, count + 1)
-            });
-            locks.extend(part.await?);
+            let query = OfLocks { hub, prefix, after, limit: count as u32 + 1 };
+            locks.extend(look(partition, query).await?.locks);
         }
         locks.sort_unstable_by(|a, b| a.entity.cmp(&b.entity));
         let has_more = locks.len() > count;

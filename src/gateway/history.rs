@@ -12,10 +12,10 @@ use durahub_proto::{Text, wire};
 use futures::stream::{self, Stream};
 use tonic::{Response, Status};
 
-use super::list::{catch_up, look, look_here};
+use super::list::{look, reach};
 use super::{Gateway, SEND_LIMIT, status};
-use crate::engine::read::{self, HistoryPart};
-use crate::engine::{Address, View};
+use crate::engine::Address;
+use crate::engine::read::{HistoryPart, OfHead, OfHistory};
 use crate::machine::Partition;
 use crate::throttle::{Held, Unread, Unsent};
 
@@ -96,8 +96,7 @@ impl Gateway {
     ) -> Result<Reader, Status> {
         let at = Address::new(hub, request.instance_id.as_str());
         let partition = self.0.dispatcher.partition_of(hub, &at.instance).clone();
-        let known = at.clone();
-        let head = look(&partition, move |view: &dyn View| read::head(view, &known)).await?;
+        let head = look(&partition, OfHead { at: at.clone() }).await?.record;
         let wanted = request.execution_id.as_ref().map(Text::as_str).filter(|id| !id.is_empty());
         let head = head.filter(|head| wanted.is_none_or(|wanted| wanted == head.execution_id));
         let head = head.unwrap_or_default();
@@ -164,15 +163,19 @@ impl Reader {
 
     /// Reads some more. False when the generation is gone.
     async fn read(&mut self) -> Result<bool, Status> {
-        let (at, generation, next, end) = (self.at.clone(), self.generation, self.next, self.end);
-        catch_up(&self.partition).await?;
+        let reached = reach(&self.partition).await?;
         // What it held was for events that are hidden.
         self.held = None;
         let mut room = self.gateway.room(&self.unread).await?;
-        let part = look_here(&self.partition, move |view: &dyn View| {
-            read::history_part(view, &at, generation, next..end, CHUNK)
-        });
-        let Some(HistoryPart { events, next }) = part.await? else { return Ok(false) };
+        let query = OfHistory {
+            at: self.at.clone(),
+            generation: self.generation,
+            from: self.next,
+            end: self.end,
+            bytes: CHUNK as u32,
+        };
+        let part = reached.look(query).await.map_err(|error| status::of_cluster(&error))?.part;
+        let Some(HistoryPart { events, next }) = part else { return Ok(false) };
         self.held = Some(room.split(events.iter().map(|event| event.len() + FRAMING).sum()));
         self.ready.extend(events);
         self.next = next;

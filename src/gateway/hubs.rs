@@ -9,13 +9,12 @@ use durahub_proto::{own, wire};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use super::list::{catch_up, look_here};
 use super::{Gateway, hub_name, propose, status};
 use crate::access::Identity;
 use crate::dispatch::Retention;
 use crate::engine::command::{DeleteHub, KeepFor, SetRetention};
 use crate::engine::state::HubRecord;
-use crate::engine::{Command, Reply, View, read};
+use crate::engine::{Command, Reply, read};
 use crate::machine::RowsView;
 use crate::throttle::Unread;
 
@@ -81,10 +80,14 @@ impl TaskHubService for Gateway {
             }
         };
         let usual = self.0.settings.rules.get().retention;
-        catch_up(&self.0.metadata).await?;
+        let metadata = &self.0.metadata;
+        metadata.catch_up().await.map_err(|error| status::of_cluster(&error))?;
         let room = self.room(&unread).await?;
-        let page = look_here(&self.0.metadata, move |view: &dyn View| {
-            let hubs = read::hubs(view);
+        let own = metadata.clone();
+        let hubs = move || own.peek(|rows| read::hubs(&RowsView(rows)));
+        let hubs = tokio::task::spawn_blocking(hubs).await;
+        let hubs = hubs.map_err(|error| Status::internal(format!("read task hubs: {error}")))?;
+        let page = {
             let behind = (Bound::Excluded(request.after), Bound::Unbounded);
             let sees = |name: &str| who.as_ref().is_some_and(|who| who.sees(name));
             let rest = hubs.range::<String, _>(behind).filter(|(name, _)| sees(name));
@@ -94,8 +97,8 @@ impl TaskHubService for Gateway {
             let last = task_hubs.last().map(|hub| hub.name.clone());
             let next_after = last.filter(|_| rest.peek().is_some()).unwrap_or_default();
             own::ListTaskHubsResponse { task_hubs, next_after }
-        });
-        page.await.map(|page| room.answer(page))
+        };
+        Ok(room.answer(page))
     }
 
     async fn set_retention(

@@ -3,11 +3,12 @@
 use durahub_proto::wire;
 use tonic::Status;
 
-use super::{Gateway, status};
+use super::Gateway;
+use super::list::look;
 use crate::engine::command::{Restart, Rewind, Start};
+use crate::engine::read::OfState;
 use crate::engine::state::is_entity;
-use crate::engine::{Address, Command, Reply, read};
-use crate::machine::RowsView;
+use crate::engine::{Address, Command, Reply};
 
 impl Gateway {
     pub(super) async fn rewind(
@@ -56,12 +57,8 @@ impl Gateway {
     ) -> Result<wire::CreateInstanceRequest, Status> {
         let at = Address::new(hub, instance);
         let partition = self.0.dispatcher.partition_of(hub, instance);
-        let state = partition
-            .read(|rows| read::state(&RowsView(rows), &at, true))
-            .await
-            .map_err(|error| status::of_cluster(&error))?
-            .filter(|_| !is_entity(instance));
-        let Some(state) = state else {
+        let found = look(partition, OfState { at, payloads: true }).await?;
+        let Some(state) = found.state.filter(|_| !is_entity(instance)) else {
             return Err(Status::not_found(format!("orchestration instance not found: {instance}")));
         };
         Ok(wire::CreateInstanceRequest {

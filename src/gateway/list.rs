@@ -18,10 +18,11 @@ use prost::Message as _;
 use tonic::{Response, Status};
 
 use super::{Gateway, SEND_LIMIT, status};
-use crate::engine::read::{self, List, Order, Slice};
+use crate::dispatch;
+use crate::engine::Mark;
+use crate::engine::read::{List, OfList, OfListed, Order, Query, Slice};
 use crate::engine::time::nanos;
-use crate::engine::{Mark, View};
-use crate::machine::{Partition, RowsView};
+use crate::machine::Partition;
 use crate::throttle::Unread;
 
 /// Instances on a page when the client does not say (R2.75, R2.82).
@@ -33,7 +34,7 @@ const SLICE_MAX: usize = 128;
 /// States that are gathered at a time, without their payloads and with them.
 const STATES: [usize; 2] = [64, 4];
 /// Rows after which a page ends early; only lists by prefix with a rare condition meet it.
-const ROWS_MAX: usize = 20_000;
+const ROWS_MAX: u64 = 20_000;
 /// Pages that are gathered at the same time; others wait.
 pub(super) const PAGES_AT_ONCE: usize = 4;
 /// Room that a page needs besides its states.
@@ -265,7 +266,7 @@ pub(super) struct Merge {
     sources: Vec<Source>,
     /// Instances that one look asks for.
     slice: usize,
-    rows: usize,
+    rows: u64,
 }
 
 /// The next thing in a list.
@@ -368,12 +369,17 @@ impl Merge {
                 found.push(VecDeque::new());
                 continue;
             }
-            let list = Arc::clone(&self.list);
-            let states = move |view: &dyn View| {
-                let state = |mark: &Mark| read::listed_state(view, &list, mark, payloads);
-                wanted.iter().map(state).collect::<VecDeque<_>>()
-            };
-            found.push(look(&source.partition, states).await?);
+            let mut states = VecDeque::with_capacity(wanted.len());
+            // As many at a time as fit into an answer.
+            while states.len() < wanted.len() {
+                let (list, marks) = ((&*self.list).into(), wanted[states.len()..].to_vec());
+                let part = look(&source.partition, OfListed { list, marks, payloads }).await?;
+                if part.states.is_empty() {
+                    return Err(Status::internal("a list of states without states"));
+                }
+                states.extend(part.states.into_iter().map(|state| state.state));
+            }
+            found.push(states);
         }
         let state = |(at, mark): (usize, Mark)| (mark, found[at].pop_front().flatten());
         Ok(marks.into_iter().map(state).collect())
@@ -382,33 +388,17 @@ impl Merge {
 
 impl Source {
     async fn look(&self, list: &Arc<List>, limit: usize) -> Result<Slice, Status> {
-        let (list, after) = (Arc::clone(list), self.reached.clone());
-        look(&self.partition, move |view: &dyn View| read::list(view, &list, after.as_ref(), limit))
-            .await
+        let (list, after, limit) = ((&**list).into(), self.reached.clone(), limit as u32);
+        look(&self.partition, OfList { list, after, limit }).await
     }
 }
 
-/// Reads from a partition after everything that was committed, on a thread that may wait for a disk.
-pub(super) async fn look<T: Send + 'static>(
-    partition: &Partition,
-    read: impl FnOnce(&dyn View) -> T + Send + 'static,
-) -> Result<T, Status> {
-    catch_up(partition).await?;
-    look_here(partition, read).await
+/// Reads from a partition what was committed before, on a thread that may wait for a disk.
+pub(super) async fn look<Q: Query>(partition: &Partition, query: Q) -> Result<Q::Answer, Status> {
+    dispatch::look(partition, query).await.map_err(|error| status::of_cluster(&error))
 }
 
-/// Waits until this node has everything of a partition that was committed before.
-pub(super) async fn catch_up(partition: &Partition) -> Result<(), Status> {
-    partition.read(|_| ()).await.map_err(|error| status::of_cluster(&error))
-}
-
-/// Reads what this node has of a partition, on a thread that may wait for a disk.
-pub(super) async fn look_here<T: Send + 'static>(
-    partition: &Partition,
-    read: impl FnOnce(&dyn View) -> T + Send + 'static,
-) -> Result<T, Status> {
-    let partition = partition.clone();
-    tokio::task::spawn_blocking(move || partition.peek(|rows| read(&RowsView(rows))))
-        .await
-        .map_err(|error| Status::internal(format!("read a list: {error}")))
+/// Waits until what was committed before can be read.
+pub(super) async fn reach(partition: &Partition) -> Result<dispatch::Reach<'_>, Status> {
+    dispatch::reach(partition).await.map_err(|error| status::of_cluster(&error))
 }

@@ -21,9 +21,9 @@ use super::list::{closing, look, statuses};
 use super::skip::check_batch;
 use super::{Gateway, propose};
 use crate::engine::command::{Purge, Target};
-use crate::engine::read::{self, Known, List, Order, Seen};
+use crate::engine::read::{Known, List, OfList, OfTree, Order, Seen};
 use crate::engine::time::nanos;
-use crate::engine::{Command, Mark, Reply, View, is_entity};
+use crate::engine::{Command, Mark, Reply, is_entity};
 use crate::machine::Partition;
 
 /// Instances that one command purges, or that one look examines.
@@ -172,11 +172,8 @@ impl Gateway {
                 return Ok((count, false));
             }
             let began = Instant::now();
-            let (part, behind) = (list.clone(), after.take());
-            let slice = look(partition, move |view: &dyn View| {
-                read::list(view, &part, behind.as_ref(), STEP)
-            })
-            .await?;
+            let query = OfList { list: (&list).into(), after: after.take(), limit: STEP as u32 };
+            let slice = look(partition, query).await?;
             let targets = slice.marks.into_iter().map(|mark| mark.instance);
             if recursive {
                 for instance in targets {
@@ -261,11 +258,8 @@ impl Gateway {
         let mut all = Vec::new();
         for (partition, instances) in self.by_partition(hub, instances, |known| &known.instance) {
             for known in instances.chunks(LOOK) {
-                let known = known.to_vec();
-                let seen = look(&partition, move |view: &dyn View| {
-                    known.iter().filter_map(|known| read::see(view, hub, known)).collect::<Vec<_>>()
-                });
-                all.extend(seen.await?);
+                let query = OfTree { hub, known: known.to_vec() };
+                all.extend(look(&partition, query).await?.seen);
             }
         }
         Ok(all)

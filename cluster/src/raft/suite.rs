@@ -27,6 +27,10 @@ impl Machine for Idle {
         Applied { changes: Changes::new(), reply: command.clone(), effects: Vec::new() }
     }
 
+    fn read(&self, _: &dyn Rows, _: &bytes::Bytes) -> Option<bytes::Bytes> {
+        None
+    }
+
     fn committed(&self, _: GroupId, _: Vec<()>) {}
 }
 

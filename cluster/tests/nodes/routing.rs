@@ -26,6 +26,28 @@ async fn every_node_takes_proposals_and_reads_what_was_acknowledged_elsewhere() 
     net.stop().await;
 }
 
+/// A read that travels sees what was acknowledged, wherever it is asked, also while the lead moves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_node_is_answered_by_the_leader() {
+    let net = Net::start(false, |_| {}).await;
+    for round in 1..=60 {
+        let (writer, reader) = (round % 3 + 1, (round / 3) % 3 + 1);
+        propose(net.group(writer, P1), "add n 1").await;
+        if round % 20 == 0 {
+            let leader = net.leader(P1, None).await;
+            let _ = net.group(leader, P1).transfer_leader(leader % 3 + 1).await;
+        }
+        let answer = net.group(reader, P1).query(Bytes::from_static(b"n")).await.unwrap();
+        assert_eq!(answer, round.to_string().as_bytes());
+    }
+    let unknown = net.group(1, P1).query(Bytes::new()).await;
+    assert_eq!(unknown, Err(Error::NotLeader { leader: None }), "a read may be asked again");
+    propose(net.group(1, P1), "put long 6000000").await;
+    let long = net.group(2, P1).query(Bytes::from_static(b"long")).await.unwrap();
+    assert_eq!(long.len(), 6_000_000);
+    net.stop().await;
+}
+
 /// Counts up through one node until told to stop; returns how many calls were acknowledged.
 async fn count(group: Partition<Counters>, stop: Arc<AtomicBool>, slowest: Arc<AtomicU64>) -> u64 {
     let mut done = 0;

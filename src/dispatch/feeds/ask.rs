@@ -3,6 +3,9 @@
 //! Everything that is asked may be asked twice: a completion is accepted once, and an item that was given back
 //! is not given back again. So when nobody knows what became of a question, or another node leads meanwhile, it
 //! is asked again, until a leader answers or the time is over.
+//!
+//! A call that waits for an instance, on a node that does not hold its rows, is such a question, too: the leader answers
+//! when there may be news, or after a while, or when it no longer leads. Then it reads, and asks again.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use durahub_cluster::{Error, Feed, GroupId, Leadership, Program};
 use durahub_proto::peer::ask::About;
 use durahub_proto::peer::ask_outcome::Outcome;
 use durahub_proto::peer::{
-    Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge, WorkOf,
+    Abandon, Ask, AskOutcome, Done, HandedOut, Held, NotLeader, TooLarge, WaitFor, WorkOf,
 };
 use durahub_proto::wire;
 use futures::future::BoxFuture;
@@ -23,7 +26,9 @@ use tokio::time::Instant;
 
 use crate::dispatch::hub::{Key, Kind};
 use crate::dispatch::token::{Token, Work};
-use crate::dispatch::{CompleteError, Dispatcher};
+use crate::dispatch::{CompleteError, Dispatcher, Wanted};
+use crate::engine::{Address, read};
+use crate::machine::RowsView;
 
 /// How long a leader is looked for.
 const SEARCH_TIME: Duration = Duration::from_secs(10);
@@ -33,6 +38,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const BREATH: Duration = Duration::from_millis(2);
 /// Time for one question, besides that for its bytes.
 const ASK_TIME: Duration = Duration::from_secs(5);
+/// Time after which a leader answers a wait without news.
+const WAIT_TIME: Duration = Duration::from_secs(30);
+/// Pause after a wait for which no leader was found.
+const WAIT_AGAIN: Duration = Duration::from_millis(200);
 /// Slowest way on which a long question still arrives in time.
 const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
 
@@ -198,6 +207,40 @@ impl Dispatcher {
         }
     }
 
+    /// Waits at the leader of an instance until that may have got there; `known` when it was seen before, so that it
+    /// may also be gone. Returns at any other time, too: the caller reads again.
+    pub async fn wait_there(&self, at: &Address, wanted: Wanted, known: bool) {
+        let about = |(): &()| {
+            let (instance, completed) = (at.instance.clone(), wanted == Wanted::Completed);
+            About::WaitFor(WaitFor { instance, completed, known })
+        };
+        // A node that has come to lead holds the rows by now.
+        let here = |()| async { Ok(()) };
+        let time = WAIT_TIME + ASK_TIME;
+        if self.ask_within(time, at.hub, &at.instance, (), about, here).await.is_err() {
+            tokio::time::sleep(WAIT_AGAIN).await;
+        }
+    }
+
+    /// Waits at the leader, for another node's gateway.
+    async fn wait_here(&self, at: Address, wanted: Wanted, known: bool) -> Result<(), Error> {
+        let partition = self.partition_of(at.hub, &at.instance);
+        let mut leadership = partition.leadership();
+        // Registered before reading: what happens in between is not missed.
+        let mut waiter = self.wait_for(&at, wanted);
+        let head = partition.read(|rows| read::head(&RowsView(rows), &at)).await?;
+        if head.map_or(known, |head| wanted.is_met_by(head.status())) {
+            return Ok(());
+        }
+        let resigns = |now: &Leadership| matches!(now, Leadership::Follower { .. });
+        tokio::select! {
+            () = waiter.woken() => {}
+            _ = leadership.wait_for(resigns) => {}
+            () = tokio::time::sleep(WAIT_TIME) => {}
+        }
+        Ok(())
+    }
+
     /// Does something on a task of its own: a caller that goes away, or a link that breaks, must not end the lease
     /// of what is being committed.
     async fn alone<T, Doing>(
@@ -225,6 +268,22 @@ impl Dispatcher {
     where
         Doing: Future<Output = Result<(), CompleteError>>,
     {
+        self.ask_within(ASK_TIME, hub, instance, what, about, here).await
+    }
+
+    /// The same, with so much time for each question besides that for its bytes.
+    async fn ask_within<T, Doing>(
+        &self,
+        time: Duration,
+        hub: u32,
+        instance: &str,
+        what: T,
+        about: impl Fn(&T) -> About,
+        here: impl FnOnce(T) -> Doing,
+    ) -> Result<Option<Held>, CompleteError>
+    where
+        Doing: Future<Output = Result<(), CompleteError>>,
+    {
         let mut leadership = self.partition_of(hub, instance).leadership();
         let until = Instant::now() + SEARCH_TIME;
         let (mut question, mut named, mut unknown) = (None, None, None);
@@ -242,7 +301,7 @@ impl Dispatcher {
                     let question = question
                         .get_or_insert_with(|| encoded(&Ask { hub, about: Some(about(&what)) }));
                     let bytes = question.len() as f64 / BYTES_PER_SECOND;
-                    let time = ASK_TIME + Duration::from_secs_f64(bytes);
+                    let time = time + Duration::from_secs_f64(bytes);
                     let answer = tokio::select! {
                         biased;
                         answer = peers.ask(node, question.clone(), time) => answer,
@@ -304,6 +363,11 @@ impl Dispatcher {
                 self.must_lead(hub, Some(instance.clone()))?;
                 let count = self.handed_out_here(hub, kind, &instance);
                 return Ok(Outcome::Held(Held { count }));
+            }
+            About::WaitFor(WaitFor { instance, completed, known }) => {
+                self.must_lead(hub, Some(instance.clone()))?;
+                let wanted = if completed { Wanted::Completed } else { Wanted::Started };
+                self.wait_here(Address::new(hub, instance), wanted, known).await?;
             }
             About::TakeOver(told) => self.hear_of_leases(told),
             About::WorkOf(WorkOf { partitions }) => {

@@ -1,11 +1,12 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
 //! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory, [`feeds`] two of
-//! them with a link between; in [`moving`] its lead goes and comes.
+//! them with a link between; in [`moving`] its lead goes and comes, in [`waits`] others wait at it.
 
 mod background;
 mod caller;
 mod feeds;
 mod moving;
+mod waits;
 mod workers;
 
 use std::time::Duration;

@@ -19,6 +19,7 @@
 mod bytes;
 mod commands;
 mod entities;
+mod queries;
 mod records;
 mod source;
 
@@ -77,7 +78,13 @@ fn name_of<T>() -> &'static str {
 }
 
 fn tables() -> Vec<Entry> {
-    let tables = [commands::table(), records::table(), entities::records(), records::answers()];
+    let tables = [
+        commands::table(),
+        records::table(),
+        entities::records(),
+        records::answers(),
+        queries::table(),
+    ];
     tables.into_iter().flatten().collect()
 }
 

@@ -16,23 +16,29 @@ use crate::engine::time::timestamp;
 use crate::engine::view::{View, after_prefix};
 
 /// How many rows one slice reads, and how many bytes of states it yields, about.
-const SLICE_ROWS: usize = 512;
+const SLICE_ROWS: u64 = 512;
 const SLICE_BYTES: usize = 1 << 20;
 
 /// What is listed; all conditions hold together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct EntityList {
     /// Number of the hub.
+    #[prost(uint32, tag = "1")]
     pub hub: u32,
     /// What ids begin with.
+    #[prost(string, tag = "2")]
     pub prefix: String,
     /// Not changed before this, in nanoseconds since the Unix epoch.
+    #[prost(int64, optional, tag = "3")]
     pub from: Option<i64>,
     /// Not changed after this.
+    #[prost(int64, optional, tag = "4")]
     pub to: Option<i64>,
     /// Entities without a state, too.
+    #[prost(bool, tag = "5")]
     pub transient: bool,
     /// With their states.
+    #[prost(bool, tag = "6")]
     pub states: bool,
 }
 
@@ -51,15 +57,28 @@ impl EntityList {
 }
 
 /// A part of a list.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct EntitySlice {
-    /// What was found, in order, each with its place in the list: the second of its last change in a list by
-    /// time, else 0, and its id.
-    pub entities: Vec<(Mark, wire::EntityMetadata)>,
+    /// What was found, in order.
+    #[prost(message, repeated, tag = "1")]
+    pub entities: Vec<ListedEntity>,
     /// Everything up to here was looked at; `None` once nothing is left.
+    #[prost(message, optional, tag = "2")]
     pub reached: Option<Mark>,
     /// How many rows were read, states aside.
-    pub rows: usize,
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
+}
+
+/// An entity in a list.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListedEntity {
+    /// Its place: the second of its last change in a list by time, else 0, and its id.
+    #[prost(message, required, tag = "1")]
+    pub mark: Mark,
+    /// What is shown of it.
+    #[prost(message, required, tag = "2")]
+    pub entity: wire::EntityMetadata,
 }
 
 /// The next part of a list behind `after`: at most `limit` entities.
@@ -131,14 +150,14 @@ impl Gathering<'_> {
         mark: Mark,
         at: &Address,
         record: &EntityRecord,
-        rows: usize,
+        rows: u64,
     ) -> ControlFlow<()> {
         let slice = &mut self.slice;
         slice.rows += rows;
         if self.list.matches(at, record) {
             let entity = metadata(self.view, at, record, self.list.states);
             self.bytes += entity.serialized_state.as_ref().map_or(0, durahub_proto::Text::len);
-            slice.entities.push((mark.clone(), entity));
+            slice.entities.push(ListedEntity { mark: mark.clone(), entity });
         }
         let is_enough = slice.entities.len() >= self.limit
             || slice.rows >= SLICE_ROWS
@@ -211,7 +230,7 @@ mod tests {
     }
 
     fn ids(slice: &EntitySlice) -> Vec<&str> {
-        slice.entities.iter().map(|(_, entity)| entity.instance_id.as_str()).collect()
+        slice.entities.iter().map(|it| it.entity.instance_id.as_str()).collect()
     }
 
     #[test]
@@ -232,8 +251,8 @@ mod tests {
         let (from, to) = (Some(1_000_000_010), Some(3_000_000_030));
         assert_eq!(all(&EntityList { from, to, ..list.clone() }), "@a@1 @a@3", "inclusive");
         let with = entities(&rows, &EntityList { states: true, ..list.clone() }, None, 1);
-        assert_eq!(with.entities[0].1.serialized_state, Some("@a@".into()));
-        assert_eq!(entities(&rows, &list, None, 1).entities[0].1.serialized_state, None);
+        assert_eq!(with.entities[0].entity.serialized_state, Some("@a@".into()));
+        assert_eq!(entities(&rows, &list, None, 1).entities[0].entity.serialized_state, None);
     }
 
     #[test]
@@ -278,7 +297,7 @@ mod tests {
             looked += counted.looked();
             // Behind the last one that it returns, the second of an end of the range at most.
             assert!(counted.looked() <= 2 * (slice.entities.len() + 40), "{}", counted.looked());
-            found.extend(slice.entities.into_iter().map(|(mark, _)| mark));
+            found.extend(slice.entities.into_iter().map(|it| it.mark));
             after = slice.reached;
             if after.is_none() {
                 break;

@@ -13,28 +13,36 @@ const REQUESTS: usize = 64;
 const TOLD: usize = 8;
 
 /// An orchestration and its critical section.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LockParty {
     /// The orchestration.
+    #[prost(string, tag = "1")]
     pub instance: String,
     /// The id that its worker gave the section.
+    #[prost(string, tag = "2")]
     pub section: String,
     /// Since when, in nanoseconds since the Unix epoch; 0 when that is not known.
+    #[prost(int64, tag = "3")]
     pub since: i64,
 }
 
 /// An entity that is locked, or that a lock is waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EntityLock {
     /// Id of the entity.
+    #[prost(string, tag = "1")]
     pub entity: String,
     /// Who holds it, if anybody does.
+    #[prost(message, optional, tag = "2")]
     pub holder: Option<LockParty>,
     /// How many requests wait for it.
+    #[prost(uint32, tag = "3")]
     pub waiting: u32,
     /// The first of them, in order; of very many, some.
+    #[prost(message, repeated, tag = "4")]
     pub first: Vec<LockParty>,
     /// Operations that wait.
+    #[prost(uint32, tag = "5")]
     pub operations: u32,
 }
 

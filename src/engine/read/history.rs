@@ -30,11 +30,13 @@ pub(crate) fn events(view: &dyn View, at: &Address, generation: u64, count: u32)
 }
 
 /// A part of a history.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct HistoryPart {
     /// Its events, encoded.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
     pub events: Vec<Bytes>,
     /// Number of the event that follows.
+    #[prost(uint32, tag = "2")]
     pub next: u32,
 }
 

@@ -13,13 +13,14 @@ mod leftovers;
 mod list;
 mod open_work;
 mod outbox;
+pub(crate) mod query;
 mod tree;
 mod turn;
 
 pub(crate) use children::child;
 pub use children::children;
 pub(crate) use entities::entity_rows_of_hub;
-pub use entities::{EntityList, EntitySlice, entities, metadata};
+pub use entities::{EntityList, EntitySlice, ListedEntity, entities, metadata};
 #[cfg(test)]
 pub(crate) use entity::queue;
 pub use entity::{Batch, BatchRoom, BatchTooLarge, batch, batch_is_current, entity, entity_state};
@@ -44,6 +45,10 @@ pub use list::{List, Order, Slice, list, listed_state};
 pub use open_work::{Open, OpenWork, open_work};
 pub(crate) use outbox::delivered;
 pub use outbox::{message, outbox_after};
+pub use query::{
+    OfEntities, OfEntity, OfHead, OfHistory, OfHub, OfList, OfListed, OfLocks, OfState, OfTree,
+    Query, answer,
+};
 pub use tree::{Known, Seen, see};
 pub(crate) use turn::is_rewound;
 pub use turn::{Room, Turn, TurnTooLarge, turn, turn_is_current};

@@ -53,11 +53,13 @@ const LEFTOVER: u8 = 0x1b;
 const CHILD: u8 = 0x1c;
 
 /// Who is meant: an instance in a hub.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Message)]
 pub struct Address {
     /// Number of the task hub.
+    #[prost(uint32, tag = "1")]
     pub hub: u32,
     /// Instance id, unique in the hub.
+    #[prost(string, tag = "2")]
     pub instance: String,
 }
 

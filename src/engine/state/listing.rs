@@ -21,11 +21,13 @@ pub enum Index {
 }
 
 /// Where an instance stands in a list; lists go up in this order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, prost::Message)]
 pub struct Mark {
     /// What the list is ordered by, in nanoseconds since the Unix epoch; 0 in lists by id.
+    #[prost(int64, tag = "1")]
     pub time: i64,
     /// The instance.
+    #[prost(string, tag = "2")]
     pub instance: String,
 }
 

@@ -72,6 +72,11 @@ impl Machine for Counters {
         }
     }
 
+    /// A query is a key, its answer the row.
+    fn read(&self, rows: &dyn Rows, query: &Bytes) -> Option<Bytes> {
+        (!query.is_empty()).then(|| rows.get(query).unwrap_or_default())
+    }
+
     fn committed(&self, group: GroupId, effects: Vec<String>) {
         self.effects.lock().unwrap().entry(group.0).or_default().extend(effects);
     }

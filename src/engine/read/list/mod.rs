@@ -46,14 +46,17 @@ pub struct List {
 }
 
 /// A part of a list.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Slice {
     /// Where the instances stand, in order.
+    #[prost(message, repeated, tag = "1")]
     pub marks: Vec<Mark>,
     /// Everything up to here was looked at; `None` once nothing is left.
+    #[prost(message, optional, tag = "2")]
     pub reached: Option<Mark>,
     /// How many rows were read.
-    pub rows: usize,
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
 }
 
 impl List {
@@ -127,7 +130,7 @@ struct Run {
 
 impl Run {
     /// The next instance of this status.
-    fn peek(&mut self, view: &dyn View, index: Index, rows: &mut usize) -> Option<&Mark> {
+    fn peek(&mut self, view: &dyn View, index: Index, rows: &mut u64) -> Option<&Mark> {
         if self.ahead.is_empty() && !self.exhausted {
             let mut last = None;
             view.scan(&self.from, &self.end, &mut |key, _| {
@@ -204,7 +207,7 @@ fn by_id(view: &dyn View, list: &List, after: Option<&Mark>, limit: usize) -> Sl
         if list.matches(&at, &record) {
             slice.marks.push(mark.clone());
         }
-        if slice.marks.len() < limit && slice.rows < limit * 4 {
+        if slice.marks.len() < limit && slice.rows < limit as u64 * 4 {
             return ControlFlow::Continue(());
         }
         slice.reached = Some(mark);

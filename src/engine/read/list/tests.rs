@@ -141,9 +141,9 @@ fn a_page_costs_what_it_returns() {
             partition.read.set(0);
             let slice = super::list(&partition, &list, after.as_ref(), 25);
             assert_eq!(slice.marks.len(), 25, "{list:?}");
-            assert_eq!(slice.rows, partition.read.get(), "the slice says what it read");
+            assert_eq!(slice.rows as usize, partition.read.get(), "the slice says what it read");
             // At most one run of each of the six statuses is read ahead.
-            assert!(slice.rows <= 25 + 6 * RUN, "{list:?} read {} rows", slice.rows);
+            assert!(slice.rows as usize <= 25 + 6 * RUN, "{list:?} read {} rows", slice.rows);
             for mark in &slice.marks {
                 assert!(listed_state(&partition, &list, mark, true).is_some());
             }

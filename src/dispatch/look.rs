@@ -1,0 +1,75 @@
+//! Reads of a partition from any node: here where this node holds the rows, else at the leader.
+//!
+//! There is one way to write a read, the [`Query`]. A node that holds the partition answers it from its own rows, once
+//! these have everything that was committed before; nothing is encoded for it. Any other node sends it to the leader.
+
+use durahub_cluster::Error;
+use tokio::task::JoinError;
+
+use crate::engine::read::Query;
+use crate::machine::{Partition, RowsView};
+
+/// Reads what was committed before, on a thread that may wait for a disk.
+///
+/// # Errors
+/// When no leader is found with a quorum behind it.
+pub async fn look<Q: Query>(partition: &Partition, query: Q) -> Result<Q::Answer, Error> {
+    reach(partition).await?.look(query).await
+}
+
+/// Waits until what was committed before can be read.
+///
+/// # Errors
+/// When no leader is found with a quorum behind it.
+pub async fn reach(partition: &Partition) -> Result<Reach<'_>, Error> {
+    Ok(Reach { partition, is_here: partition.catch_up().await? })
+}
+
+/// A partition that can be read: what was committed before it was reached will be seen.
+pub struct Reach<'a> {
+    partition: &'a Partition,
+    is_here: bool,
+}
+
+impl Reach<'_> {
+    /// Reads a row or two.
+    ///
+    /// # Errors
+    /// When the rows are elsewhere and no leader is found.
+    pub async fn glance<Q: Query>(&self, query: Q) -> Result<Q::Answer, Error> {
+        if self.is_here
+            && let Some(answer) = self.partition.look(|rows| query.run(&RowsView(rows)))
+        {
+            return Ok(answer);
+        }
+        self.ask(query).await
+    }
+
+    /// Reads on a thread that may wait for a disk.
+    ///
+    /// # Errors
+    /// When the rows are elsewhere and no leader is found.
+    pub async fn look<Q: Query>(&self, query: Q) -> Result<Q::Answer, Error> {
+        if !self.is_here {
+            return self.ask(query).await;
+        }
+        let partition = self.partition.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let answer = partition.look(|rows| query.run(&RowsView(rows)));
+            answer.ok_or(query)
+        });
+        match looking.await.map_err(JoinError::try_into_panic) {
+            Ok(Ok(answer)) => Ok(answer),
+            // The rows went away meanwhile.
+            Ok(Err(query)) => self.ask(query).await,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The node stops.
+            Err(Err(_)) => Err(Error::Stopping),
+        }
+    }
+
+    async fn ask<Q: Query>(&self, query: Q) -> Result<Q::Answer, Error> {
+        let answer = self.partition.query(query.into_bytes()).await?;
+        prost::Message::decode(answer).map_err(|error| Error::Unavailable(error.to_string()))
+    }
+}
