@@ -152,6 +152,11 @@ pub async fn run(
     dispatcher.join(node.peers(), &mut leading);
     node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
+    let (audit, number) = (security.audit(), node.identity().node);
+    dispatcher.tell_removed(move |removed| {
+        let counts = removed.by_status.iter().map(|(status, count)| (*status, *count));
+        audit.note_removed(number, &removed.hub, counts);
+    });
     leading.spawn(dispatcher.clone().retain(metadata.clone()));
     let folder = (!config.ephemeral).then(|| config.data_dir.clone());
     leading.spawn(Watch::start(pressure.clone(), folder).await.run());

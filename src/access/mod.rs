@@ -379,6 +379,7 @@ impl Access {
                 subject,
                 allowed: judged.is_ok(),
                 code: None,
+                removed: &[],
             });
         }
         judged
