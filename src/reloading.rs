@@ -89,7 +89,7 @@ impl Reloading {
         let config = (self.source.load)()?;
         // The only part that can fail goes first.
         logs::set_filter(&config.log_level).context("change the log level")?;
-        self.throttle.set(shares(&config.limits));
+        self.throttle.set(shares(&config));
         self.connections.set(&config.limits);
         set_pressure(&self.pressure, &config);
         self.dispatcher.set_rules(rules(&config, self.started_with.limits.max_message_bytes));
@@ -124,7 +124,7 @@ mod tests {
         let reloading = Reloading {
             source: Source { file: None, load: Box::new(newer) },
             security: Security::start(&started_with, &clock).await.unwrap(),
-            throttle: Throttle::new(shares(&started_with.limits), clock.clone()),
+            throttle: Throttle::new(shares(&started_with), clock.clone()),
             pressure: Pressure::new(),
             connections: Connections::new(&started_with.limits),
             dispatcher: Dispatcher::new(settings, clock, Vec::new()),

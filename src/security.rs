@@ -199,6 +199,11 @@ impl Security {
         ports.chain(peer).chain([access]).collect()
     }
 
+    /// Where a node notes what it does by itself.
+    pub(crate) fn audit(&self) -> Audit {
+        self.audit.clone()
+    }
+
     /// Opens the audit log again, as after a rotation.
     pub(crate) fn reopen_audit(&self) {
         self.audit.reopen();

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use durahub_cluster::config::PARTITIONS_LIMIT;
 use durahub_cluster::transport::{GrpcTransport, PeerServer, Secure};
 use durahub_cluster::{GroupId, NodeConfig, Storage};
+use metrics::gauge;
 use tokio::sync::{oneshot, watch};
 use tonic::Code;
 use tonic::transport::server::Server;
@@ -36,8 +37,8 @@ use crate::pressure::{self, Level, Mark, Marks, Pressure, Source as Short, Watch
 use crate::reloading::Reloading;
 use crate::security::{self, Security};
 use crate::spans::{self, Exporting, Spans};
-use crate::telemetry::metrics::Metrics;
-use crate::throttle::{Share, Shares, Throttle, ThrottleLayer};
+use crate::telemetry::metrics::{self as names, Metrics};
+use crate::throttle::{self, Requests, Share, Shares, Throttle, ThrottleLayer};
 use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
@@ -48,6 +49,10 @@ const HEADER_BYTES: u32 = 64 << 10;
 const RESETS_WAITING: usize = 20;
 /// Streams of one connection that the server had to reset; one that has more is closed.
 const RESETS_ANSWERED: usize = 256;
+/// The part of the room for requests that one connection may take, unless it is set, and its bounds in bytes.
+const CONNECTION_SHARE: usize = 8;
+const CONNECTION_LEAST: usize = 4 << 20;
+const CONNECTION_MOST: usize = 128 << 20;
 /// Room that a command needs besides the message it came in.
 const COMMAND_OVERHEAD: usize = 1 << 20;
 /// Longest time for leaders to move to other nodes before this one goes.
@@ -134,22 +139,30 @@ pub async fn run(
     dispatcher.name_hubs(move |hub| hub_name(&hub_names, hub));
     let hub_names = metadata.clone();
     spans.name_hubs(move |hub| hub_name(&hub_names, hub));
-    let measured = (dispatcher.clone(), connections.clone());
+    let throttle = Throttle::new(shares(&config), clock.clone());
+    let measured = (dispatcher.clone(), connections.clone(), throttle.clone());
     metrics.before_each_look(move || {
         measured.0.measure();
         measured.1.measure();
+        let throttle::UnderWay { bytes, waiting } = measured.2.under_way();
+        gauge!(names::REQUEST_BYTES).set(bytes as f64);
+        gauge!(names::REQUESTS_WAITING).set(waiting as f64);
     });
     let mut leading = leaders.run(&dispatcher);
     dispatcher.join(node.peers(), &mut leading);
     node.serve(dispatcher.program());
     leading.spawn(dispatcher.clone().reap_hubs(metadata.clone()));
+    let (audit, number) = (security.audit(), node.identity().node);
+    dispatcher.tell_removed(move |removed| {
+        let counts = removed.by_status.iter().map(|(status, count)| (*status, *count));
+        audit.note_removed(number, &removed.hub, counts);
+    });
     leading.spawn(dispatcher.clone().retain(metadata.clone()));
     let folder = (!config.ephemeral).then(|| config.data_dir.clone());
     leading.spawn(Watch::start(pressure.clone(), folder).await.run());
     leading.spawn(halt_while_critical(dispatcher.clone(), pressure.level()));
 
     let keys = tokio::spawn(security.access.clone().keep_keys());
-    let throttle = Throttle::new(shares(&config.limits), clock.clone());
     let reloading = Reloading {
         started_with: config.clone(),
         source,
@@ -258,12 +271,27 @@ async fn halt_while_critical(dispatcher: Dispatcher, mut level: watch::Receiver<
 }
 
 /// How much one hub and one connection may ask.
-pub(crate) fn shares(limits: &config::Limits) -> Shares {
+pub(crate) fn shares(config: &Config) -> Shares {
+    let limits = &config.limits;
+    let bytes = limits.request_bytes.unwrap_or_else(|| {
+        let least = limits.connection_request_bytes.unwrap_or(0);
+        pressure::request_share(memory_budget(config)).max(least)
+    });
+    let connection_bytes = limits
+        .connection_request_bytes
+        .unwrap_or_else(|| (bytes / CONNECTION_SHARE).clamp(CONNECTION_LEAST, CONNECTION_MOST));
     let share = |per_second, in_flight| Share { per_second, in_flight };
     Shares {
         hub: share(limits.hub_calls_per_second, limits.hub_calls_in_flight),
         connection: share(limits.connection_calls_per_second, limits.connection_calls_in_flight),
         unread_bytes: limits.connection_unread_bytes,
+        requests: Requests {
+            bytes,
+            connection_bytes,
+            streams: limits.connection_streams,
+            longest: limits.max_message_bytes,
+            time: limits.request_time,
+        },
     }
 }
 
@@ -428,9 +456,12 @@ async fn serve_grpc(
         .register_encoded_file_descriptor_set(durahub_proto::OWN_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let Door { access, throttle, limits } = door;
+    let Door { access, throttle: shared, limits } = door;
+    let (stream_window, connection_window) = throttle::windows(limits.connection_streams);
     Server::builder()
         .max_concurrent_streams(limits.connection_streams)
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
         .http2_max_header_list_size(HEADER_BYTES)
         // A client that opens streams and resets them at once, and one that makes the server reset them.
         .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING))
@@ -439,7 +470,7 @@ async fn serve_grpc(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(CallsLayer::new())
         .layer(AccessLayer(access))
-        .layer(ThrottleLayer(throttle))
+        .layer(ThrottleLayer(shared))
         .layer(DeadlineLayer)
         .layer(OversizeLayer { limit: limits.max_message_bytes })
         .add_service(gateway.sidecar())

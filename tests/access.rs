@@ -18,6 +18,8 @@ mod matrix;
 mod rotation;
 #[path = "access/scaler.rs"]
 mod scaler;
+#[path = "access/sending.rs"]
+mod sending;
 #[path = "access/standing.rs"]
 mod standing;
 #[path = "access/tokens.rs"]

@@ -38,6 +38,8 @@ pub(super) struct Entry<'a> {
     pub(super) allowed: bool,
     /// gRPC code of the answer; `None` while there is none.
     pub(super) code: Option<i32>,
+    /// How many instances were removed, by status, where nobody named them.
+    pub(super) removed: &'a [(&'a str, usize)],
 }
 
 /// The audit log; a cheap handle. The default keeps none.
@@ -106,6 +108,25 @@ impl Audit {
         }
     }
 
+    /// Notes what a node has removed of a task hub by itself: how many instances, by status.
+    pub fn note_removed<'a>(
+        &self,
+        node: u64,
+        hub: &str,
+        by_status: impl IntoIterator<Item = (&'a str, usize)>,
+    ) {
+        self.note(&Entry {
+            who: Some((&format!("node {node}"), "server")),
+            from: "retention",
+            what: "RemoveInstances",
+            hub,
+            subject: "",
+            allowed: true,
+            code: None,
+            removed: &by_status.into_iter().collect::<Vec<_>>(),
+        });
+    }
+
     pub(super) fn is_kept(&self) -> bool {
         self.0.is_some()
     }
@@ -156,6 +177,11 @@ fn line(entry: &Entry<'_>, now: i64, lost: u64) -> String {
     }
     if let Some(code) = entry.code {
         add("code", code.into());
+    }
+    if !entry.removed.is_empty() {
+        let counts =
+            entry.removed.iter().map(|(status, count)| ((*status).to_owned(), (*count).into()));
+        add("removed", serde_json::Value::Object(counts.collect()));
     }
     if lost > 0 {
         add("linesLost", lost.into());
@@ -220,6 +246,7 @@ mod tests {
         subject: "a\"b\n",
         allowed: true,
         code: Some(0),
+        removed: &[],
     };
 
     #[test]

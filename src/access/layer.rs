@@ -225,6 +225,7 @@ impl Note {
             subject: self.subject.0.instance.get().map_or("", String::as_str),
             allowed,
             code: code.map(|code| code as i32),
+            removed: &[],
         });
     }
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 
 pub use audit::Audit;
 pub use calls::{Call, Needs, all as all_calls, rpc};
@@ -53,6 +53,8 @@ use tokens::{Hash, Token};
 const REMEMBERED: usize = 4096;
 /// Shortest time between two questions for the keys of the issuer.
 const KEYS_PAUSE: i64 = 5_000_000_000;
+/// Calls that may wait for an answer of the issuer at the same time: nobody knows who makes them.
+const WAITING: usize = 1024;
 
 /// How callers are known, and what they are granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +103,8 @@ struct Shared {
     state: RwLock<Arc<State>>,
     /// When the issuer was asked last; held while it is asked.
     asked: AsyncMutex<i64>,
+    /// Places for those who wait for that.
+    waiting: Semaphore,
     /// Tells those who stay that something was read.
     changes: watch::Sender<()>,
 }
@@ -136,9 +140,9 @@ impl Access {
         verify::install();
         let state = RwLock::new(Arc::new(read(&settings)?));
         let anonymous = Arc::new(Identity::anonymous());
-        let asked = AsyncMutex::new(i64::MIN / 2);
+        let (asked, waiting) = (AsyncMutex::new(i64::MIN / 2), Semaphore::new(WAITING));
         let changes = watch::Sender::default();
-        let shared = Shared { settings, audit, clock, anonymous, state, asked, changes };
+        let shared = Shared { settings, audit, clock, anonymous, state, asked, waiting, changes };
         let access = Access(Arc::new(shared));
         access.ask_issuer().await;
         Ok(access)
@@ -194,12 +198,13 @@ impl Access {
         }
     }
 
-    /// Asks, unless that was done just now.
+    /// Asks, unless that was done just now, or too many wait for it.
     async fn ask_issuer(&self) {
         let Some(JwtSettings { keys: KeySource::Url { url, ca, .. }, .. }) = &self.0.settings.jwt
         else {
             return;
         };
+        let Ok(_place) = self.0.waiting.try_acquire() else { return };
         let mut asked = self.0.asked.lock().await;
         if self.0.clock.now() - *asked < KEYS_PAUSE {
             return;
@@ -374,6 +379,7 @@ impl Access {
                 subject,
                 allowed: judged.is_ok(),
                 code: None,
+                removed: &[],
             });
         }
         judged

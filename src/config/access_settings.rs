@@ -286,7 +286,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "audit.file",
         value_name: "FILE",
-        help: "Where every administrative or lifecycle action is noted, one JSON line each: who, what, hub, instance, decision; never a payload. - is standard output. Empty: nowhere. Opened again on SIGHUP.",
+        help: "Where every administrative or lifecycle action is noted, one JSON line each: who, what, hub, instance, decision; never a payload. What retention removes stands there too, one line for each pass and task hub: how many instances, by status. - is standard output. Empty: nowhere. Opened again on SIGHUP.",
         allowed: "the path of a file, -, or empty",
         emulator: None,
         set: |c, v| put(&mut c.audit.file, path(v)),

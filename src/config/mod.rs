@@ -64,6 +64,9 @@ pub const RELOADED: &[&str] = &[
     "limits.connection_calls_per_second",
     "limits.connection_calls_in_flight",
     "limits.connection_unread_bytes",
+    "limits.request_bytes",
+    "limits.connection_request_bytes",
+    "limits.request_time",
     "limits.connections",
     "limits.connections_per_address",
     "retention.completed",
@@ -204,6 +207,12 @@ pub struct Limits {
     pub connection_streams: u32,
     /// Bytes of answers that one connection may leave unread, 4 MiB to 1 GiB.
     pub connection_unread_bytes: usize,
+    /// Bytes of requests under way at this node, 4 MiB to 64 GiB; `None`: by the memory budget.
+    pub request_bytes: Option<usize>,
+    /// Bytes of requests under way on one connection, 1 MiB to 1 GiB; `None`: by those of the node.
+    pub connection_request_bytes: Option<usize>,
+    /// Time in which something has to come of a request that has room, 1 s to 1 h.
+    pub request_time: Duration,
     /// Connections at the same time at each port for clients, in all; 0: no limit.
     pub connections: u32,
     /// Connections at the same time at each port for clients, from one address; 0: no limit.
@@ -296,6 +305,9 @@ impl Default for Limits {
             connection_calls_in_flight: 0,
             connection_streams: 1000,
             connection_unread_bytes: 32 << 20,
+            request_bytes: None,
+            connection_request_bytes: None,
+            request_time: Duration::from_secs(30),
             connections: 10_000,
             connections_per_address: 2_000,
         }

@@ -292,14 +292,10 @@ const SETTINGS: &[Setting] = &[
         allowed: "auto, or a size from 64MiB to 1024GiB",
         emulator: None,
         set: |c, v| {
-            let auto = v.text() == Some("auto");
-            let bytes = || values::bytes(v, 64 << 20..=1 << 40).map(|bytes| Some(bytes as u64));
-            put(&mut c.memory_budget, if auto { Some(None) } else { bytes() })
+            let budget = values::auto_bytes(v, 64 << 20..=1 << 40);
+            put(&mut c.memory_budget, budget.map(|bytes| bytes.map(|bytes| bytes as u64)))
         },
-        show: |c| {
-            let bytes = c.memory_budget.map(|bytes| values::show_bytes(bytes as usize));
-            quoted(bytes.as_deref().unwrap_or("auto"))
-        },
+        show: |c| values::show_auto_bytes(c.memory_budget.map(|bytes| bytes as usize)),
     },
     Setting {
         key: "snapshot_every",
@@ -549,6 +545,35 @@ const SETTINGS: &[Setting] = &[
         emulator: None,
         set: |c, v| put(&mut c.limits.connection_unread_bytes, values::bytes(v, 4 << 20..=1 << 30)),
         show: |c| quoted(&values::show_bytes(c.limits.connection_unread_bytes)),
+    },
+    Setting {
+        key: "limits.request_bytes",
+        value_name: "BYTES",
+        help: "Bytes of requests under way at this node, in all: a message takes room for all of it when it begins, and keeps it until it is answered. A quarter is for messages up to 64KiB, a quarter for larger ones, half for what has come of those that wait. A message that finds no room is not read on, so that its sender waits; one that would be too many to wait is answered with RESOURCE_EXHAUSTED and when to ask again. Messages up to 1KiB take none. auto: a quarter of the memory budget, but not less than 32MiB and not more than 2GiB.",
+        allowed: "auto, or a size from 4MiB to 64GiB",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.request_bytes, values::auto_bytes(v, 4 << 20..=64 << 30)),
+        show: |c| values::show_auto_bytes(c.limits.request_bytes),
+    },
+    Setting {
+        key: "limits.connection_request_bytes",
+        value_name: "BYTES",
+        help: "Bytes of requests under way on one connection: three quarters for messages above 64KiB, a quarter for others. A message that finds no room is not read on, so that its sender waits; one message always finds some. auto: an eighth of limits.request_bytes, but not less than 4MiB and not more than 128MiB. Counts for new connections.",
+        allowed: "auto, or a size from 1MiB to 1GiB",
+        emulator: None,
+        set: |c, v| {
+            put(&mut c.limits.connection_request_bytes, values::auto_bytes(v, 1 << 20..=1 << 30))
+        },
+        show: |c| values::show_auto_bytes(c.limits.connection_request_bytes),
+    },
+    Setting {
+        key: "limits.request_time",
+        value_name: "TIME",
+        help: "Time in which more of a request has to come that has begun to arrive and has room (limits.request_bytes): anything, and while others wait for room, 1MiB or the rest of it. A call of which less comes is answered with DEADLINE_EXCEEDED. The time in which it waits for room itself does not count.",
+        allowed: "a time from 1s to 1h",
+        emulator: None,
+        set: |c, v| put(&mut c.limits.request_time, values::duration(v, SECOND..=HOUR)),
+        show: |c| time(c.limits.request_time),
     },
     Setting {
         key: "limits.connections",

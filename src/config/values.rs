@@ -137,6 +137,19 @@ pub(super) fn show_bytes(bytes: usize) -> String {
     }
 }
 
+/// `auto`, which is `None`, or a number of bytes within `range`.
+pub(super) fn auto_bytes(value: &Value, range: RangeInclusive<usize>) -> Option<Option<usize>> {
+    match value.text()? {
+        "auto" => Some(None),
+        _ => bytes(value, range).map(Some),
+    }
+}
+
+/// The same, as TOML.
+pub(super) fn show_auto_bytes(bytes: Option<usize>) -> String {
+    format!("{:?}", bytes.map_or_else(|| "auto".to_owned(), show_bytes))
+}
+
 /// How much of a disk stays free: `auto`, a size up to 1 TiB, or a share of 1% to 90%.
 pub(super) fn free_space(value: &Value) -> Option<FreeSpace> {
     let text = value.text()?;

@@ -78,7 +78,7 @@ pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
 pub use look::{Reach, look, reach};
-pub use retention::Retention;
+pub use retention::{Removed, Retention};
 pub use rules::{CurrentRules, Rules};
 pub use waiters::{Waiter, Wanted};
 
@@ -123,6 +123,8 @@ struct Shared {
     hub_deleted: Notify,
     /// Wakes the task that removes what has stayed long enough.
     retention_set: Notify,
+    /// Hears what it has removed.
+    removed_told: Arc<OnceLock<retention::Told>>,
     next_id: AtomicU64,
     /// The first lease that each partition may have given out since this node leads it.
     first_lease: Vec<AtomicU64>,
@@ -159,6 +161,7 @@ impl Dispatcher {
             closed_hubs: watch::Sender::default(),
             hub_deleted: Notify::new(),
             retention_set: Notify::new(),
+            removed_told: Arc::default(),
             next_id: AtomicU64::new(1),
             first_lease,
             rebuilt,

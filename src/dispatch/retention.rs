@@ -11,6 +11,7 @@
 //! anything below it still runs. What has ended below it goes by its own status and time, too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use durahub_cluster::{Error, GroupId, Leadership};
@@ -76,6 +77,54 @@ impl Retention {
     }
 }
 
+/// What one pass has removed of one hub; told when the pass is through with it, or given up.
+pub struct Removed {
+    /// The hub's name.
+    pub hub: String,
+    /// How many instances, by the status in which they had ended; none is 0.
+    pub by_status: BTreeMap<&'static str, usize>,
+    by_partition: BTreeMap<GroupId, usize>,
+    told: Arc<OnceLock<Told>>,
+}
+
+/// Hears what was removed.
+pub(super) type Told = Box<dyn Fn(&Removed) + Send + Sync>;
+
+impl Removed {
+    fn count(&mut self, partition: GroupId, status: OrchestrationStatus, count: usize) {
+        if count > 0 {
+            *self.by_partition.entry(partition).or_default() += count;
+            *self.by_status.entry(word(status)).or_default() += count;
+        }
+    }
+}
+
+impl Drop for Removed {
+    /// One line for each hub of which something went: how many instances, and of which partitions.
+    fn drop(&mut self) {
+        if self.by_status.is_empty() {
+            return;
+        }
+        let parts =
+            self.by_partition.iter().map(|(partition, count)| format!("{}: {count}", partition.0));
+        let partitions = parts.collect::<Vec<_>>().join(", ");
+        let (hub, removed) = (&self.hub, self.by_status.values().sum::<usize>());
+        tracing::info!(hub, removed, partitions, "removed by retention");
+        if let Some(told) = self.told.get() {
+            told(self);
+        }
+    }
+}
+
+/// A status from which instances go, as settings and metrics spell it.
+fn word(status: OrchestrationStatus) -> &'static str {
+    match status {
+        OrchestrationStatus::Completed => "completed",
+        OrchestrationStatus::Failed => "failed",
+        _ => "terminated",
+    }
+}
+
 /// What one look at the index found.
 struct Found {
     seen: Vec<Seen>,
@@ -107,6 +156,11 @@ fn rest_after(worked: Duration) -> Option<Duration> {
 }
 
 impl Dispatcher {
+    /// Sets who hears what retention has removed here, once; later calls change nothing.
+    pub fn tell_removed(&self, told: impl Fn(&Removed) + Send + Sync + 'static) {
+        let _ = self.0.removed_told.set(Box::new(told));
+    }
+
     /// Removes what has stayed long enough, on the partitions led here, until the future is dropped.
     pub async fn retain(self, metadata: Partition) {
         loop {
@@ -128,12 +182,17 @@ impl Dispatcher {
         let mut next = usual.limited().map(|(_, time)| time).min();
         let mut turns = Turns::begin();
         for (name, hub) in &hubs {
-            let mut removed: BTreeMap<GroupId, usize> = BTreeMap::new();
+            let mut removed = Removed {
+                hub: name.clone(),
+                by_status: BTreeMap::new(),
+                by_partition: BTreeMap::new(),
+                told: Arc::clone(&self.0.removed_told),
+            };
             for (status, time) in usual.of(hub).limited() {
                 next = Some(next.map_or(time, |known| known.min(time)));
                 for partition in self.0.partitions.iter().filter(|partition| leads(partition)) {
-                    let count = removed.entry(partition.id()).or_default();
-                    match self.retire(partition, hub.id, status, time, &mut turns, count).await {
+                    let (turns, removed) = (&mut turns, &mut removed);
+                    match self.retire(partition, hub.id, status, time, turns, removed).await {
                         Ok(due) => {
                             next = next.map(|known| known.min(due.unwrap_or(known)));
                         }
@@ -144,7 +203,6 @@ impl Dispatcher {
                     }
                 }
             }
-            tell(name, &removed);
         }
         next
     }
@@ -158,7 +216,7 @@ impl Dispatcher {
         status: OrchestrationStatus,
         time: Duration,
         turns: &mut Turns,
-        count: &mut usize,
+        removed: &mut Removed,
     ) -> Result<Option<Duration>, Error> {
         let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let cut_off = self.0.clock.now().saturating_sub(time);
@@ -187,7 +245,8 @@ impl Dispatcher {
                     targets.push(seen.target);
                 }
             }
-            *count += self.remove(partition, hub, status, cut_off, targets).await?;
+            let count = self.remove(partition, hub, status, cut_off, targets).await?;
+            removed.count(partition.id(), status, count);
             after = found.reached;
             if after.is_none() {
                 break;
@@ -256,19 +315,6 @@ impl Dispatcher {
             }
         }
         Ok(false)
-    }
-}
-
-/// One line for each hub of which something went: how many instances, and of which partitions.
-fn tell(hub: &str, removed: &BTreeMap<GroupId, usize>) {
-    let partitions: Vec<_> = removed
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(partition, count)| format!("{}: {count}", partition.0))
-        .collect();
-    if !partitions.is_empty() {
-        let (removed, partitions) = (removed.values().sum::<usize>(), partitions.join(", "));
-        tracing::info!(hub, removed, partitions, "removed by retention");
     }
 }
 

@@ -15,6 +15,11 @@ const CACHE_LEAST: u64 = 16 << 20;
 const CACHE_MOST: u64 = 128 << 20;
 /// The part of the memory that a storage cache takes in between.
 const CACHE_SHARE: u64 = 16;
+/// Least and most room for requests, in bytes, that is chosen by itself.
+const REQUESTS_LEAST: u64 = 32 << 20;
+const REQUESTS_MOST: u64 = 2 << 30;
+/// The part of the memory that is room for requests in between.
+const REQUESTS_SHARE: u64 = 4;
 
 /// The memory that this process may take, in bytes; `None` where the system does not say.
 #[must_use]
@@ -53,6 +58,13 @@ fn files(line: &str) -> Vec<PathBuf> {
 #[must_use]
 pub fn cache_share(budget: Option<u64>) -> u64 {
     budget.map_or(CACHE_MOST, |budget| budget / CACHE_SHARE).clamp(CACHE_LEAST, CACHE_MOST)
+}
+
+/// Bytes of requests that a process takes in at a time, if it may take so much memory.
+#[must_use]
+pub fn request_share(budget: Option<u64>) -> usize {
+    let share = budget.map_or(REQUESTS_MOST, |budget| budget / REQUESTS_SHARE);
+    share.clamp(REQUESTS_LEAST, REQUESTS_MOST) as usize
 }
 
 /// Room of a process that may take so many bytes. It blocks, though hardly.
@@ -134,6 +146,7 @@ mod tests {
     fn caches_fit_small_containers_and_do_not_grow_for_ever() {
         let chosen = [None, Some(64 * MIB), Some(512 * MIB), Some(2048 * MIB), Some(1 << 40)];
         assert_eq!(chosen.map(|budget| cache_share(budget) / MIB), [128, 16, 32, 128, 128]);
+        assert_eq!(chosen.map(|budget| request_share(budget) >> 20), [2048, 32, 128, 512, 2048]);
     }
 
     #[test]

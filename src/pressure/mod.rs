@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 pub use level::{Level, Mark, Marks, Room};
 pub use look::Watch;
-pub use memory::{cache_share, limit as memory_limit};
+pub use memory::{cache_share, limit as memory_limit, request_share};
 
 use crate::telemetry::metrics as names;
 

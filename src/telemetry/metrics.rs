@@ -72,6 +72,8 @@ table! {
     PRESSURE = "durahub_pressure", Gauge, ["source"], "How short of room the node is: 0 not at all, 1 nothing new is begun, 2 nothing that grows is taken.";
     TIMER_LAG = "durahub_timer_lag_seconds", Histogram, [], "Time from the due time of a partition's earliest timer to its firing.";
     CONNECTIONS = "durahub_connections", Gauge, ["port"], "Connections that are open at a port: grpc, http or peer.";
+    REQUEST_BYTES = "durahub_request_bytes", Gauge, [], "Bytes of requests that are under way on the gRPC port: of messages that arrive, and of those that are not answered.";
+    REQUESTS_WAITING = "durahub_requests_waiting", Gauge, [], "Requests that are not read on because there is no room for them (limits.request_bytes, limits.connection_request_bytes).";
     CONNECTIONS_REFUSED = "durahub_connections_refused_total", Counter, ["port", "reason"], "Connections that were closed because there were too many, in all or from their address.";
     SPANS_SENT = "durahub_spans_sent_total", Counter, [], "Spans that the collector of traces (tracing.endpoint) has taken.";
     SPANS_DROPPED = "durahub_spans_dropped_total", Counter, ["reason"], "Spans that it will never see: full (too many waited), unsent (it was not reached), refused (by it).";

@@ -1,5 +1,5 @@
-//! How much one task hub and one connection may ask: calls per second, and calls at the same time; and how much one
-//! connection may leave unread.
+//! How much one task hub and one connection may ask: calls per second, and calls at the same time; how much one
+//! connection and all together may send before it is answered; and how much one connection may leave unread.
 //!
 //! A call above that is answered with `RESOURCE_EXHAUSTED` and the time after which it is worth asking again,
 //! in words and in the header `grpc-retry-pushback-ms`. Counted are the calls of clients. Those of workers are
@@ -8,31 +8,41 @@
 //! settings may change while the node runs.
 //!
 //! - [`bucket`]: one share: its rate and what is under way;
+//! - [`room`]: room for requests that are under way, of each connection and of the node;
+//! - [`arriving`]: a request that is read as there is room for it;
 //! - [`unread`]: room for answers that a connection has not read;
 //! - [`layer`]: the gRPC port's part.
 //!
 //! What is absent on purpose: a share of the whole cluster. Each node counts what reaches it.
 
+mod arriving;
 mod bucket;
 mod layer;
+mod room;
 mod unread;
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 
 pub use layer::{ThrottleLayer, Throttled};
+pub use room::windows;
 pub use unread::{Held, Unread, Unsent};
 
 use crate::clock::Clock;
 use crate::tls::ConnectionInfo;
 use bucket::{Bucket, Running};
+use room::{Room, Rooms};
 
 /// Task hubs that are remembered; beyond that, those that are idle are forgotten now and then.
 const HUBS: usize = 1024;
+/// Calls of one connection at the same time whose requests are more than one message.
+const TALKS: usize = 8;
 
 /// What one task hub or one connection may ask. 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +69,39 @@ pub struct Shares {
     /// Bytes of answers that one connection may leave unread; others are not made before it has read some. Counts
     /// for connections that make their first call from now on.
     pub unread_bytes: usize,
+    /// What may be sent.
+    pub requests: Requests,
+}
+
+/// How much may be sent before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// Bytes of requests under way, in all.
+    pub bytes: usize,
+    /// Bytes of requests under way on one connection. Counts for connections that make their first call from now on.
+    pub connection_bytes: usize,
+    /// HTTP/2 streams of one connection at the same time.
+    pub streams: u32,
+    /// Longest message, in bytes.
+    pub longest: usize,
+    /// Time in which something has to come of a message that is under way.
+    pub time: Duration,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let (bytes, streams, time) = (64 << 20, 1000, Duration::from_secs(30));
+        Requests { bytes, connection_bytes: bytes / 8, streams, longest: bytes, time }
+    }
+}
+
+/// Requests that are under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Bytes for which room is taken.
+    pub bytes: usize,
+    /// Requests that wait for room.
+    pub waiting: usize,
 }
 
 /// Counts calls; a cheap handle.
@@ -68,6 +111,8 @@ pub struct Throttle(Arc<Shared>);
 struct Shared {
     shares: RwLock<Shares>,
     hubs: Mutex<Hubs>,
+    /// Room for requests on all connections.
+    room: RwLock<Arc<Room>>,
     clock: Clock,
 }
 
@@ -80,12 +125,29 @@ struct Hubs {
 }
 
 /// What is remembered of a connection, for as long as it lives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     bucket: Arc<Bucket>,
     /// It has asked for work.
     is_worker: AtomicBool,
     unread: Unread,
+    /// Room for its requests.
+    room: Arc<Room>,
+    /// Places for calls whose requests are more than one message.
+    talks: Arc<Semaphore>,
+}
+
+impl Known {
+    fn new(shares: &Shares) -> Known {
+        let Requests { connection_bytes, streams, .. } = shares.requests;
+        Known {
+            bucket: Arc::default(),
+            is_worker: AtomicBool::new(false),
+            unread: Unread::new(shares.unread_bytes),
+            room: Arc::new(Room::of_connection(connection_bytes, streams)),
+            talks: Arc::new(Semaphore::new(TALKS)),
+        }
+    }
 }
 
 /// Why a call has to wait.
@@ -101,13 +163,32 @@ impl Throttle {
     /// Counts from now on.
     #[must_use]
     pub fn new(shares: Shares, clock: Clock) -> Throttle {
+        let room = RwLock::new(Arc::new(Room::of_node(shares.requests.bytes)));
         let (shares, hubs) = (RwLock::new(shares), Mutex::default());
-        Throttle(Arc::new(Shared { shares, hubs, clock }))
+        Throttle(Arc::new(Shared { shares, hubs, room, clock }))
     }
 
     /// Changes what may be asked, for calls from now on.
     pub fn set(&self, shares: Shares) {
-        *self.0.shares.write() = shares;
+        let before = std::mem::replace(&mut *self.0.shares.write(), shares);
+        if before.requests.bytes != shares.requests.bytes {
+            // Requests that have room, or wait for some, keep to the one of before.
+            *self.0.room.write() = Arc::new(Room::of_node(shares.requests.bytes));
+        }
+    }
+
+    /// What is under way now.
+    #[must_use]
+    pub fn under_way(&self) -> UnderWay {
+        let room = self.0.room.read();
+        UnderWay { bytes: room.taken(), waiting: room.waiting() }
+    }
+
+    /// The room for a request of a connection, its longest message, and the time that it has.
+    fn terms(&self, known: &Known) -> (Rooms, usize, Duration) {
+        let Requests { longest, time, .. } = self.0.shares.read().requests;
+        let node = Arc::clone(&self.0.room.read());
+        (Rooms { connection: Arc::clone(&known.room), node }, longest, time)
     }
 
     /// A connection asks for work: what it reads from now on, it reads as a worker.
@@ -119,18 +200,11 @@ impl Throttle {
         self.known(connection).is_worker.load(Ordering::Relaxed)
     }
 
-    /// Room for what a connection does not read.
-    fn unread(&self, connection: &ConnectionInfo) -> Unread {
-        self.known(connection).unread.clone()
-    }
-
     fn known(&self, connection: &ConnectionInfo) -> Arc<Known> {
-        let new = || {
-            let unread = Unread::new(self.0.shares.read().unread_bytes);
-            Arc::new(Known { unread, ..Known::default() }) as Arc<dyn Any + Send + Sync>
-        };
-        let kept = connection.memory.get_or_init(new).clone();
-        kept.downcast().unwrap_or_default()
+        let new = || Arc::new(Known::new(&self.0.shares.read()));
+        let kept = connection.memory.get_or_init(|| new() as Arc<dyn Any + Send + Sync>).clone();
+        // Nobody else keeps anything there.
+        kept.downcast().unwrap_or_else(|_| new())
     }
 
     fn is_unlimited(&self) -> bool {

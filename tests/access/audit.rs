@@ -1,12 +1,14 @@
 //! The audit log: who did what, where, and what was decided; never a payload.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use durahub_proto::wire;
 use serde_json::Value;
 
 use super::Guarded;
-use super::support::Client;
+use super::support::actions::{complete, fail, failure};
+use super::support::{Client, Program, WorkerOptions};
 
 async fn lines(guarded: &Guarded, count: usize) -> Vec<Value> {
     let path = guarded.path("audit.jsonl");
@@ -91,6 +93,44 @@ async fn every_lifecycle_and_administrative_action_leaves_a_line_and_no_payload(
     }
     contributor.start("order-2", "Order", "").await;
     assert_eq!(self::lines(&guarded, 1).await[0]["instance"], "order-2");
+}
+
+/// Nobody calls for it: the node itself is the one who did it.
+#[tokio::test]
+async fn what_retention_removes_is_noted_and_no_payload() {
+    let guarded = Guarded::start(&["--retention-completed=1s", "--retention-failed=1s"]).await;
+    let contributor = guarded.client("contributor");
+    let program = Program::new().orchestrator("Order", |history| match history.input() {
+        "\"secret payload\"" => vec![complete(1, "\"secret payload\"")],
+        _ => vec![fail(1, failure("Oops", "secret payload"))],
+    });
+    let _worker = program.run(&guarded.client("worker"), WorkerOptions::default());
+    for (id, input) in
+        [("one", "\"secret payload\""), ("two", "\"secret payload\""), ("three", "\"fails\"")]
+    {
+        contributor.start(id, "Order", input).await;
+    }
+    let (mut removed, expected) =
+        (BTreeMap::new(), BTreeMap::from([("completed", 2), ("failed", 1)]));
+    let mut count = 4;
+    while removed != expected {
+        let lines = lines(&guarded, count).await;
+        removed = BTreeMap::new();
+        for line in lines.iter().filter(|line| line["what"] == "RemoveInstances") {
+            assert_eq!((&line["who"], &line["identity"]), (&"node 1".into(), &"server".into()));
+            assert_eq!((&line["hub"], &line["decision"]), (&"a".into(), &"allowed".into()));
+            for status in ["completed", "failed", "terminated"] {
+                if let Some(more) = line["removed"][status].as_u64() {
+                    *removed.entry(status).or_default() += more;
+                }
+            }
+        }
+        assert!(lines.iter().all(|line| !line.to_string().contains("secret")), "{lines:?}");
+        count = lines.len() + 1;
+    }
+    for id in ["one", "two", "three"] {
+        assert!(contributor.get(id).await.is_none(), "{id}");
+    }
 }
 
 /// A caller that goes away before it is answered may have had its way: there is a line all the same.

@@ -14,7 +14,7 @@ async fn get(client: &Client) -> Result<(), Status> {
     client.rpc().get_instance(wire::GetInstanceRequest::default()).await.map(drop)
 }
 
-async fn with_file(text: &str) -> (TestServer, tempfile::TempDir) {
+pub(crate) async fn with_file(text: &str) -> (TestServer, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("durahub.toml");
     std::fs::write(&path, text).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use durahub_proto::wire;
 use durahub_proto::wire::work_item::Request as Item;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Streaming};
@@ -99,7 +100,8 @@ async fn keys_of_a_file_rotate_while_a_stream_is_open() {
     newer.lives().await;
 }
 
-/// A server of one document, on plain HTTP of this machine. Counts how often it was asked.
+/// A server of one document, on plain HTTP of this machine. Counts how often it was asked, and says nothing where
+/// the document is empty.
 struct Issuer {
     url: String,
     keys: std::sync::Arc<std::sync::Mutex<(String, u32)>>,
@@ -120,6 +122,13 @@ impl Issuer {
                     shared.1 += 1;
                     shared.0.clone()
                 };
+                if body.is_empty() {
+                    tokio::spawn(async move {
+                        std::future::pending::<()>().await;
+                        drop(socket)
+                    });
+                    continue;
+                }
                 let head = "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n";
                 let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
             }
@@ -166,6 +175,43 @@ async fn keys_of_a_url_are_fetched_when_a_token_names_a_new_one() {
         assert_eq!(code(&by(&stranger)).await, Code::Unauthenticated);
     }
     assert!(issuer.asked() - before <= 2, "asked {} times", issuer.asked() - before);
+}
+
+/// Calls with tokens of unknown keys wait while the issuer is asked, and not all of them: nobody knows who they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_wait_for_the_issuer_are_bounded() {
+    let issuer = Issuer::start(key_set(&[&Signer::new("one")])).await;
+    let server = TestServer::start_with_args(&[
+        "--auth-mode=jwt",
+        &format!("--auth-jwt-jwks-url={}", issuer.url),
+        "--auth-jwt-issuer",
+        super::ISSUER,
+        "--auth-jwt-audience",
+        super::AUDIENCE,
+    ])
+    .await;
+    let stranger = Signer::new("two").token(&json!({}));
+    issuer.set(String::new());
+    // Until it is asked again, which it is not at once after the start.
+    let before = issuer.asked();
+    let first = server.client().with_token(&stranger);
+    let first = tokio::spawn(async move { while code(&first).await != Code::Ok {} });
+    let asked = async {
+        while issuer.asked() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("a question");
+    let clients = [server.client().with_token(&stranger), server.client().with_token(&stranger)];
+    let mut calls: futures::stream::FuturesUnordered<_> =
+        (0..1100).map(|call| code(&clients[call % 2])).collect();
+    // One place is that of the first.
+    for _ in 0..77 {
+        let refused = tokio::time::timeout(Duration::from_secs(30), calls.next()).await;
+        assert_eq!(refused.expect("an answer"), Some(Code::Unauthenticated));
+    }
+    assert!(calls.next().now_or_never().is_none(), "the others wait for the issuer");
+    first.abort();
 }
 
 #[tokio::test]

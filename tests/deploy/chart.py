@@ -71,6 +71,8 @@ EVERY_SECRET = from_file("secured") | {
     },
     "config": {"auth": {"mode": "token,jwt,certificate", "jwt": {"issuer": "i", "audience": ["a"]}}},
 }
+OWN_NAME = {"peerTls": {"existingSecret": "peers"}, "config": {"peer_tls": {"name": "nodes.example"}}}
+NO_NAME = {"peerTls": {"existingSecret": "peers"}, "config": {"peer_tls": {"name": ""}}}
 SETS = {
     "default": {},
     "single": from_file("single"),
@@ -79,6 +81,8 @@ SETS = {
     "routes": ROUTES,
     "customised": CUSTOMISED,
     "every secret": EVERY_SECRET,
+    "peers by a name of their own": OWN_NAME,
+    "peers by their hosts": NO_NAME,
     "grown": {"replicas": 5},
     "shrunk": {"replicas": 3, "cluster": {"initialReplicas": 5, "scaledIn": True}},
     "a lost volume": {"cluster": {"rejoin": [1]}},
@@ -287,6 +291,11 @@ def settings(objects, container, values):
         assert node["node_id"] == ("auto" if joins else ordinal + 1)
         assert node["initial_cluster"] == ([] if joins else members)
         assert node["join"] == (others if joins else [])
+        # Not just any certificate of the CA makes a node, unless that is what was asked for.
+        secured = values["peerTls"]["existingSecret"]
+        usual = f"{name}-peers.work.svc.cluster.local" if secured else ""
+        assert node["peer_tls.name"] == values["config"].get("peer_tls", {}).get("name", usual)
+        assert bool(node["peer_tls.ca_file"]) == bool(secured)
         assert node["limits.drain_timeout"] == f"{values['drainSeconds']}s"
         assert all(node[key].endswith(port) for key, port in PORTS.items())
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}

@@ -109,8 +109,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $own "tls" $tls }}
 {{- end }}
 {{- if .Values.peerTls.existingSecret }}
-{{- $_ := set $own "peer_tls" (dict "cert_file" "/etc/durahub/peer-tls/tls.crt"
-  "key_file" "/etc/durahub/peer-tls/tls.key" "ca_file" "/etc/durahub/peer-tls/ca.crt") }}
+{{- $peer := dict "cert_file" "/etc/durahub/peer-tls/tls.crt"
+  "key_file" "/etc/durahub/peer-tls/tls.key" "ca_file" "/etc/durahub/peer-tls/ca.crt" }}
+{{- /* Whoever lacks this name joins nothing, though the CA of the nodes may have signed others. */}}
+{{- if not (hasKey (.Values.config.peer_tls | default dict) "name") }}
+{{- $_ := set $peer "name" (include "durahub.peerHost" .) }}
+{{- end }}
+{{- $_ := set $own "peer_tls" $peer }}
 {{- end }}
 {{- $auth := dict }}
 {{- with .Values.auth.tokens }}{{- if .secret }}{{- $_ := set $auth "tokens_file" (printf "/etc/durahub/tokens/%s" .key) }}{{- end }}{{- end }}
