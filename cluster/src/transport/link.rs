@@ -109,7 +109,9 @@ impl Link {
                 Phase::Down { until, reason, .. } if *until > Instant::now() => {
                     return Err(self.unreachable(reason));
                 }
-                _ => {}
+                // Its pause has just ended, and nobody connects yet.
+                Phase::Down { .. } => continue,
+                Phase::Idle | Phase::Connecting => {}
             }
             if phase.changed().await.is_err() {
                 return Err(self.unreachable("the transport is gone"));
