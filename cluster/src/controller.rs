@@ -14,7 +14,7 @@ use durahub_proto::peer::change_outcome::Outcome as Told;
 use durahub_proto::peer::change_replicas::Change as Replicas;
 use durahub_proto::peer::{
     ChangeOutcome, ChangeReplicas, FollowerReport, GroupReport, HandOver, Lead, Leads, Member,
-    NodeReport, NotLeader, Voters,
+    NodeReport, NotLeader, Replica, Voters,
 };
 use futures::future::join_all;
 use prost::Message;
@@ -28,7 +28,7 @@ use crate::meta::change::{Answer, Change, Found, SetState, What};
 use crate::meta::{Metadata, NodeRecord, SettingsRecord, State};
 use crate::node::Inner;
 use crate::peers::{Call, Method, Peer};
-use crate::placement::plan::{GroupView, NodeView, Step, View, next_step};
+use crate::placement::plan::{GroupView, Held, NodeView, Step, View, next_step};
 
 /// Pause between two looks when nothing is to be done.
 const CALM_PAUSE: Duration = Duration::from_secs(1);
@@ -178,6 +178,7 @@ impl<M: Machine> Inner<M> {
             Step::AddLearner { group, .. }
             | Step::SetVoters { group, .. }
             | Step::RemoveLearner { group, .. }
+            | Step::Drop { group, .. }
             | Step::HandOver { group, .. } => {
                 view.groups.get(group)?.leader.filter(|leader| view.nodes.contains_key(leader))
             }
@@ -222,6 +223,9 @@ impl<M: Machine> Inner<M> {
                 (group, Replicas::SetVoters(Voters { nodes: voters.into_iter().collect() }))
             }
             Step::RemoveLearner { group, node } => (group, Replicas::RemoveLearner(node)),
+            Step::Drop { group, node, begun } => {
+                (group, Replicas::DropReplica(Replica { node, begun }))
+            }
             Step::HandOver { group, to } => {
                 return self.hand_over(GroupId(group), leader, to).await;
             }
@@ -372,12 +376,19 @@ fn view(metadata: &Metadata, reports: &BTreeMap<u64, NodeReport>) -> View {
         };
         let short = reports.get(id).is_some_and(|report| report.short);
         let (zone, address) = (node.zone.clone(), node.address.clone());
-        (*id, NodeView { zone, address, state, short, reachable: reports.contains_key(id) })
+        let parts = reports.get(id).is_some_and(|report| report.parts);
+        let reachable = reports.contains_key(id);
+        (*id, NodeView { zone, address, state, short, reachable, parts })
     });
     let settings = metadata.settings.clone().unwrap_or_default();
     let mut groups = BTreeMap::new();
     for id in 0..=settings.partitions {
-        groups.insert(id, leader_report(id, reports).map(group_view).unwrap_or_default());
+        let held = reports.iter().filter_map(|(node, report)| {
+            let own = report.groups.iter().find(|own| own.group == id)?;
+            Some((*node, Held { begun: own.begun, growing: own.growing }))
+        });
+        let group = leader_report(id, reports).map(group_view).unwrap_or_default();
+        groups.insert(id, GroupView { held: held.collect(), ..group });
     }
     View {
         replication_factor: settings.replication_factor.max(1) as usize,
@@ -415,5 +426,6 @@ fn group_view((leader, report): (u64, &GroupReport)) -> GroupView {
         joint_target: (!report.joint_target.is_empty())
             .then(|| BTreeSet::from_iter(report.joint_target.iter().copied())),
         lag: lag.collect(),
+        held: BTreeMap::new(),
     }
 }
