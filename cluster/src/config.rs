@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::admission::{Admit, everything};
 use crate::batch::COMMANDS_LIMIT;
+use crate::batcher::BatchLimits;
 use crate::error::StartError;
-use crate::partition::BatchLimits;
 use crate::peers::{NoPeers, Transport};
 use crate::store::FaultHook;
 use crate::transport::{Plain, Secure};

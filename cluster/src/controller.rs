@@ -13,8 +13,8 @@ use bytes::Bytes;
 use durahub_proto::peer::change_outcome::Outcome as Told;
 use durahub_proto::peer::change_replicas::Change as Replicas;
 use durahub_proto::peer::{
-    ChangeOutcome, ChangeReplicas, Done, FollowerReport, GroupReport, HandOver, Member, NodeReport,
-    NotLeader, Voters,
+    ChangeOutcome, ChangeReplicas, FollowerReport, GroupReport, HandOver, Lead, Leads, Member,
+    NodeReport, NotLeader, Replica, Voters,
 };
 use futures::future::join_all;
 use prost::Message;
@@ -27,9 +27,8 @@ use crate::machine::{GroupId, Machine};
 use crate::meta::change::{Answer, Change, Found, SetState, What};
 use crate::meta::{Metadata, NodeRecord, SettingsRecord, State};
 use crate::node::Inner;
-use crate::partition::Partition;
 use crate::peers::{Call, Method, Peer};
-use crate::placement::plan::{GroupView, NodeView, Step, View, next_step};
+use crate::placement::plan::{GroupView, Held, NodeView, Step, View, next_step};
 
 /// Pause between two looks when nothing is to be done.
 const CALM_PAUSE: Duration = Duration::from_secs(1);
@@ -69,8 +68,10 @@ impl<M: Machine> Inner<M> {
     /// Keeps what this node knows of the cluster fresh.
     pub(crate) async fn watch_metadata(self: Arc<Self>) {
         let group = &self.groups[0];
+        // Every node holds the metadata, always.
+        let Ok(running) = group.group() else { return };
         loop {
-            let changed = group.group().facts().changed.notified();
+            let changed = running.facts().changed.notified();
             tokio::pin!(changed);
             // Registered before the rows are read: a change in between is not missed.
             changed.as_mut().enable();
@@ -177,6 +178,7 @@ impl<M: Machine> Inner<M> {
             Step::AddLearner { group, .. }
             | Step::SetVoters { group, .. }
             | Step::RemoveLearner { group, .. }
+            | Step::Drop { group, .. }
             | Step::HandOver { group, .. } => {
                 view.groups.get(group)?.leader.filter(|leader| view.nodes.contains_key(leader))
             }
@@ -221,6 +223,9 @@ impl<M: Machine> Inner<M> {
                 (group, Replicas::SetVoters(Voters { nodes: voters.into_iter().collect() }))
             }
             Step::RemoveLearner { group, node } => (group, Replicas::RemoveLearner(node)),
+            Step::Drop { group, node, begun } => {
+                (group, Replicas::DropReplica(Replica { node, begun }))
+            }
             Step::HandOver { group, to } => {
                 return self.hand_over(GroupId(group), leader, to).await;
             }
@@ -252,12 +257,24 @@ impl<M: Machine> Inner<M> {
         method: Method,
         payload: Bytes,
     ) -> Result<(), Error> {
+        self.ask_within(node, group, method, payload, STEP_TIME).await
+    }
+
+    /// Asks a node for a change of what it leads or holds.
+    pub(crate) async fn ask_within(
+        &self,
+        node: u64,
+        group: GroupId,
+        method: Method,
+        payload: Bytes,
+        time: Duration,
+    ) -> Result<(), Error> {
         let answer = if node == self.node_id {
-            self.answer_change(group, method, payload).await
+            Box::pin(self.answer_change(group, method, payload)).await
         } else {
             let call = Call { group, method, payload };
             self.transport
-                .call(&self.peer(node), call, STEP_TIME)
+                .call(&self.peer(node), call, time)
                 .await
                 .map_err(|error| Error::Unavailable(error.to_string()))?
         };
@@ -271,48 +288,6 @@ impl<M: Machine> Inner<M> {
         }
     }
 
-    /// Answers a change that the controller asks of a group that this node leads.
-    pub(crate) async fn answer_change(
-        &self,
-        group: GroupId,
-        method: Method,
-        payload: Bytes,
-    ) -> Bytes {
-        let unreadable = |error: prost::DecodeError| Error::Unavailable(error.to_string());
-        let result = match (self.groups.get(group.0 as usize), method) {
-            (None, _) => Err(Error::Unavailable(format!("there is no partition {group}"))),
-            (Some(partition), Method::ChangeReplicas) => match ChangeReplicas::decode(payload) {
-                Ok(request) => partition.group().change_replicas(request).await,
-                Err(error) => Err(unreadable(error)),
-            },
-            (Some(partition), _) => match HandOver::decode(payload) {
-                Ok(HandOver { to }) => self.give_lead(partition, to).await,
-                Err(error) => Err(unreadable(error)),
-            },
-        };
-        let outcome = match result {
-            Ok(()) => Told::Done(Done {}),
-            Err(Error::NotLeader { leader }) => Told::NotLeader(NotLeader { leader }),
-            Err(error) => Told::Unavailable(error.to_string()),
-        };
-        Bytes::from(ChangeOutcome { outcome: Some(outcome) }.encode_to_vec())
-    }
-
-    /// Hands the lead of a group to another voter, after the program has told that node what goes with it. Returns
-    /// before it has happened.
-    pub(crate) async fn give_lead(&self, partition: &Partition<M>, to: u64) -> Result<(), Error> {
-        partition.group().may_transfer(to)?;
-        let (program, partition) = (self.program(), partition.clone());
-        // On a task of its own: work is held back from here on, and whoever asked may go away.
-        let moving = tokio::spawn(async move {
-            if let Some(program) = program {
-                program.hand_over(partition.id(), to).await;
-            }
-            partition.transfer_leader(to).await
-        });
-        moving.await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
-    }
-
     pub(crate) fn peer(&self, node: u64) -> Peer {
         let known = self.metadata();
         let address = known.nodes.get(&node).map(|node| node.address.clone());
@@ -321,26 +296,29 @@ impl<M: Machine> Inner<M> {
 
     /// How the groups of this node are.
     pub(crate) fn report(&self) -> NodeReport {
-        let groups = self.groups.iter().map(|partition| {
-            let now = partition.progress();
-            GroupReport {
+        let groups = self.groups.iter().filter_map(|partition| {
+            let group = partition.group().ok()?;
+            let (now, is_quarantined) = (group.progress(), group.is_quarantined());
+            Some(GroupReport {
                 group: partition.id().0,
                 term: now.term,
-                leader: now.leader.filter(|_| !partition.group().is_quarantined()),
+                leader: now.leader.filter(|_| !is_quarantined),
                 last_index: now.last_index,
                 applied_index: now.applied_index,
                 purged_index: now.purged_index,
                 voters: now.voters,
                 learners: now.learners,
                 membership_index: now.membership_index,
-                quarantined: partition.group().is_quarantined(),
+                quarantined: is_quarantined,
+                growing: !group.is_grown(),
+                begun: partition.holding().map(|holding| holding.begun),
                 joint_target: now.joint_target.unwrap_or_default(),
                 followers: now
                     .followers
                     .into_iter()
                     .map(|(node, matched_index)| FollowerReport { node, matched_index })
                     .collect(),
-            }
+            })
         });
         NodeReport {
             node: self.node_id,
@@ -349,25 +327,43 @@ impl<M: Machine> Inner<M> {
             groups: groups.collect(),
             draining: self.draining(),
             short: (self.admit)(Demand::Grows).is_err(),
+            parts: true,
         }
     }
 
-    /// Reports of all nodes that answer in time.
+    /// Reports of all nodes that answer in time. Each is told who leads what it does not hold.
     pub(crate) async fn reports(&self, metadata: &Metadata) -> BTreeMap<u64, NodeReport> {
         let present = |node: &&NodeRecord| {
             !matches!(node.state(), State::Removed | State::Expected) && node.node != self.node_id
         };
+        let leads = self.leads.lock().clone();
+        let told = |node: u64| {
+            let elsewhere = leads.iter().filter(|lead| !lead.members.contains(&node)).cloned();
+            Leads { leads: elsewhere.collect() }.encode_to_vec()
+        };
+        self.hear(told(self.node_id).into());
         let asked = metadata.nodes.values().filter(present).map(|node| async move {
             let peer = Peer { id: node.node, address: node.address.clone() };
-            let call =
-                Call { group: GroupId::METADATA, method: Method::Report, payload: Bytes::new() };
+            let (group, payload) = (GroupId::METADATA, Bytes::from(told(node.node)));
+            let call = Call { group, method: Method::Report, payload };
             let answer = self.transport.call(&peer, call, REPORT_TIME).await.ok()?;
             Some((node.node, NodeReport::decode(answer).ok()?))
         });
         let mut reports: BTreeMap<_, _> = join_all(asked).await.into_iter().flatten().collect();
         reports.insert(self.node_id, self.report());
+        *self.leads.lock() = leads_of(self.identity.partitions, &reports);
         reports
     }
+}
+
+/// Who leads the partitions, and who holds them.
+fn leads_of(partitions: u32, reports: &BTreeMap<u64, NodeReport>) -> Vec<Lead> {
+    let lead = |group| {
+        let (leader, report) = leader_report(group, reports)?;
+        let members = report.voters.iter().chain(&report.learners).copied().collect();
+        Some(Lead { group, term: report.term, leader, members })
+    };
+    (1..=partitions).filter_map(lead).collect()
 }
 
 /// Puts together what the nodes report.
@@ -380,12 +376,19 @@ fn view(metadata: &Metadata, reports: &BTreeMap<u64, NodeReport>) -> View {
         };
         let short = reports.get(id).is_some_and(|report| report.short);
         let (zone, address) = (node.zone.clone(), node.address.clone());
-        (*id, NodeView { zone, address, state, short, reachable: reports.contains_key(id) })
+        let parts = reports.get(id).is_some_and(|report| report.parts);
+        let reachable = reports.contains_key(id);
+        (*id, NodeView { zone, address, state, short, reachable, parts })
     });
     let settings = metadata.settings.clone().unwrap_or_default();
     let mut groups = BTreeMap::new();
     for id in 0..=settings.partitions {
-        groups.insert(id, leader_report(id, reports).map(group_view).unwrap_or_default());
+        let held = reports.iter().filter_map(|(node, report)| {
+            let own = report.groups.iter().find(|own| own.group == id)?;
+            Some((*node, Held { begun: own.begun, growing: own.growing }))
+        });
+        let group = leader_report(id, reports).map(group_view).unwrap_or_default();
+        groups.insert(id, GroupView { held: held.collect(), ..group });
     }
     View {
         replication_factor: settings.replication_factor.max(1) as usize,
@@ -423,5 +426,6 @@ fn group_view((leader, report): (u64, &GroupReport)) -> GroupView {
         joint_target: (!report.joint_target.is_empty())
             .then(|| BTreeSet::from_iter(report.joint_target.iter().copied())),
         lag: lag.collect(),
+        held: BTreeMap::new(),
     }
 }

@@ -123,7 +123,8 @@ impl<M: Machine> Inner<M> {
 
     /// The hashes that this replica has noted.
     pub(crate) fn state_hashes(&self, partition: &Partition<M>) -> StateHashes {
-        let points = partition.group().facts().points.lock();
+        let Ok(group) = partition.group() else { return StateHashes::default() };
+        let points = group.facts().points.lock();
         let hashes = points.iter().map(|(index, hash)| StateHash { index: *index, hash: *hash });
         StateHashes { hashes: hashes.collect() }
     }

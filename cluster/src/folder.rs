@@ -158,8 +158,8 @@ impl Folder {
         self.path.join("sled")
     }
 
-    pub(crate) fn snapshots(&self, group: u32) -> PathBuf {
-        self.path.join("snap").join(group.to_string())
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join("snap")
     }
 }
 

@@ -46,6 +46,13 @@ pub(crate) fn quarantined(group: u32) -> Gauge {
     metrics::gauge!("durahub_replica_quarantined", "partition" => group.to_string())
 }
 
+/// A replica went: nothing is to be told of it any more.
+pub(crate) fn forget(group: u32) {
+    for gauge in [log_tail_bytes(group), apply_lag(group), leader_term(group), quarantined(group)] {
+        gauge.set(0.0);
+    }
+}
+
 /// Registers the descriptions with the installed recorder. Install the recorder before starting a node.
 pub fn describe() {
     use metrics::{Unit, describe_gauge, describe_histogram};

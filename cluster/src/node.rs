@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use durahub_proto::peer::Hello;
+use durahub_proto::peer::{Hello, Lead};
 use futures::future::{join_all, try_join_all};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -31,13 +31,11 @@ use crate::operate;
 use crate::partition::Partition;
 use crate::peers::{PeerService, Transport};
 use crate::program::{Peers, Program};
-use crate::raft::group::{Group, Setup};
-use crate::raft::snapshots::Snapshots;
+use crate::replica::Ground;
 use crate::routing::Route;
 use crate::store::FaultHook;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
-use crate::store::rows::StateRows;
 use crate::store::sled::SledEngine;
 use crate::store::{Engine, is_full};
 use crate::transport;
@@ -65,6 +63,8 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) admit: Admit,
     /// Ids of the other members.
     pub(crate) others: watch::Sender<BTreeSet<u64>>,
+    /// Who led and held the partitions when this node last asked all others.
+    pub(crate) leads: Mutex<Vec<Lead>>,
     program: RwLock<Option<Arc<dyn Program>>>,
     draining: AtomicBool,
     directory: Directory,
@@ -135,56 +135,40 @@ impl<M: Machine> Node<M> {
         let tail_limit = (config.cache_bytes as usize / 8 / count as usize).clamp(1 << 20, 8 << 20);
         let limits = limits(&config.options);
 
+        let ground = Arc::new(Ground {
+            node: node_id,
+            cluster,
+            address: config.options.peer_address.clone(),
+            initial_members: config.options.initial_members.clone(),
+            joined: identity.joined,
+            machine,
+            engine: Arc::clone(&engine),
+            flusher: Arc::clone(&flusher),
+            snapshots: folder.as_ref().map(Folder::snapshots),
+            transport: Arc::clone(&config.options.transport),
+            tail_limit,
+            snapshot_every: config.options.snapshot_every,
+            keep_entries: config.options.keep_entries,
+            fault: config.options.fault.clone(),
+            limits,
+            stamp: Arc::clone(&config.stamp),
+        });
         let starts = (0..count).map(|id| {
-            let rows =
-                Arc::new(StateRows::new(Arc::clone(&engine), id, config.options.fault.clone()));
-            let files = folder.as_ref().map(|folder| folder.snapshots(id));
-            let id = GroupId(id);
-            let setup = Setup {
-                id,
-                node: node_id,
-                address: config.options.peer_address.clone(),
-                initial_members: config.options.initial_members.clone(),
-                joins: identity.joined,
-                machine: Arc::clone(&machine),
-                rows: Arc::clone(&rows),
-                engine: Arc::clone(&engine),
-                flusher: Arc::clone(&flusher),
-                snapshots: Arc::new(Snapshots::new(
-                    cluster,
-                    id,
-                    files,
-                    Arc::clone(&engine),
-                    Arc::clone(&flusher),
-                )),
-                transport: Arc::clone(&config.options.transport),
-                tail_limit,
-                snapshot_every: config.options.snapshot_every,
-                keep_entries: config.options.keep_entries,
-                fault: config.options.fault.clone(),
-            };
-            let (limits, stamp) = (limits.clone(), Arc::clone(&config.stamp));
+            let (id, ground) = (GroupId(id), Arc::clone(&ground));
             let transport = Arc::clone(&config.options.transport);
             let route =
                 transport.reaches_peers().then(|| Route::new(node_id, id, transport, session));
+            let admit = Arc::clone(&config.options.admit);
             // Each group on a task of its own: recovery of many groups then uses all cores.
-            tokio::spawn(
-                async move { Ok((Group::start(setup).await?, rows, limits, stamp, route)) },
-            )
+            tokio::spawn(Partition::open(id, ground, route, admit))
         });
         let started = join_all(starts.collect::<Vec<_>>()).await.into_iter().map(|joined| {
             joined.map_err(io::Error::other).and_then(|started: io::Result<_>| started)
         });
-        let admit = Arc::clone(&config.options.admit);
         let mut groups = Vec::with_capacity(count as usize);
         for (id, started) in started.enumerate() {
             match started {
-                Ok((group, rows, limits, stamp, route)) => {
-                    let id = GroupId(id as u32);
-                    let admit = Arc::clone(&admit);
-                    let rows = (rows, Arc::clone(&machine));
-                    groups.push(Partition::start(id, group, rows, limits, stamp, route, admit))
-                }
+                Ok(partition) => groups.push(partition),
                 Err(error) => {
                     join_all(groups.iter().map(Partition::stop)).await;
                     return Err(StartError::Group { group: id as u32, reason: error.to_string() });
@@ -218,6 +202,7 @@ impl<M: Machine> Node<M> {
             expelled: options.expelled,
             admit: options.admit,
             others: watch::Sender::default(),
+            leads: Mutex::default(),
             program: RwLock::default(),
             draining: AtomicBool::new(false),
             directory,

@@ -147,6 +147,7 @@ fn node_status(
         store_bytes: report.map_or(0, |report| report.store_bytes),
         leads: groups.iter().filter(|group| group.leader == Some(node.node)).count() as u32,
         votes_in: groups.iter().filter(votes).count() as u32,
+        holds: report.map_or(0, |report| report.groups.len() as u32),
     }
 }
 

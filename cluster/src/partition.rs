@@ -1,57 +1,33 @@
-//! One group as its users see it: propose, read, peek, and who leads.
+//! One group as its users see it, on every node: propose, read, peek, and who leads.
 //!
-//! Proposals pass through a batcher task. While an entry is on its way to disk, the commands that arrive
-//! collect; they become the next entry together. So a busy group pays for one append and one flush per
-//! batch, and an idle one adds no delay.
+//! The handle is there on every node; the rows are where a [replica](crate::replica) is, and that changes while the node
+//! runs ([`holding`](crate::holding)). What cannot be done here is done at the leader ([`routing`](crate::routing)).
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admit, Demand};
-use crate::batch::{self, Batch, Origin};
-use crate::config::StampSource;
+use crate::batch::Origin;
+use crate::batcher::Waiting;
 use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine, Rows};
-use crate::metrics;
-use crate::raft::group::{Group, Outcome, Progress};
+use crate::raft::group::{Group, Progress};
+use crate::replica::{Ground, Replica};
 use crate::routing::Route;
-use crate::store::rows::StateRows;
+use crate::store::holding::Holding;
 
-/// Pause before proposing again to a fresh leader that has no quorum lease yet.
-const NOT_YET_PAUSE: Duration = Duration::from_millis(2);
-/// How long a fresh leader may lack a quorum before its callers hear of it.
-const NOT_YET_LIMIT: Duration = Duration::from_secs(2);
-/// How long an entry may be on its way before those who wait behind it are told if there is no quorum.
-const STUCK_AFTER: Duration = Duration::from_millis(500);
-
-/// Limits of the batcher.
-#[derive(Clone, Debug)]
-pub(crate) struct BatchLimits {
-    /// Longest command, in bytes.
-    pub(crate) command_bytes: usize,
-    /// Bytes after which an entry is closed; a longer single command still makes one.
-    pub(crate) entry_bytes: usize,
-    /// Commands after which an entry is closed.
-    pub(crate) entry_commands: usize,
-    /// Entries on their way at the same time.
-    pub(crate) in_flight: usize,
-    /// Commands that may wait before callers do.
-    pub(crate) waiting: usize,
-    /// Time after which a caller hears that the outcome is unknown.
-    pub(crate) timeout: Duration,
-}
-
-/// A group on this node. Cheap to clone.
+/// A group, from this node. Cheap to clone.
 pub struct Partition<M: Machine> {
-    inner: Arc<Inner<M>>,
+    pub(crate) inner: Arc<Inner<M>>,
 }
 
 impl<M: Machine> Clone for Partition<M> {
@@ -60,18 +36,28 @@ impl<M: Machine> Clone for Partition<M> {
     }
 }
 
-struct Inner<M: Machine> {
+pub(crate) struct Inner<M: Machine> {
     id: GroupId,
-    group: Arc<Group<M>>,
-    rows: Arc<StateRows>,
-    machine: Arc<M>,
-    proposals: mpsc::Sender<Waiting>,
-    limits: BatchLimits,
-    stopping: AtomicBool,
-    batcher: JoinHandle<()>,
+    pub(crate) ground: Arc<Ground<M>>,
+    pub(crate) replica: RwLock<Option<Arc<Replica<M>>>>,
+    /// What is written of it; locked while that changes.
+    pub(crate) holding: tokio::sync::Mutex<Holding>,
+    /// Locked while this node, as the leader, changes who holds the group.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    heard: Mutex<Heard>,
+    pub(crate) stopping: AtomicBool,
     /// The way to the other replicas; `None` when there can be none.
     route: Option<Route>,
     admit: Admit,
+}
+
+/// What others say of a group.
+#[derive(Clone, Default)]
+struct Heard {
+    term: u64,
+    leader: Option<u64>,
+    members: BTreeSet<u64>,
 }
 
 /// Whose command it is.
@@ -83,37 +69,30 @@ pub(crate) enum Kind {
     System,
 }
 
-struct Waiting {
-    command: Bytes,
-    origin: Option<Origin>,
-    system: bool,
-    reply: oneshot::Sender<Result<Bytes, Error>>,
-}
-
 impl<M: Machine> Partition<M> {
-    pub(crate) fn start(
+    /// The handle, and the replica if there is one here.
+    pub(crate) async fn open(
         id: GroupId,
-        group: Group<M>,
-        (rows, machine): (Arc<StateRows>, Arc<M>),
-        limits: BatchLimits,
-        stamp: StampSource,
+        ground: Arc<Ground<M>>,
         route: Option<Route>,
         admit: Admit,
-    ) -> Self {
-        let group = Arc::new(group);
-        let (proposals, receiver) = mpsc::channel(limits.waiting);
-        let batcher = Batcher {
-            group: Arc::clone(&group),
-            limits: limits.clone(),
-            stamp,
-            waiting: VecDeque::new(),
-            permits: Arc::new(Semaphore::new(limits.in_flight)),
+    ) -> io::Result<Self> {
+        let holding = Holding::load(ground.engine.as_ref(), id.0, !ground.joined)?;
+        let inner = Inner {
+            id,
+            ground,
+            replica: RwLock::default(),
+            holding: tokio::sync::Mutex::new(holding),
+            changing: tokio::sync::Mutex::default(),
+            leadership: watch::Sender::new(Leadership::Follower { leader: None }),
+            heard: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            route,
+            admit,
         };
-        let batcher = tokio::spawn(batcher.run(receiver));
-        let stopping = AtomicBool::new(false);
-        let inner =
-            Inner { id, group, rows, machine, proposals, limits, stopping, batcher, route, admit };
-        Self { inner: Arc::new(inner) }
+        let partition = Self { inner: Arc::new(inner) };
+        partition.resume(holding).await?;
+        Ok(partition)
     }
 
     /// Number of the group.
@@ -137,7 +116,7 @@ impl<M: Machine> Partition<M> {
         command: Bytes,
         demand: Demand,
     ) -> Result<Bytes, Error> {
-        match self.inner.route.as_ref().filter(|_| !self.alone()) {
+        match self.route() {
             Some(route) => self.propose_routed(route, command, Kind::Of(demand)).await,
             None => self.propose_here(command, None, Kind::Of(demand)).await,
         }
@@ -145,7 +124,7 @@ impl<M: Machine> Partition<M> {
 
     /// Proposes a command of the cluster itself.
     pub(crate) async fn propose_system(&self, command: Bytes) -> Result<Bytes, Error> {
-        match self.inner.route.as_ref().filter(|_| !self.alone()) {
+        match self.route() {
             Some(route) => self.propose_routed(route, command, Kind::System).await,
             None => self.propose_here(command, None, Kind::System).await,
         }
@@ -159,19 +138,15 @@ impl<M: Machine> Partition<M> {
         kind: Kind,
     ) -> Result<Bytes, Error> {
         let inner = &*self.inner;
-        if command.len() > inner.limits.command_bytes {
-            return Err(Error::TooLarge {
-                bytes: command.len(),
-                limit: inner.limits.command_bytes,
-            });
+        let limits = &inner.ground.limits;
+        if command.len() > limits.command_bytes {
+            return Err(Error::TooLarge { bytes: command.len(), limit: limits.command_bytes });
         }
-        if inner.stopping.load(Ordering::Acquire) {
-            return Err(Error::Stopping);
-        }
+        let replica = self.replica()?;
         if let Kind::Of(demand) = kind
             && let Err(refusal) = (inner.admit)(demand)
             // Whoever does not lead has nothing to say about it.
-            && matches!(*inner.group.leadership().borrow(), Leadership::Leader { .. })
+            && matches!(*inner.leadership.borrow(), Leadership::Leader { .. })
         {
             return Err(Error::Refused(refusal));
         }
@@ -179,52 +154,49 @@ impl<M: Machine> Partition<M> {
         let system = kind == Kind::System;
         let propose = async {
             let waiting = Waiting { command, origin, system, reply };
-            inner.proposals.send(waiting).await.map_err(|_| Error::Stopping)?;
-            // Also while the node stops: the command may be in the log already.
+            replica.proposals.send(waiting).await.map_err(|_| self.ended())?;
+            // Also while the replica ends: the command may be in the log already.
             answer.await.unwrap_or_else(|_| {
                 let reason = "the command was dropped, its outcome is unknown";
                 Err(Error::Unavailable(reason.into()))
             })
         };
-        tokio::time::timeout(inner.limits.timeout, propose).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("no answer within {:?}", inner.limits.timeout)))
+        tokio::time::timeout(limits.timeout, propose).await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!("no answer within {:?}", limits.timeout)))
         })
     }
 
-    /// Reads after everything that was committed before the call, on any node. `f` must be quick and must not
-    /// read again: the group applies nothing while it runs. Without a quorum: [`Error::NotLeader`].
+    /// Reads after everything that was committed before the call, on a node that holds the partition. `f` must be
+    /// quick and must not read again: the group applies nothing while it runs. Without a quorum, or on any other node:
+    /// [`Error::NotLeader`].
     pub async fn read<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Result<T, Error> {
-        self.catch_up().await?;
-        Ok(self.peek(f))
+        let found = if self.catch_up().await? { self.look(f) } else { None };
+        found.ok_or_else(|| self.elsewhere())
     }
 
     /// Waits until the rows here hold everything that was committed before the call; false if this node does not
-    /// hold the partition, so that only [`Partition::query`] reads it. Without a quorum: [`Error::NotLeader`].
+    /// hold them, or is far behind, so that only [`Partition::query`] reads them. Without a quorum:
+    /// [`Error::NotLeader`].
     pub async fn catch_up(&self) -> Result<bool, Error> {
-        if self.inner.stopping.load(Ordering::Acquire) {
-            return Err(Error::Stopping);
-        }
-        let current = match self.inner.route.as_ref().filter(|_| !self.alone()) {
-            Some(route) => self.catch_up_routed(route).await,
-            None => self.inner.group.ensure_readable().await.map(drop),
+        self.check()?;
+        let Some(replica) = self.reader() else { return Ok(false) };
+        let current = match self.route() {
+            Some(route) => self.catch_up_routed(route, &replica).await,
+            None => replica.group.ensure_readable().await.map(|_| true),
         };
-        self.settle_read(current).map(|()| true)
+        match current {
+            Err(Error::Stopping) if self.check().is_ok() => Ok(false),
+            current => self.settle_read(current),
+        }
     }
 
     /// Reads at the leader, wherever it is: [`Machine::read`] answers from rows that hold everything that was
     /// committed before the call. Without a quorum: [`Error::NotLeader`].
     pub async fn query(&self, query: Bytes) -> Result<Bytes, Error> {
-        if self.inner.stopping.load(Ordering::Acquire) {
-            return Err(Error::Stopping);
-        }
-        let answer = match self.inner.route.as_ref().filter(|_| !self.alone()) {
+        self.check()?;
+        let answer = match self.route() {
             Some(route) => self.query_routed(route, query).await,
-            None => match self.inner.group.ensure_readable().await {
-                Ok(_) => self.answer_from_rows(&query).ok_or_else(|| {
-                    Error::Unavailable("the machine does not know this read".into())
-                }),
-                Err(error) => Err(error),
-            },
+            None => self.query_here(query).await,
         };
         self.settle_read(answer)
     }
@@ -240,236 +212,182 @@ impl<M: Machine> Partition<M> {
         })
     }
 
-    /// What the machine reads in the rows here.
-    pub(crate) fn answer_from_rows(&self, query: &Bytes) -> Option<Bytes> {
-        self.peek(|rows| self.inner.machine.read(rows, query))
+    /// What the machine reads in the rows here; the inner option is its own.
+    pub(crate) fn answer_from_rows(&self, query: &Bytes) -> Option<Option<Bytes>> {
+        self.look(|rows| self.inner.ground.machine.read(rows, query))
     }
 
-    /// True when nobody else holds the group: then the way over the other nodes costs nothing.
+    /// The way over the other nodes, unless nobody else holds the group: then it costs nothing.
+    fn route(&self) -> Option<&Route> {
+        self.inner.route.as_ref().filter(|_| !self.alone())
+    }
+
     fn alone(&self) -> bool {
-        self.inner.group.facts().alone.load(Ordering::Acquire)
-            && matches!(*self.leadership().borrow(), Leadership::Leader { .. })
+        let leads = matches!(*self.inner.leadership.borrow(), Leadership::Leader { .. });
+        let replica = self.inner.replica.read();
+        leads && replica.as_ref().is_some_and(|it| it.group.facts().alone.load(Ordering::Acquire))
     }
 
     pub(crate) fn timeout(&self) -> Duration {
-        self.inner.limits.timeout
-    }
-
-    /// Reads what is applied here, however old it is. Same rules for `f` as in [`Partition::read`].
-    /// After [`Node::stop`](crate::Node::stop) there are no rows.
-    pub fn peek<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
-        self.inner.rows.look(f)
+        self.inner.ground.limits.timeout
     }
 
     /// Whether this node holds the partition, so that reads need not travel.
     pub fn is_here(&self) -> bool {
-        true
+        self.reader().is_some()
+    }
+
+    /// Reads what is applied here, however old it is. Same rules for `f` as in [`Partition::read`]. There are no rows
+    /// where the partition is not, and after [`Node::stop`](crate::Node::stop).
+    pub fn peek<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
+        let replica = self.inner.replica.read().clone();
+        match replica {
+            Some(replica) => replica.rows.look(f),
+            None => f(&NoRows),
+        }
     }
 
     /// Reads what is applied here, however old it is; `None` if this node does not hold the partition. Same rules for
     /// `f` as in [`Partition::read`].
     pub fn look<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Option<T> {
-        Some(self.peek(f))
+        self.reader()?.rows.look_if_there(f)
     }
 
-    /// Who leads, from now on.
+    /// Who leads, from now on: as this node sees it where it holds the partition, else as last heard.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.inner.group.leadership()
+        self.inner.leadership.subscribe()
     }
 
     /// How far the group has come on this node.
     pub fn progress(&self) -> Progress {
-        self.inner.group.progress()
+        self.held().map_or_else(|_| Progress::default(), |replica| replica.group.progress())
     }
 
     /// Asks to hand the leadership to another voter; returns before it has happened.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
-        self.inner.group.transfer_leader(to).await
+        self.replica()?.group.transfer_leader(to).await
     }
 
     /// Names a compaction point now instead of when the policy says so.
     pub async fn compact(&self) -> Result<(), Error> {
-        self.inner.group.compact().await
+        self.replica()?.group.compact().await
     }
 
-    pub(crate) fn group(&self) -> &Group<M> {
-        &self.inner.group
+    /// The replica that is here, also if it is in quarantine.
+    pub(crate) fn held(&self) -> Result<Arc<Replica<M>>, Error> {
+        self.inner.replica.read().clone().ok_or_else(|| self.elsewhere())
+    }
+
+    /// The group that runs here, also if it is in quarantine.
+    pub(crate) fn group(&self) -> Result<Arc<Group<M>>, Error> {
+        Ok(Arc::clone(&self.held()?.group))
+    }
+
+    /// The replica that takes part.
+    pub(crate) fn replica(&self) -> Result<Arc<Replica<M>>, Error> {
+        self.check()?;
+        let replica = self.held()?;
+        if replica.group.is_quarantined() { Err(self.elsewhere()) } else { Ok(replica) }
+    }
+
+    /// The replica whose rows may be read: one that grows does not have them all.
+    pub(crate) fn reader(&self) -> Option<Arc<Replica<M>>> {
+        let replica = self.inner.replica.read().clone()?;
+        (!replica.group.is_quarantined() && replica.group.is_grown()).then_some(replica)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.inner.stopping.load(Ordering::Acquire) { Err(Error::Stopping) } else { Ok(()) }
+    }
+
+    /// What a caller hears whose replica has ended.
+    pub(crate) fn ended(&self) -> Error {
+        self.check().err().unwrap_or_else(|| self.elsewhere())
+    }
+
+    fn elsewhere(&self) -> Error {
+        Error::NotLeader { leader: self.inner.heard.lock().leader }
+    }
+
+    /// Others say who leads, in which term, and who holds the group.
+    pub(crate) fn hear(&self, term: u64, leader: u64, members: BTreeSet<u64>) {
+        {
+            let mut heard = self.inner.heard.lock();
+            if term < heard.term {
+                return;
+            }
+            *heard = Heard { term, leader: Some(leader), members };
+        }
+        self.tell_heard();
+    }
+
+    /// A node has answered as the leader, here or to the program.
+    pub fn hear_leader(&self, leader: u64) {
+        self.inner.heard.lock().leader = Some(leader);
+        self.tell_heard();
+    }
+
+    /// Where no replica is, leadership is what was heard.
+    pub(crate) fn tell_heard(&self) {
+        let replica = self.inner.replica.read();
+        if replica.as_ref().is_some_and(|replica| !replica.group.is_quarantined()) {
+            return;
+        }
+        let heard = Leadership::Follower { leader: self.inner.heard.lock().leader };
+        self.inner.leadership.send_if_modified(|known| {
+            let changed = *known != heard;
+            *known = heard;
+            changed
+        });
+    }
+
+    /// Somebody to ask who leads a partition that is not here, in turn; `None` where a replica knows better.
+    pub fn somebody(&self, turn: usize) -> Option<u64> {
+        if self.replica().is_ok() {
+            return None;
+        }
+        let members = self.members();
+        members.get(turn % members.len().max(1)).copied()
+    }
+
+    /// Other nodes that may know who leads: those that hold the group first.
+    pub(crate) fn members(&self) -> Vec<u64> {
+        let mut members = self.progress().voters;
+        members.extend(self.inner.heard.lock().members.iter());
+        let book = self.inner.ground.transport.addresses();
+        members.extend(book.iter().flat_map(|book| book.nodes()));
+        members.retain(|member| *member != self.inner.ground.node);
+        let mut seen = BTreeSet::new();
+        members.retain(|member| seen.insert(*member));
+        members
     }
 
     /// Ends the group on this node for good.
     pub(crate) async fn quarantine(&self, text: &str) -> Result<(), Error> {
-        self.inner.stopping.store(true, Ordering::Release);
-        let marked = self.inner.group.quarantine(text).await;
+        let marked = self.held()?.group.quarantine(text).await;
+        self.tell_heard();
         marked.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
     /// Refuses new proposals and ends the group's tasks.
     pub(crate) async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);
-        self.inner.group.stop().await;
-        self.inner.batcher.abort();
+        let Ok(replica) = self.held() else { return };
+        replica.stop().await;
         // Not needed, but the next start has less to apply again.
-        if let Err(error) = self.inner.rows.store() {
+        if let Err(error) = replica.rows.store() {
             tracing::warn!(partition = %self.inner.id, %error, "the newest rows are not stored");
         }
     }
 }
 
-/// Turns waiting commands into log entries.
-struct Batcher<M: Machine> {
-    group: Arc<Group<M>>,
-    limits: BatchLimits,
-    stamp: StampSource,
-    waiting: VecDeque<Waiting>,
-    permits: Arc<Semaphore>,
-}
+/// The rows of a group that is not here.
+struct NoRows;
 
-/// An entry that a fresh leader refused, to be proposed again.
-struct Returned {
-    commands: Vec<Waiting>,
-    since: Instant,
-}
-
-impl<M: Machine> Batcher<M> {
-    async fn run(mut self, mut proposals: mpsc::Receiver<Waiting>) {
-        let (give_back, mut returned) = mpsc::unbounded_channel::<Returned>();
-        let entry_commands = self.limits.entry_commands;
-        let mut arrived = Vec::with_capacity(entry_commands);
-        loop {
-            let Some(permit) = self.permit(&mut proposals).await else { return };
-            let (commands, since) = if let Ok(again) = returned.try_recv() {
-                tokio::time::sleep(NOT_YET_PAUSE).await;
-                (again.commands, again.since)
-            } else {
-                while let Some(room) =
-                    entry_commands.checked_sub(self.waiting.len()).filter(|room| *room > 0)
-                {
-                    match proposals.try_recv() {
-                        Ok(waiting) => self.waiting.push_back(waiting),
-                        Err(mpsc::error::TryRecvError::Disconnected) => return,
-                        Err(mpsc::error::TryRecvError::Empty) if self.waiting.is_empty() => {
-                            tokio::select! {
-                                biased;
-                                Some(again) = returned.recv() => {
-                                    tokio::time::sleep(NOT_YET_PAUSE).await;
-                                    // Not lost: it is sent on below as soon as this round comes to it.
-                                    if give_back.send(again).is_err() { return }
-                                    break;
-                                }
-                                count = proposals.recv_many(&mut arrived, room) => {
-                                    if count == 0 { return }
-                                    self.waiting.extend(arrived.drain(..));
-                                }
-                            }
-                        }
-                        Err(mpsc::error::TryRecvError::Empty) => break,
-                    }
-                }
-                (self.take_entry(), Instant::now())
-            };
-            if commands.is_empty() {
-                continue;
-            }
-            metrics::BATCH_COMMANDS.record(commands.len() as f64);
-            let (now, seed) = (self.stamp)();
-            let system = commands.iter().any(|waiting| waiting.system);
-            let origins = match commands.iter().any(|waiting| waiting.origin.is_some()) {
-                true => commands.iter().map(|waiting| waiting.origin.unwrap_or_default()).collect(),
-                false => Vec::new(),
-            };
-            let plain = origins.is_empty() && !system;
-            let batch = Batch {
-                version: if plain { batch::VERSION } else { batch::CLUSTER_VERSION },
-                now,
-                seed,
-                commands: commands.iter().map(|waiting| waiting.command.clone()).collect(),
-                system,
-                origins,
-            };
-            let entry = Bytes::from(batch.encode_to_vec());
-            let give_back = give_back.clone();
-            let done = move |outcome| {
-                settle(outcome, commands, since, &give_back);
-                drop(permit);
-            };
-            if self.group.submit(entry, done).await.is_err() {
-                // The group has ended. The callback was dropped, and with it the callers' channels.
-                return;
-            }
-        }
+impl Rows for NoRows {
+    fn get(&self, _: &[u8]) -> Option<Bytes> {
+        None
     }
 
-    /// The right to send an entry. A leader that has lost its quorum may never get it: the entry that went before
-    /// is neither committed nor refused. Whoever waits behind that entry is told that nothing was committed.
-    async fn permit(
-        &mut self,
-        proposals: &mut mpsc::Receiver<Waiting>,
-    ) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.permits).acquire_owned();
-        tokio::pin!(permit);
-        loop {
-            tokio::select! {
-                biased;
-                permit = &mut permit => return permit.ok(),
-                () = tokio::time::sleep(STUCK_AFTER) => {}
-            }
-            if self.group.has_quorum().await {
-                continue;
-            }
-            while let Ok(waiting) = proposals.try_recv() {
-                self.waiting.push_back(waiting);
-            }
-            for waiting in self.waiting.drain(..) {
-                let _ = waiting.reply.send(Err(Error::NotLeader { leader: None }));
-            }
-        }
-    }
-
-    fn take_entry(&mut self) -> Vec<Waiting> {
-        let mut commands = Vec::with_capacity(self.waiting.len().min(self.limits.entry_commands));
-        let mut bytes = 0;
-        while let Some(waiting) = self.waiting.pop_front() {
-            bytes += waiting.command.len();
-            let other_kind =
-                commands.first().is_some_and(|first: &Waiting| first.system != waiting.system);
-            if !commands.is_empty()
-                && (other_kind
-                    || bytes > self.limits.entry_bytes
-                    || commands.len() >= self.limits.entry_commands)
-            {
-                self.waiting.push_front(waiting);
-                break;
-            }
-            commands.push(waiting);
-        }
-        commands
-    }
-}
-
-fn settle(
-    outcome: Outcome,
-    commands: Vec<Waiting>,
-    since: Instant,
-    give_back: &mpsc::UnboundedSender<Returned>,
-) {
-    let error = match outcome {
-        Outcome::Applied(replies) => {
-            for (waiting, reply) in commands.into_iter().zip(replies) {
-                // A caller that went away does not want its reply.
-                let _ = waiting.reply.send(Ok(reply));
-            }
-            return;
-        }
-        Outcome::NotYet if since.elapsed() < NOT_YET_LIMIT => {
-            let _ = give_back.send(Returned { commands, since });
-            return;
-        }
-        // Without a quorum it leads in name only. Nothing was committed.
-        Outcome::NotYet => Error::NotLeader { leader: None },
-        Outcome::NotLeader { leader } => Error::NotLeader { leader },
-        Outcome::Unknown(reason) => Error::Unavailable(reason),
-    };
-    for waiting in commands {
-        let _ = waiting.reply.send(Err(error.clone()));
-    }
+    fn scan(&self, _: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {}
 }

@@ -33,11 +33,14 @@ use crate::error::Error;
 use crate::machine::{GroupId, Machine};
 use crate::partition::{Kind, Partition};
 use crate::peers::{Call, Method, Peer, Transport};
+use crate::replica::Replica;
 
 /// How long a call that has reached no leader looks for one.
 const SEARCH_TIME: Duration = Duration::from_secs(5);
 /// Longest pause before looking again; a change of leader ends it early.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a reader waits for its own rows before it asks the leader for an answer instead.
+const CATCH_UP_TIME: Duration = Duration::from_secs(1);
 /// Time for a forwarded call before it is asked again, besides that for its bytes.
 const FORWARD_TIME: Duration = Duration::from_secs(5);
 /// Slowest way on which a long command still arrives in time.
@@ -107,6 +110,23 @@ impl Route {
             Err(error) => Err(Error::Unavailable(error.to_string())),
         }
     }
+}
+
+/// Who reads.
+enum Reader<'a, M: Machine> {
+    /// Rows here, which must be new enough.
+    Rows(&'a Replica<M>),
+    /// The leader, for whoever has no rows.
+    Query(&'a Bytes),
+}
+
+/// What a reader found.
+enum Found {
+    /// The rows here are new enough.
+    Rows,
+    /// The rows here are not, for a while.
+    Behind,
+    Answer(Bytes),
 }
 
 /// What a call in search of a leader has learned.
@@ -191,7 +211,10 @@ impl<M: Machine> Partition<M> {
         let answer: ProposalOutcome =
             self.ask_leader(route, node, Method::Propose, payload).await?;
         match answer.outcome {
-            Some(Told::Reply(reply)) => Ok(reply),
+            Some(Told::Reply(reply)) => {
+                self.hear_leader(node);
+                Ok(reply)
+            }
             Some(Told::NotLeader(NotLeader { leader })) => Err(Error::NotLeader { leader }),
             Some(Told::TooLarge(TooLarge { bytes, limit })) => {
                 Err(Error::TooLarge { bytes: bytes as usize, limit: limit as usize })
@@ -205,40 +228,49 @@ impl<M: Machine> Partition<M> {
         }
     }
 
-    /// Makes sure that the rows here hold everything that was committed before the call.
-    pub(crate) async fn catch_up_routed(&self, route: &Route) -> Result<(), Error> {
-        self.read_routed(route, None).await.map(drop)
+    /// Makes sure that the rows of the replica here hold everything that was committed before the call. False if it
+    /// is far behind, or is no member any more.
+    pub(crate) async fn catch_up_routed(
+        &self,
+        route: &Route,
+        replica: &Replica<M>,
+    ) -> Result<bool, Error> {
+        match self.read_routed(route, Reader::Rows(replica)).await? {
+            Found::Rows => Ok(true),
+            Found::Answer(_) | Found::Behind => Ok(false),
+        }
     }
 
     /// Reads at the leader, wherever it is.
     pub(crate) async fn query_routed(&self, route: &Route, query: Bytes) -> Result<Bytes, Error> {
-        let reading = Bytes::from(Reading { query }.encode_to_vec());
-        let answer = self.read_routed(route, Some(&reading)).await?;
-        answer.ok_or_else(|| Error::Unavailable("the leader gave no answer".into()))
+        match self.read_routed(route, Reader::Query(&query)).await? {
+            Found::Answer(answer) => Ok(answer),
+            Found::Rows | Found::Behind => {
+                Err(Error::Unavailable("the leader gave no answer".into()))
+            }
+        }
     }
 
-    async fn read_routed(
-        &self,
-        route: &Route,
-        reading: Option<&Bytes>,
-    ) -> Result<Option<Bytes>, Error> {
+    async fn read_routed(&self, route: &Route, reader: Reader<'_, M>) -> Result<Found, Error> {
         let mut search = Search::begin();
         loop {
-            let attempt = match (self.next_leader(route, &mut search), reading) {
-                (Some(node), None) if node == route.node => {
-                    self.group().ensure_readable().await.map(|_| None)
+            let attempt = match (self.next_leader(route, &mut search), &reader) {
+                (Some(node), Reader::Rows(replica)) if node == route.node => {
+                    replica.group.ensure_readable().await.map(|_| Found::Rows)
                 }
-                (Some(node), Some(reading)) if node == route.node => {
-                    self.query_here(reading.clone()).await.map(Some)
+                (Some(node), Reader::Query(query)) if node == route.node => {
+                    self.query_here(Bytes::clone(query)).await.map(Found::Answer)
                 }
-                (Some(node), None) => self.catch_up_with(route, node, search.until).await,
-                (Some(node), Some(reading)) => {
-                    self.query_at(route, node, reading.clone()).await.map(Some)
+                (Some(node), Reader::Rows(replica)) => {
+                    self.catch_up_with(route, node, replica, &search).await
+                }
+                (Some(node), Reader::Query(query)) => {
+                    self.query_at(route, node, Bytes::clone(query)).await.map(Found::Answer)
                 }
                 (None, _) => Err(Error::NotLeader { leader: None }),
             };
             let error = match attempt {
-                Ok(answer) => return Ok(answer),
+                Ok(found) => return Ok(found),
                 Err(Error::NotLeader { leader }) => {
                     search.hint = leader;
                     Error::NotLeader { leader: None }
@@ -253,13 +285,14 @@ impl<M: Machine> Partition<M> {
         }
     }
 
-    /// Waits until this node has applied as much as the leader says, at most `until` then.
+    /// Waits a moment until this node has applied as much as the leader says.
     async fn catch_up_with(
         &self,
         route: &Route,
         node: u64,
-        until: Instant,
-    ) -> Result<Option<Bytes>, Error> {
+        replica: &Replica<M>,
+        search: &Search,
+    ) -> Result<Found, Error> {
         let asked: ReadPoint =
             self.ask_leader(route, node, Method::ReadPoint, Bytes::new()).await?;
         let index = match asked.point {
@@ -270,17 +303,23 @@ impl<M: Machine> Partition<M> {
             Some(Point::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
             None => return Err(Error::Unavailable("the leader named no point".into())),
         };
-        let left = until.saturating_duration_since(Instant::now());
-        if self.group().wait_applied(index, left.max(LOOK_AGAIN)).await {
-            return Ok(None);
+        let left = search.until.saturating_duration_since(Instant::now()).max(LOOK_AGAIN);
+        // The metadata are read where they are, on every node.
+        let within = if self.id() == GroupId::METADATA { left } else { left.min(CATCH_UP_TIME) };
+        match replica.group.wait_applied(index, within).await {
+            true => Ok(Found::Rows),
+            false => Ok(Found::Behind),
         }
-        Err(Error::Unavailable("this node has not caught up with the leader".into()))
     }
 
-    async fn query_at(&self, route: &Route, node: u64, reading: Bytes) -> Result<Bytes, Error> {
+    async fn query_at(&self, route: &Route, node: u64, query: Bytes) -> Result<Bytes, Error> {
+        let reading = Bytes::from(Reading { query }.encode_to_vec());
         let told: ReadOutcome = self.ask_leader(route, node, Method::Read, reading).await?;
         match told.outcome {
-            Some(Read::Answer(answer)) => Ok(answer),
+            Some(Read::Answer(answer)) => {
+                self.hear_leader(node);
+                Ok(answer)
+            }
             Some(Read::NotLeader(NotLeader { leader })) => Err(Error::NotLeader { leader }),
             Some(Read::Unavailable(reason)) => Err(Error::Unavailable(reason)),
             None => Err(Error::Unavailable("the leader gave no outcome".into())),
@@ -288,22 +327,27 @@ impl<M: Machine> Partition<M> {
     }
 
     /// Reads if this node leads.
-    async fn query_here(&self, reading: Bytes) -> Result<Bytes, Error> {
+    pub(crate) async fn query_here(&self, query: Bytes) -> Result<Bytes, Error> {
         let unavailable = |text: String| Error::Unavailable(text);
-        let Reading { query } =
-            Reading::decode(reading).map_err(|error| unavailable(error.to_string()))?;
-        self.group().ensure_readable().await?;
+        match self.replica()?.group.ensure_readable().await {
+            Err(Error::Stopping) => return Err(self.ended()),
+            readable => drop(readable?),
+        }
         let own = self.clone();
         let answer = tokio::task::spawn_blocking(move || own.answer_from_rows(&query)).await;
         let answer = answer.map_err(|error| unavailable(error.to_string()))?;
+        let answer = answer.ok_or_else(|| self.ended())?;
         answer.ok_or_else(|| unavailable("the leader's version does not know this read".into()))
     }
 
     /// Answers a read of another node.
     pub(crate) async fn answer_query(&self, reading: Bytes) -> Bytes {
-        let outcome = match self.query_here(reading).await {
-            Ok(answer) => Read::Answer(answer),
-            Err(Error::NotLeader { leader }) => Read::NotLeader(NotLeader { leader }),
+        let outcome = match Reading::decode(reading) {
+            Ok(Reading { query }) => match self.query_here(query).await {
+                Ok(answer) => Read::Answer(answer),
+                Err(Error::NotLeader { leader }) => Read::NotLeader(NotLeader { leader }),
+                Err(error) => Read::Unavailable(error.to_string()),
+            },
             Err(error) => Read::Unavailable(error.to_string()),
         };
         Bytes::from(ReadOutcome { outcome: Some(outcome) }.encode_to_vec())
@@ -324,9 +368,7 @@ impl<M: Machine> Partition<M> {
             return Some(node);
         }
         search.asked = None;
-        let mut members = self.group().progress().voters;
-        members.extend(route.transport.addresses().iter().flat_map(|book| book.nodes()));
-        members.retain(|member| *member != route.node);
+        let members = self.members();
         search.turn += 1;
         members.get(search.turn % members.len().max(1)).copied()
     }
@@ -342,7 +384,8 @@ impl<M: Machine> Partition<M> {
     }
 
     fn peer(&self, node: u64) -> Peer {
-        Peer { id: node, address: self.group().address(node).unwrap_or_default() }
+        let address = self.group().ok().and_then(|group| group.address(node));
+        Peer { id: node, address: address.unwrap_or_default() }
     }
 
     /// Asks `node`, which was taken for the leader, and waits no longer once another one is known to lead: the
@@ -409,8 +452,10 @@ impl<M: Machine> Partition<M> {
     /// Answers how far a reader on another node must have applied.
     pub(crate) async fn answer_read_point(&self) -> Bytes {
         // What openraft's metrics call applied may be behind what has been answered already.
-        let point = match self.group().ensure_readable().await {
+        let point = async { self.replica()?.group.ensure_readable().await };
+        let point = match point.await {
             Ok(index) => Point::Index(index),
+            Err(Error::Stopping) => Point::NotLeader(NotLeader { leader: None }),
             Err(Error::NotLeader { leader }) => Point::NotLeader(NotLeader { leader }),
             Err(error) => Point::Unavailable(error.to_string()),
         };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use durahub_proto::peer::{
@@ -18,12 +19,21 @@ use crate::node::Inner;
 use crate::partition::Partition;
 use crate::peers::{Call, Method, PeerError, PeerService, Rejection, SnapshotCall};
 use crate::program::Feed;
+use crate::raft::group::Group;
 
 impl<M: Machine> Inner<M> {
     fn find(&self, group: GroupId) -> Result<&Partition<M>, PeerError> {
         self.groups.get(group.0 as usize).ok_or_else(|| PeerError::Failed {
             peer: self.node_id,
             reason: format!("there is no partition {group}"),
+        })
+    }
+
+    /// The replica that a peer means. None is made for a call: only a request to begin one does that.
+    fn group_here(&self, partition: &Partition<M>) -> Result<Arc<Group<M>>, PeerError> {
+        partition.group().map_err(|_| PeerError::Failed {
+            peer: self.node_id,
+            reason: format!("node {} does not hold partition {}", self.node_id, partition.id()),
         })
     }
 
@@ -79,7 +89,10 @@ impl<M: Machine> PeerService for Inner<M> {
                 Method::Propose => partition.answer_proposal(call.payload).await.map_err(told),
                 Method::Read => Ok(partition.answer_query(call.payload).await),
                 Method::ReadPoint => Ok(partition.answer_read_point().await),
-                Method::ChangeReplicas | Method::HandOver => {
+                Method::ChangeReplicas
+                | Method::HandOver
+                | Method::BeginReplica
+                | Method::DropReplica => {
                     Ok(self.answer_change(call.group, call.method, call.payload).await)
                 }
                 Method::StateHashes => {
@@ -87,8 +100,14 @@ impl<M: Machine> PeerService for Inner<M> {
                 }
                 Method::Quarantine => self.quarantine(partition, call.payload).await.map_err(told),
                 Method::Ask => self.ask_program(call.payload).await,
-                Method::Report => Ok(Bytes::from(self.report().encode_to_vec())),
-                _ => partition.group().answer(&call).await.map_err(|error| self.failed(error)),
+                Method::Report => {
+                    self.hear(call.payload);
+                    Ok(Bytes::from(self.report().encode_to_vec()))
+                }
+                _ => {
+                    let group = self.group_here(partition)?;
+                    group.answer(&call).await.map_err(|error| self.failed(error))
+                }
             }
         })
     }
@@ -101,17 +120,15 @@ impl<M: Machine> PeerService for Inner<M> {
     }
 
     fn incoming_snapshot(&self, group: GroupId) -> Result<Option<PathBuf>, PeerError> {
-        self.find(group)?.group().incoming().map_err(|error| self.failed(error))
+        let group = self.group_here(self.find(group)?)?;
+        group.incoming().map_err(|error| self.failed(error))
     }
 
     fn snapshot(&self, call: SnapshotCall) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
-            let partition = self.find(call.group)?;
-            partition
-                .group()
-                .receive(&call.payload, call.body)
-                .await
-                .map_err(|error| self.failed(error))
+            let group = self.group_here(self.find(call.group)?)?;
+            let received = group.receive(&call.payload, call.body).await;
+            received.map_err(|error| self.failed(error))
         })
     }
 

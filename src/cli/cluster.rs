@@ -167,7 +167,7 @@ fn table(status: &StatusResponse) -> String {
         status.cluster, status.partitions, status.replication_factor, status.node
     );
     let mut rows = vec![
-        ["NODE", "STATE", "REACHABLE", "LEADS", "VOTES", "MIB", "ZONE", "ADDRESS"]
+        ["NODE", "STATE", "REACHABLE", "LEADS", "VOTES", "HOLDS", "MIB", "ZONE", "ADDRESS"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -178,6 +178,7 @@ fn table(status: &StatusResponse) -> String {
             if node.reachable { "yes" } else { "no" }.to_owned(),
             node.leads.to_string(),
             node.votes_in.to_string(),
+            node.holds.to_string(),
             mebibytes(node.store_bytes),
             if node.zone.is_empty() { "-".to_owned() } else { node.zone.clone() },
             node.address.clone(),
@@ -238,6 +239,7 @@ fn as_json(status: &StatusResponse) -> serde_json::Value {
             "storeBytes": node.store_bytes,
             "leads": node.leads,
             "votesIn": node.votes_in,
+            "holds": node.holds,
         })
     });
     let groups = status.groups.iter().map(|group| {
@@ -283,6 +285,7 @@ mod tests {
             store_bytes: 3 << 19,
             leads: 1,
             votes_in: 1,
+            holds: 2,
             ..NodeStatus::default()
         };
         let voter =
@@ -305,8 +308,8 @@ mod tests {
         assert_eq!(
             table(&status()),
             "cluster c0, 1 partitions, replication factor 3, seen by node 2\n\n\
-             NODE  STATE     REACHABLE  LEADS  VOTES  MIB  ZONE  ADDRESS\n\
-             2     draining  yes        1      1      1.5  -     b:8083\n\n\
+             NODE  STATE     REACHABLE  LEADS  VOTES  HOLDS  MIB  ZONE  ADDRESS\n\
+             2     draining  yes        1      1      2      1.5  -     b:8083\n\n\
              PARTITION     LEADER  TERM  VOTERS  LEARNERS  LAG\n\
              0 (metadata)  none    0     -       -         ?\n\
              1             2       9     2       5         17\n"

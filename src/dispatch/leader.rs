@@ -30,6 +30,8 @@ pub struct Leaders {
     effects: Vec<mpsc::UnboundedReceiver<Vec<Effect>>>,
     /// The metadata group told something.
     metadata_told: Arc<Notify>,
+    /// It told that these task hubs were deleted.
+    hubs_deleted: mpsc::UnboundedReceiver<u32>,
 }
 
 /// What can wake the task of a partition.
@@ -44,15 +46,21 @@ enum Wake {
 
 impl Leaders {
     /// Makes room for the effects of so many partitions, and the listener that fills it. The metadata group
-    /// has two effects only: a hub was deleted, another retention holds for one.
+    /// has two effects only: a hub was deleted, another retention holds for one. Every node hears of them.
     pub fn new(partitions: u32) -> (Listener, Leaders) {
         let (senders, effects): (Vec<_>, Vec<_>) =
             (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
         let metadata_told = Arc::new(Notify::new());
         let in_metadata = metadata_told.clone();
+        let (deleted, hubs_deleted) = mpsc::unbounded_channel();
         let listener = move |group: GroupId, told: Vec<Effect>| {
             if group == GroupId::METADATA {
                 in_metadata.notify_one();
+                for effect in &told {
+                    if let Effect::HubGone { hub } = effect {
+                        let _ = deleted.send(*hub);
+                    }
+                }
             }
             let sender: Option<&mpsc::UnboundedSender<Vec<Effect>>> =
                 (group.0 as usize).checked_sub(1).and_then(|index| senders.get(index));
@@ -61,7 +69,7 @@ impl Leaders {
                 let _ = sender.send(told);
             }
         };
-        (Box::new(listener), Leaders { effects, metadata_told })
+        (Box::new(listener), Leaders { effects, metadata_told, hubs_deleted })
     }
 
     /// Runs the tasks of all partitions until the set is dropped.
@@ -72,9 +80,14 @@ impl Leaders {
         }
         tasks.spawn(dispatcher.clone().watch_deadlines());
         let (told, metadata_told) = (dispatcher.clone(), self.metadata_told);
+        let mut hubs_deleted = self.hubs_deleted;
         tasks.spawn(async move {
             loop {
                 metadata_told.notified().await;
+                while let Ok(hub) = hubs_deleted.try_recv() {
+                    let now = told.0.clock.now();
+                    told.take_in(Effect::HubGone { hub }, now);
+                }
                 // A look for nothing costs little.
                 told.0.hub_deleted.notify_one();
                 told.0.retention_set.notify_one();

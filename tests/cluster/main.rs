@@ -5,6 +5,7 @@
 //! - [`changes`]: restarts one by one, nodes that come, go and are replaced;
 //! - [`feeds`]: work of all leaders at any gateway;
 //! - [`moves`]: leaders that move as planned, with work in hand;
+//! - [`parts`]: five nodes of which three hold each partition;
 //! - [`refusals`]: who is not let in;
 //! - [`retention`]: ended instances go, whoever leads;
 //! - [`idle`]: what a cluster costs that does nothing (by hand).
@@ -28,6 +29,7 @@ mod links;
 mod load;
 mod moves;
 mod nodes;
+mod parts;
 #[path = "../support/record/mod.rs"]
 mod record;
 mod refusals;

@@ -334,7 +334,7 @@ impl Cluster {
         self.node_mut(id).args = args;
     }
 
-    /// Waits until so many nodes share leaders and votes.
+    /// Waits until so many nodes share leaders and partitions.
     pub(crate) async fn balanced(&self, count: usize) -> Value {
         self.balanced_within(count, PATIENCE).await
     }
@@ -352,8 +352,16 @@ impl Cluster {
             let whole = status["partitions"].as_array().expect("partitions").iter().all(|group| {
                 let replicas = group["replicas"].as_array().expect("replicas");
                 let voters = replicas.iter().filter(|replica| replica["voter"] == true).count();
-                group["leader"].is_u64() && voters == 3 && replicas.len() == count
+                // The metadata are everywhere, a partition is where its votes are.
+                let copies = if group["partition"] == 0 { count } else { count.min(3) };
+                group["leader"].is_u64() && voters == count.min(3) && replicas.len() == copies
             });
+            // Evenly, and nothing is left over.
+            let held: Vec<u64> =
+                nodes.iter().map(|node| node["holds"].as_u64().expect("a number")).collect();
+            let copies = self.shape.partitions as usize * count.min(3) + count;
+            let spread = held.iter().max().zip(held.iter().min()).map(|(most, least)| most - least);
+            let whole = whole && held.iter().sum::<u64>() == copies as u64 && spread <= Some(1);
             if even && whole {
                 return status;
             }

@@ -29,7 +29,7 @@ use crate::directory::Leadership;
 use crate::error::Error;
 use crate::machine::{GroupId, Machine};
 use crate::metrics;
-use crate::peers::{Call, SnapshotBody, Transport};
+use crate::peers::{Call, Method, SnapshotBody, Transport};
 use crate::store::flusher::{Flusher, Job};
 use crate::store::rows::StateRows;
 use crate::store::{Engine, FaultHook, Space, keys};
@@ -46,6 +46,8 @@ pub(crate) struct Setup<M: Machine> {
     pub(crate) initial_members: BTreeMap<u64, String>,
     /// The node came to a running cluster: it is told its first membership by the others.
     pub(crate) joins: bool,
+    /// It may vote: it has applied all that was committed when it was begun.
+    pub(crate) grown: bool,
     pub(crate) machine: Arc<M>,
     pub(crate) rows: Arc<StateRows>,
     pub(crate) engine: Arc<dyn Engine>,
@@ -74,17 +76,21 @@ pub(crate) enum Outcome {
 pub(crate) struct Group<M: Machine> {
     id: GroupId,
     pub(super) raft: Raft<Types, State<M>>,
-    leadership: watch::Receiver<Leadership>,
     watcher: JoinHandle<()>,
     snapshots: Arc<Snapshots>,
     facts: Arc<Facts>,
     flusher: Arc<Flusher>,
     quarantined: AtomicBool,
+    grown: AtomicBool,
 }
 
 impl<M: Machine> Group<M> {
-    /// Opens and runs the group. A group whose only voter is this node is led by it at once.
-    pub(crate) async fn start(setup: Setup<M>) -> io::Result<Self> {
+    /// Opens and runs the group; `leadership` is told who leads. A group whose only voter is this node is led by it at
+    /// once.
+    pub(crate) async fn start(
+        setup: Setup<M>,
+        leadership: watch::Sender<Leadership>,
+    ) -> io::Result<Self> {
         let id = setup.id;
         if let Some(mark) = setup.engine.get(Space::Log, &keys::pointer(keys::QUARANTINE, id.0))? {
             let text = String::from_utf8_lossy(&mark).into_owned();
@@ -98,19 +104,22 @@ impl<M: Machine> Group<M> {
         let (known, files) = (Arc::clone(&facts), Arc::clone(&snapshots));
         let state = State::open(id, setup.machine, setup.rows, files, setup.fault, known).await?;
         let network = Network { node: setup.node, group: id, transport: setup.transport };
-        let config = config(id, setup.snapshot_every, setup.keep_entries)
-            .validate()
-            .map_err(io::Error::other)?;
+        let config = Config {
+            // A vote for itself is a vote, too.
+            enable_elect: setup.grown,
+            ..config(id, setup.snapshot_every, setup.keep_entries)
+        };
+        let config = config.validate().map_err(io::Error::other)?;
         let raft = Raft::new(setup.node, Arc::new(config), network, log, state)
             .await
             .map_err(io::Error::other)?;
         snapshots.set_live();
 
-        let (sender, leadership) = watch::channel(Leadership::Follower { leader: None });
-        let watcher = tokio::spawn(watch_leadership(id, raft.clone(), sender));
+        let watcher = tokio::spawn(watch_leadership(id, raft.clone(), leadership));
         let (flusher, quarantined) = (setup.flusher, AtomicBool::new(false));
+        let grown = AtomicBool::new(setup.grown);
         metrics::quarantined(id.0).set(0.0);
-        let group = Self { id, raft, leadership, watcher, snapshots, facts, flusher, quarantined };
+        let group = Self { id, raft, watcher, snapshots, facts, flusher, quarantined, grown };
         if !setup.joins {
             group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
         }
@@ -139,10 +148,6 @@ impl<M: Machine> Group<M> {
             Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(io::Error::other(error)),
         }
-    }
-
-    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.leadership.clone()
     }
 
     /// Appends an encoded batch; `done` is called from the task that applied it, or refused it.
@@ -178,7 +183,9 @@ impl<M: Machine> Group<M> {
             || self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await.is_ok()
     }
 
-    async fn confirm_leadership(&self) -> Result<u64, Error> {
+    /// Returns once a quorum has confirmed, after the call, that this node leads, and everything committed before is
+    /// applied here: the index up to which that is.
+    pub(crate) async fn confirm_leadership(&self) -> Result<u64, Error> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(read) => Ok(read.index()),
             Err(RaftError::Fatal(error)) => Err(fatal(error)),
@@ -217,6 +224,17 @@ impl<M: Machine> Group<M> {
             receiver.await.unwrap_or_else(|_| Err(io::Error::other("the flusher is gone")));
         self.stop().await;
         marked
+    }
+
+    /// Whether the replica may vote.
+    pub(crate) fn is_grown(&self) -> bool {
+        self.grown.load(Ordering::Acquire)
+    }
+
+    /// The replica has applied all that was committed when it was begun: from now on it may vote.
+    pub(crate) fn set_grown(&self) {
+        self.grown.store(true, Ordering::Release);
+        self.raft.runtime_config().elect(true);
     }
 
     pub(crate) fn is_quarantined(&self) -> bool {
@@ -267,6 +285,9 @@ impl<M: Machine> Group<M> {
     }
 
     pub(crate) async fn answer(&self, call: &Call) -> io::Result<Bytes> {
+        if !matches!(call.method, Method::Append) && !self.is_grown() {
+            return Err(io::Error::other("the replica here has not grown and does not vote"));
+        }
         network::answer(&self.raft, call).await
     }
 

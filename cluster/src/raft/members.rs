@@ -12,10 +12,11 @@ use durahub_proto::peer::{ChangeReplicas, Member};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, RaftState};
 use tokio::time::Instant;
 
 use super::group::{Group, fatal};
+use super::types::{LogId, Types};
 use crate::error::Error;
 use crate::machine::Machine;
 
@@ -38,7 +39,10 @@ impl<M: Machine> Group<M> {
             Some(Change::SetAddress(Member { node, address })) => {
                 ChangeMembers::SetNodes(BTreeMap::from([(node, BasicNode::new(address))]))
             }
-            None => return Err(Error::Unavailable("an unknown change of replicas".into())),
+            // Nothing that the members change by.
+            Some(Change::DropReplica(_)) | None => {
+                return Err(Error::Unavailable("an unknown change of replicas".into()));
+            }
         };
         let last_membership_log_id = {
             let metrics = self.raft.metrics();
@@ -49,7 +53,7 @@ impl<M: Machine> Group<M> {
             return Err(Error::Unavailable("the membership has changed since the plan".into()));
         }
         let condition = Precondition::LastMembershipLogId { last_membership_log_id };
-        // A voter that is no voter any more stays as a learner: it still serves reads.
+        // A voter that is no voter any more stays as a learner, until the next step.
         match self.raft.change_membership_if(changes, true, [condition]).await {
             Ok(_) => Ok(()),
             Err(RaftError::Fatal(error)) => Err(fatal(error)),
@@ -58,6 +62,21 @@ impl<M: Machine> Group<M> {
             }
             Err(RaftError::APIError(error)) => Err(Error::Unavailable(error.to_string())),
         }
+    }
+
+    /// Log index of the membership here, if it is committed and a node is not in it, neither before nor after a change
+    /// under way.
+    pub(crate) async fn membership_without(&self, node: u64) -> Result<Option<u64>, Error> {
+        let look = move |state: &RaftState<Types>| {
+            let (committed, newest) =
+                (state.membership_state.committed(), state.membership_state.effective());
+            let is_settled = committed.log_id() == newest.log_id();
+            let is_member = newest.nodes().any(|(member, _)| *member == node);
+            let index = newest.log_id().as_ref().map_or(0, LogId::index);
+            (is_settled && !is_member).then_some(index)
+        };
+        // Asked of the core itself: openraft's metrics may be behind it.
+        self.raft.with_raft_state(look).await.map_err(fatal)
     }
 
     /// Whether this node leads and the other one has a vote.

@@ -10,6 +10,7 @@
 //! 'C' group:u32                     committed position, a hint that is never synced on its own
 //! 'I' group:u32                     a snapshot install is under way: name of its file
 //! 'Q' group:u32                     the replica differs from most others and must not run: a sentence
+//! 'H' group:u32                     what the node has of the group (holding.rs); absent in older folders
 //! ```
 //!
 //! State space of one group:
@@ -32,6 +33,8 @@ pub(crate) const PURGED: u8 = b'P';
 pub(crate) const COMMITTED: u8 = b'C';
 /// Prefix of quarantine marks.
 pub(crate) const QUARANTINE: u8 = b'Q';
+/// Prefix of what a node has of a group.
+pub(crate) const HOLDING: u8 = b'H';
 /// Prefix of install markers.
 pub(crate) const INSTALL: u8 = b'I';
 
@@ -58,6 +61,20 @@ pub(crate) fn record(group: u32, first: u64) -> Vec<u8> {
     key.push(RECORD);
     key.extend_from_slice(&group.to_be_bytes());
     key.extend_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// Just above every record of a group.
+pub(crate) fn record_end(group: u32) -> Vec<u8> {
+    let mut key = record(group, u64::MAX);
+    key.push(0);
+    key
+}
+
+/// Just above every chunk of a group's entries.
+pub(crate) fn chunk_end(group: u32) -> Vec<u8> {
+    let mut key = chunk(group, u64::MAX, u16::MAX);
+    key.push(0);
     key
 }
 

@@ -10,13 +10,16 @@
 //! - [`rows`]: the state rows of one group, of any size, written atomically;
 //! - [`overlay`]: the rows as the next command must see them while a batch is being applied;
 //! - [`dump`]: a consistent copy of those rows, read while they change;
-//! - [`snapshot`]: a group's state as one checked stream of bytes.
+//! - [`snapshot`]: a group's state as one checked stream of bytes;
+//! - [`holding`], [`erase`]: what a node has of a group, and how that goes.
 //!
 //! What is absent on purpose: no flush timer, no asynchronous flush, no transaction, no value above
 //! [`VALUE_LIMIT`]. sled 0.34 writes larger leaves into separate files that it never syncs.
 
 pub(crate) mod dump;
+pub(crate) mod erase;
 pub(crate) mod flusher;
+pub(crate) mod holding;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod memory;

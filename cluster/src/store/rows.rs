@@ -60,6 +60,8 @@ struct Recent {
     /// Size of all that was written, rows that were written again included.
     bytes: usize,
     writes: usize,
+    /// The rows are about to be deleted: nobody reads them any more.
+    gone: bool,
 }
 
 impl Recent {
@@ -79,7 +81,19 @@ impl StateRows {
     /// Looks at one moment of the rows. Writers wait meanwhile; `f` must not look again.
     pub(crate) fn look<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
         let recent = self.recent.read();
-        f(&View { rows: self, recent: &recent.changes })
+        f(&View { rows: self, recent: &recent })
+    }
+
+    /// The same, unless the rows are gone.
+    pub(crate) fn look_if_there<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> Option<T> {
+        let recent = self.recent.read();
+        (!recent.gone).then(|| f(&View { rows: self, recent: &recent }))
+    }
+
+    /// From now on there are no rows to be seen: they are about to be deleted. Waits for those who look.
+    pub(crate) fn forget(&self) {
+        *self.recent.write() = Recent { gone: true, ..Recent::default() };
+        self.dumps.lock().break_all();
     }
 
     /// The newest applied record.
@@ -310,19 +324,23 @@ fn push_row(batch: &mut WriteBatch, key: &[u8], value: Option<&Bytes>) -> u32 {
 /// [`Rows`]: what is stored, under the recent changes.
 struct View<'a> {
     rows: &'a StateRows,
-    recent: &'a Changes,
+    recent: &'a Recent,
 }
 
 impl Rows for View<'_> {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
-        match self.recent.get(key) {
+        match self.recent.changes.get(key) {
             Some(value) => value.clone(),
+            None if self.recent.gone => None,
             None => self.rows.settle(self.rows.get_stored(key)),
         }
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        scan_under(self.recent, from, to, visit, |visit| {
+        if self.recent.gone {
+            return;
+        }
+        scan_under(&self.recent.changes, from, to, visit, |visit| {
             self.rows.settle(self.rows.scan_stored(&keys::row(from), &keys::row(to), visit));
         });
     }

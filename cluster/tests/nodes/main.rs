@@ -8,6 +8,7 @@ mod crash;
 mod divergence;
 mod membership;
 mod network;
+mod parts;
 mod program;
 mod routing;
 mod single;

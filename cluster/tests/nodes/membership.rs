@@ -35,7 +35,7 @@ async fn three_nodes_become_five_and_three_again_under_load() {
     net.join_node(5).await;
     let status = net.balanced().await;
     assert_eq!(status.nodes.iter().map(|node| node.node).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    // A node that only reads reads what was acknowledged.
+    // A node without the rows reads what was acknowledged.
     let read = number(net.group(5, P1), "n").await;
     assert!(read > 0);
     for id in [1, 2] {
@@ -53,6 +53,7 @@ async fn three_nodes_become_five_and_three_again_under_load() {
     stop.store(true, Ordering::SeqCst);
     let acknowledged = counting.await.unwrap();
     for id in [3, 4, 5] {
+        assert!(net.group(id, P1).is_here());
         assert_eq!(number(net.group(id, P1), "n").await, acknowledged);
         assert_eq!(rows(net.group(id, P1))["large"].len(), 200_000);
     }

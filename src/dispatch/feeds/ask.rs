@@ -284,15 +284,22 @@ impl Dispatcher {
     where
         Doing: Future<Output = Result<(), CompleteError>>,
     {
-        let mut leadership = self.partition_of(hub, instance).leadership();
+        let partition = self.partition_of(hub, instance);
+        let mut leadership = partition.leadership();
+        let (mut asked, mut turn) = (None, 0);
         let until = Instant::now() + SEARCH_TIME;
         let (mut question, mut named, mut unknown) = (None, None, None);
         loop {
             let known = match (*leadership.borrow_and_update(), self.0.peers.get()) {
                 (Leadership::Leader { .. }, _) | (_, None) => At::Here,
                 (Leadership::Follower { leader }, Some(peers)) => {
-                    let other = named.take().or(leader).filter(|node| *node != peers.node());
-                    other.map_or(At::Nobody, At::Node)
+                    // Where the rows are not, the leader is hearsay: after a vain try others are asked in turn.
+                    turn += 1;
+                    let other = partition.somebody(turn);
+                    let known = leader.filter(|node| other.is_none() || asked != Some(*node));
+                    asked = known;
+                    let other = named.take().or(known).or(other);
+                    other.filter(|node| *node != peers.node()).map_or(At::Nobody, At::Node)
                 }
             };
             match (known, self.0.peers.get()) {
@@ -313,7 +320,10 @@ impl Dispatcher {
                     };
                     match answer.map(|answer| AskOutcome::decode(answer).map(|it| it.outcome)) {
                         Ok(Ok(Some(Outcome::NotLeader(NotLeader { leader })))) => named = leader,
-                        Ok(Ok(Some(outcome))) => return settle(outcome),
+                        Ok(Ok(Some(outcome))) => {
+                            partition.hear_leader(node);
+                            return settle(outcome);
+                        }
                         Ok(Ok(None)) => unknown = Some("the leader gave no outcome".to_owned()),
                         Ok(Err(error)) => unknown = Some(error.to_string()),
                         Err(error) if error.not_sent() => {}

@@ -38,9 +38,10 @@ pub(crate) fn delete_hub(plan: &mut Plan<'_>, command: DeleteHub) -> Answer {
 
 fn delete(plan: &mut Plan<'_>, name: String, hub: &HubRecord) {
     let deleted = plan.stamp.now;
-    let hub = DeletedHubRecord { format: FORMAT, id: hub.id, name, deleted };
-    plan.push(Event::HubDeleted { hub });
-    plan.tell(Effect::SweepDue);
+    let id = hub.id;
+    plan.push(Event::HubDeleted { hub: DeletedHubRecord { format: FORMAT, id, name, deleted } });
+    // Every node has the metadata, but not every node has a partition that will tell of it.
+    plan.tell(Effect::HubGone { hub: id });
 }
 
 /// Closes a deleted hub in this partition, and removes some of its instances, whatever they are doing. The

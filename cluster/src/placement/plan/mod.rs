@@ -5,11 +5,16 @@
 //! 1. a membership that was left half changed is finished;
 //! 2. leaders are off nodes that drain, leave or are short of room, as far as another node can lead; from a node that
 //!    goes away to one that is short, if there is no other;
-//! 3. every node that stays holds a copy of every group, as a learner at least: then any node can read;
-//! 4. votes are where they should be: as many as the replication factor, spread over zones, balanced over
-//!    nodes, with as few moves as possible, and only to copies that have caught up;
-//! 5. nodes that leave lose their copies, and then their place in the cluster;
-//! 6. who leads has a vote, and leaders are balanced.
+//! 3. every node that stays has a copy of the metadata, as a learner at least; a partition is on as many nodes as the
+//!    replication factor says, and on one more while it moves;
+//! 4. votes are where they should be: spread over zones, balanced over nodes, with as few moves as possible, and only on
+//!    copies that have caught up and grown;
+//! 5. who leads has a vote;
+//! 6. copies that are of no use any more are removed, and given up by their nodes; nodes that leave lose their place;
+//! 7. votes that are missing, or lie badly, get a new copy, on the node that fits best;
+//! 8. leaders are balanced.
+//!
+//! A new copy for balance is begun only while nothing else moves, so it is planned from what the votes will be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +22,10 @@ use crate::meta::State;
 
 /// Entries that a copy may lack and still count as caught up.
 const NEAR: u64 = 1_000;
+/// Copies that grow at the same time, where votes are missing.
+const GROWING: usize = 4;
+/// The group that every node holds.
+const METADATA: u32 = 0;
 
 /// What the controller sees of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +47,8 @@ pub(crate) struct NodeView {
     pub(crate) short: bool,
     /// It has answered lately.
     pub(crate) reachable: bool,
+    /// Its version can hold some partitions and not others.
+    pub(crate) parts: bool,
 }
 
 impl NodeView {
@@ -57,6 +68,31 @@ pub(crate) struct GroupView {
     pub(crate) joint_target: Option<BTreeSet<u64>>,
     /// Entries that each other member lacks, as the leader knows; unknown ones are left out.
     pub(crate) lag: BTreeMap<u64, u64>,
+    /// What nodes say that they have of it, members or not.
+    pub(crate) held: BTreeMap<u64, Held>,
+}
+
+/// What a node has of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Which replica; unknown while that changes.
+    pub(crate) begun: Option<u64>,
+    /// It does not vote yet.
+    pub(crate) growing: bool,
+}
+
+impl GroupView {
+    fn is_member(&self, node: u64) -> bool {
+        let target = self.joint_target.as_ref().is_some_and(|target| target.contains(&node));
+        self.voters.contains(&node) || self.learners.contains(&node) || target
+    }
+
+    /// Whether a copy may get a vote.
+    fn has_caught_up(&self, node: u64) -> bool {
+        let is_growing = self.held.get(&node).is_some_and(|held| held.growing);
+        let is_near = self.lag.get(&node).is_some_and(|lag| *lag <= NEAR);
+        self.leader == Some(node) || (is_near && !is_growing)
+    }
 }
 
 /// What to do next.
@@ -65,6 +101,7 @@ pub(crate) enum Step {
     AddLearner { group: u32, node: u64, address: String },
     SetVoters { group: u32, voters: BTreeSet<u64> },
     RemoveLearner { group: u32, node: u64 },
+    Drop { group: u32, node: u64, begun: u64 },
     HandOver { group: u32, to: u64 },
     Remove { node: u64 },
 }
@@ -91,13 +128,38 @@ impl View {
         !self.tried.contains(step)
     }
 
-    /// Votes of each node that stays.
+    /// Partitions in which each node that stays votes. The metadata, which is everywhere, does not count.
     fn votes(&self) -> BTreeMap<u64, usize> {
         let mut votes: BTreeMap<u64, usize> = self.staying().map(|(id, _)| (id, 0)).collect();
-        for voter in self.groups.values().flat_map(|group| &group.voters) {
+        for voter in self.partitions().flat_map(|(_, group)| &group.voters) {
             votes.entry(*voter).and_modify(|count| *count += 1);
         }
         votes
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = (u32, &GroupView)> {
+        let partitions = self.groups.iter().filter(|(id, _)| **id != METADATA);
+        partitions.map(|(id, group)| (*id, group))
+    }
+
+    /// Learners of a partition on nodes that stay and answer: copies that come, or that are about to go.
+    fn learners<'a>(&'a self, group: &'a GroupView) -> impl Iterator<Item = u64> + 'a {
+        group.learners.iter().copied().filter(|node| self.stays(*node) && self.reachable(*node))
+    }
+
+    /// Copies of partitions that are no voters.
+    fn extra_copies(&self) -> usize {
+        self.partitions().map(|(_, group)| self.learners(group).count()).sum()
+    }
+
+    /// Whether all nodes that answer can hold some partitions and not others. While a cluster is being upgraded they
+    /// cannot: then what is there stays.
+    fn can_part(&self) -> bool {
+        self.nodes.values().all(|node| node.parts || !node.reachable)
+    }
+
+    fn wanted_votes(&self) -> usize {
+        self.replication_factor.min(self.staying().count())
     }
 }
 
@@ -109,12 +171,15 @@ pub(crate) fn next_step(view: &View) -> Option<Step> {
     };
     first(finish)
         .or_else(|| first(leave_leader))
-        .or_else(|| first(add_copy))
+        .or_else(|| first(copy_metadata))
         .or_else(|| first(place_votes))
-        .or_else(|| first(balance_votes))
+        .or_else(|| first(swap_votes))
+        .or_else(|| first(give_up_without_vote))
+        .or_else(|| first(remove_copy))
         .or_else(|| first(drop_copy))
         .or_else(|| remove(view))
-        .or_else(|| first(give_up_without_vote))
+        .or_else(|| first(copy_for_missing))
+        .or_else(|| first(copy_for_balance))
         .or_else(|| balance_leaders(view))
 }
 
@@ -123,16 +188,15 @@ fn finish(_: &View, id: u32, group: &GroupView) -> Option<Step> {
     Some(Step::SetVoters { group: id, voters })
 }
 
-fn add_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
-    let missing = view.staying().find(|(node, seen)| {
-        seen.reachable && !group.voters.contains(node) && !group.learners.contains(node)
-    });
-    missing.map(|(node, seen)| Step::AddLearner { group: id, node, address: seen.address.clone() })
+fn copy_metadata(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+    let missing = view.staying().find(|(node, seen)| seen.reachable && !group.is_member(*node))?;
+    let (node, address) = (missing.0, missing.1.address.clone());
+    (id == METADATA).then_some(Step::AddLearner { group: id, node, address })
 }
 
 /// Votes that are missing, or on nodes that leave.
 fn place_votes(view: &View, id: u32, group: &GroupView) -> Option<Step> {
-    let wanted = view.replication_factor.min(view.staying().count());
+    let wanted = view.wanted_votes();
     let mut voters: BTreeSet<u64> =
         group.voters.iter().copied().filter(|voter| view.stays(*voter)).collect();
     while voters.len() < wanted {
@@ -154,17 +218,28 @@ fn place_votes(view: &View, id: u32, group: &GroupView) -> Option<Step> {
 /// A copy that may get a vote: caught up, in a new zone if there is one, on the node with the fewest votes.
 fn best_newcomer(view: &View, group: &GroupView, voters: &BTreeSet<u64>) -> Option<u64> {
     let votes = view.votes();
-    let caught_up = |node: &u64| {
-        group.leader == Some(*node) || group.lag.get(node).is_some_and(|lag| *lag <= NEAR)
-    };
     group
         .learners
         .iter()
         .chain(&group.voters)
         .filter(|node| !voters.contains(node) && view.stays(**node) && view.reachable(**node))
-        .filter(|node| caught_up(node))
+        .filter(|node| group.has_caught_up(**node))
         .min_by_key(|node| (crowd(view, voters, **node), votes.get(node), **node))
         .copied()
+}
+
+/// Where a new copy belongs: in a new zone if there is one, on the node with the fewest votes.
+fn best_target(view: &View, group: &GroupView, voters: &BTreeSet<u64>) -> Option<u64> {
+    let mut votes = view.votes();
+    for coming in view.partitions().flat_map(|(_, group)| view.learners(group)) {
+        votes.entry(coming).and_modify(|count| *count += 1);
+    }
+    let fits = |node: &NodeView| node.may_lead() && node.reachable && node.parts;
+    view.nodes
+        .iter()
+        .filter(|(id, node)| fits(node) && !group.is_member(**id) && !voters.contains(id))
+        .map(|(id, _)| *id)
+        .min_by_key(|id| (crowd(view, voters, *id), votes.get(id).copied(), *id))
 }
 
 /// The vote to give up: in the most crowded zone, on the node with the most votes, not the leader's.
@@ -186,34 +261,109 @@ fn crowd(view: &View, voters: &BTreeSet<u64>, node: u64) -> usize {
     voters.iter().filter(|voter| **voter != node && view.zone(**voter) == zone).count()
 }
 
-/// Moves one vote to a better zone, or from the node with the most votes to the one with the fewest.
-fn balance_votes(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+/// What it brings to move a vote: a better zone, or one vote less on the node with more. Best gain first, the node that
+/// loses its vote next.
+fn gain(view: &View, id: u32, group: &GroupView, to: u64) -> Option<(usize, usize, u64)> {
     let votes = view.votes();
     let count = |node: u64| votes.get(&node).copied().unwrap_or(0);
-    let mut best: Option<(usize, usize, u64, u64)> = None;
-    for from in &group.voters {
+    let from_each = group.voters.iter().filter(|from| view.stays(**from)).filter_map(|from| {
         let mut rest = group.voters.clone();
         rest.remove(from);
-        let Some(to) = best_newcomer(view, group, &rest).filter(|to| to != from) else { continue };
-        let better_zone = crowd(view, &rest, *from).saturating_sub(crowd(view, &rest, to));
-        let lighter = count(*from).saturating_sub(count(to)).saturating_sub(1);
-        let worse_zone = crowd(view, &rest, to) > crowd(view, &rest, *from);
-        if (better_zone > 0 || lighter > 0) && !worse_zone {
-            let gain = (better_zone, lighter, *from, to);
-            best = best.max(Some(gain));
-        }
-    }
-    let (_, _, from, to) = best?;
+        let (old, new) = (crowd(view, &rest, *from), crowd(view, &rest, to));
+        let better_zone = old.saturating_sub(new);
+        // All nodes hold the metadata: no vote in it is heavier than another.
+        let lighter = match id {
+            METADATA => 0,
+            _ => count(*from).saturating_sub(count(to)).saturating_sub(1),
+        };
+        let is_better = (better_zone > 0 || lighter > 0) && new <= old;
+        is_better.then_some((better_zone, lighter, *from))
+    });
+    from_each.max()
+}
+
+/// Moves one vote to a copy that has caught up.
+fn swap_votes(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+    let ready = view.learners(group).filter(|node| group.has_caught_up(*node));
+    let gains = ready.filter_map(|to| Some((gain(view, id, group, to)?, to)));
+    let ((.., from), to) = gains.max_by_key(|((zone, lighter, from), to)| {
+        (*zone, *lighter, *from, std::cmp::Reverse(*to))
+    })?;
     let mut voters = group.voters.clone();
     voters.remove(&from);
     voters.insert(to);
     Some(Step::SetVoters { group: id, voters })
 }
 
-/// A copy on a node that leaves and no longer votes.
-fn drop_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
-    let node = group.learners.iter().copied().find(|learner| !view.stays(*learner))?;
+/// A copy on a node that leaves and no longer votes; or one of a partition that nobody wants a vote of.
+fn remove_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+    let staying = group.voters.iter().filter(|voter| view.stays(**voter)).count();
+    // Votes may be missing: then those that come are wanted, as many as that.
+    let mut missing = view.wanted_votes().saturating_sub(staying);
+    let mut is_wanted = |node: u64| {
+        let is_short = view.nodes.get(&node).is_some_and(|node| node.short);
+        if missing > 0 && (!is_short || group.has_caught_up(node)) {
+            missing -= 1;
+            return true;
+        }
+        !is_short && gain(view, id, group, node).is_some()
+    };
+    let useless = |node: &u64| id != METADATA && view.can_part() && view.reachable(*node);
+    let mut others = group.learners.iter().filter(|node| group.leader != Some(**node));
+    let node = *others.find(|node| !view.stays(**node) || (useless(node) && !is_wanted(**node)))?;
     Some(Step::RemoveLearner { group: id, node })
+}
+
+/// A replica on a node that is no member.
+fn drop_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+    let stranger =
+        |node: &u64| view.stays(*node) && view.reachable(*node) && !group.is_member(*node);
+    let held = group.held.iter().filter(|(node, _)| id != METADATA && stranger(node));
+    let mut steps = held
+        .filter_map(|(node, held)| Some(Step::Drop { group: id, node: *node, begun: held.begun? }));
+    steps.find(|step| view.can_part() && view.is_fresh(step))
+}
+
+/// A new copy where a vote is missing, or lies on a node that leaves. A learner that has lost its replica gets another.
+fn copy_for_missing(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+    if id == METADATA {
+        return None;
+    }
+    let step = |node: u64| {
+        let address = view.nodes.get(&node)?.address.clone();
+        Some(Step::AddLearner { group: id, node, address }).filter(|step| view.is_fresh(step))
+    };
+    let mut lost = view.learners(group).filter(|node| !group.held.contains_key(node));
+    if let Some(step) = lost.find_map(step) {
+        return Some(step);
+    }
+    let mut voters: BTreeSet<u64> =
+        group.voters.iter().copied().filter(|voter| view.stays(*voter)).collect();
+    voters.extend(view.learners(group));
+    if voters.len() >= view.wanted_votes() || view.extra_copies() >= GROWING {
+        return None;
+    }
+    step(best_target(view, group, &voters)?)
+}
+
+/// A new copy where a vote shall move to for balance, while nothing else moves.
+fn copy_for_balance(view: &View, id: u32, group: &GroupView) -> Option<Step> {
+    if id == METADATA || !view.can_part() || view.extra_copies() > 0 {
+        return None;
+    }
+    let whole = group.voters.len() == view.wanted_votes();
+    let mut best = None;
+    for from in group.voters.iter().filter(|_| whole) {
+        let mut rest = group.voters.clone();
+        rest.remove(from);
+        let Some(to) = best_target(view, group, &rest) else { continue };
+        if let Some((zone, lighter, _)) = gain(view, id, group, to) {
+            best = best.max(Some((zone, lighter, std::cmp::Reverse(to))));
+        }
+    }
+    let (.., std::cmp::Reverse(node)) = best?;
+    let address = view.nodes.get(&node)?.address.clone();
+    Some(Step::AddLearner { group: id, node, address })
 }
 
 /// A node that leaves and holds nothing any more.
@@ -237,8 +387,7 @@ fn able<'a>(
     group.voters.iter().copied().filter(move |voter| {
         view.nodes.get(voter).is_some_and(may)
             && view.reachable(*voter)
-            && (group.leader == Some(*voter)
-                || group.lag.get(voter).is_some_and(|lag| *lag <= NEAR))
+            && group.has_caught_up(*voter)
             && view.is_fresh(&Step::HandOver { group: id, to: *voter })
     })
 }

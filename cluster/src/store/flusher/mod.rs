@@ -173,6 +173,15 @@ impl Flusher {
         self.shared.round.lock().deletions.extend(keys);
     }
 
+    /// Forgets the deletions that are still queued for a group: whoever begins its log again may use the same keys.
+    pub(crate) fn forget_deletions(&self, group: u32) {
+        let of_group = |key: &Vec<u8>| {
+            matches!(key.first(), Some(&(keys::RECORD | keys::CHUNK)))
+                && key.get(1..5) == Some(&group.to_be_bytes()[..])
+        };
+        self.shared.round.lock().deletions.retain(|key| !of_group(key));
+    }
+
     /// Waits until everything written so far is durable.
     pub(crate) async fn sync(&self) -> io::Result<()> {
         let (sender, receiver) = tokio::sync::oneshot::channel();

@@ -120,8 +120,14 @@ pub(crate) fn rows(partition: &Partition<Counters>) -> BTreeMap<String, Vec<u8>>
     seen
 }
 
-/// The number under a key, after everything committed.
+/// The number under a key, after everything committed, wherever the rows are.
 pub(crate) async fn number(partition: &Partition<Counters>, key: &str) -> u64 {
-    let value = partition.read(|rows| rows.get(key.as_bytes())).await.unwrap();
-    value.map_or(0, |value| text(&value).parse().unwrap())
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    let is_here = partition.catch_up().await.unwrap();
+    let here = partition.look(|rows| rows.get(&key).unwrap_or_default()).filter(|_| is_here);
+    let value = match here {
+        Some(value) => value,
+        None => partition.query(key).await.unwrap(),
+    };
+    if value.is_empty() { 0 } else { text(&value).parse().unwrap() }
 }

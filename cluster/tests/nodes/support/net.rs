@@ -201,9 +201,27 @@ impl Net {
                 && leads.sum::<u32>() == groups;
             let voters = (nodes as usize).min(3);
             let whole = status.groups.iter().all(|group| {
-                let votes = group.replicas.iter().filter(|replica| replica.voter).count();
-                votes == voters && group.replicas.len() == nodes as usize
+                let votes = group.replicas.iter().filter(|replica| replica.voter);
+                let votes: Vec<u64> = votes.map(|replica| replica.node).collect();
+                // The metadata are everywhere, a partition is where its votes are, and nothing is left over.
+                let copies = if group.group == 0 { nodes as usize } else { voters };
+                let held = self.nodes.iter().filter(|(id, running)| {
+                    let is_here = running.node.group(GroupId(group.group)).is_here();
+                    is_here == (group.group == 0 || votes.contains(*id))
+                });
+                votes.len() == voters
+                    && group.replicas.len() == copies
+                    && held.count() == self.nodes.len()
             });
+            let votes = status.nodes.iter().map(|node| {
+                let votes = |group: &&durahub_proto::peer::GroupStatus| {
+                    let mut replicas = group.replicas.iter();
+                    group.group > 0 && replicas.any(|it| it.voter && it.node == node.node)
+                };
+                status.groups.iter().filter(votes).count()
+            });
+            let spread = votes.clone().max().unwrap_or(0) - votes.min().unwrap_or(0);
+            let whole = whole && spread <= 1;
             let known = status.nodes.len() == self.nodes.len();
             if even && whole && known && status.nodes.iter().all(|node| node.reachable) {
                 return status;
