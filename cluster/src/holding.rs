@@ -72,12 +72,16 @@ impl<M: Machine> Partition<M> {
             }
             Stage::Held => Holding::new(Stage::Held, begun, 0),
             Stage::Growing => {
-                Holding::new(Stage::Growing, begun, holding.until.max(request.last_index))
+                Holding::new(Stage::Growing, begun, holding.until.max(request.committed_index))
             }
-            Stage::Gone => Holding::new(Stage::Growing, begun, request.last_index),
+            Stage::Gone => Holding::new(Stage::Growing, begun, request.committed_index),
         };
-        self.write(next).await.map_err(unavailable)?;
         let is_new = holding.stage() == Stage::Gone;
+        if is_new {
+            // Nothing is there; but tasks of the replica before may have ended after its rows were deleted.
+            self.erase_all().await.map_err(unavailable)?;
+        }
+        self.write(next).await.map_err(unavailable)?;
         *holding = next;
         if is_new {
             tracing::info!(partition = %self.id(), until = next.until, "a replica begins");
@@ -137,11 +141,14 @@ impl<M: Machine> Partition<M> {
         self.write(next).await.map_err(unavailable)?;
         *holding = next;
         *self.inner.replica.write() = None;
+        self.inner.moved.notify_waiters();
         self.tell_heard();
         if let Some(replica) = replica {
             replica.stop().await;
-            // Nobody reads what is about to go.
-            replica.rows.forget();
+            // Nobody reads or writes what is about to go. A snapshot that is being installed may take a while.
+            let rows = Arc::clone(&replica.rows);
+            let forgetting = tokio::task::spawn_blocking(move || rows.forget()).await;
+            forgetting.map_err(|error| Error::Unavailable(error.to_string()))?;
         }
         metrics::forget(self.id().0);
         tracing::info!(partition = %self.id(), "a replica is given up");
@@ -152,21 +159,11 @@ impl<M: Machine> Partition<M> {
     /// Deletes what was given up.
     async fn clear(self, holding: Holding) {
         let ground = Arc::clone(&self.inner.ground);
-        // What was on its way to the disk is there now, and nothing of it is left to be deleted later.
-        if ground.flusher.sync().await.is_err() {
-            return;
-        }
-        ground.flusher.forget_deletions(self.id().0);
-        let (own, engine) = (self.clone(), Arc::clone(&ground.engine));
-        let erasing = tokio::task::spawn_blocking(move || {
-            let stop = || own.inner.stopping.load(Ordering::Acquire);
-            erase(engine.as_ref(), own.id().0, &stop)
-        });
-        match erasing.await.map_err(io::Error::other) {
-            Ok(Ok(true)) => {}
+        match self.erase_all().await {
+            Ok(true) => {}
             // A start goes on with it.
-            Ok(Ok(false)) => return,
-            Ok(Err(error)) | Err(error) => {
+            Ok(false) => return,
+            Err(error) => {
                 if !self.inner.stopping.load(Ordering::Acquire) {
                     let text = format!("deleting what was given up of partition {}", self.id());
                     ground.fault.report(&format!("{text}: {error}"));
@@ -186,6 +183,19 @@ impl<M: Machine> Partition<M> {
             *known = gone;
             tracing::info!(partition = %self.id(), "nothing is left of a replica that was given up");
         }
+    }
+
+    /// Deletes all but the vote; false if the node stops meanwhile.
+    async fn erase_all(&self) -> io::Result<bool> {
+        let (ground, own) = (Arc::clone(&self.inner.ground), self.clone());
+        // What was on its way to the disk is there now, and nothing of it is left to be deleted later.
+        ground.flusher.sync().await?;
+        ground.flusher.forget_deletions(self.id().0);
+        let erasing = tokio::task::spawn_blocking(move || {
+            let stop = || own.inner.stopping.load(Ordering::Acquire);
+            erase(ground.engine.as_ref(), own.id().0, &stop)
+        });
+        erasing.await.map_err(io::Error::other)?
     }
 
     /// Writes down what this node has of the group, durably.

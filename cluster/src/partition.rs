@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::admission::{Admit, Demand};
 use crate::batch::Origin;
@@ -45,6 +45,8 @@ pub(crate) struct Inner<M: Machine> {
     /// Locked while this node, as the leader, changes who holds the group.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) leadership: watch::Sender<Leadership>,
+    /// Told when a replica has gone.
+    pub(crate) moved: Notify,
     heard: Mutex<Heard>,
     pub(crate) stopping: AtomicBool,
     /// The way to the other replicas; `None` when there can be none.
@@ -85,6 +87,7 @@ impl<M: Machine> Partition<M> {
             holding: tokio::sync::Mutex::new(holding),
             changing: tokio::sync::Mutex::default(),
             leadership: watch::Sender::new(Leadership::Follower { leader: None }),
+            moved: Notify::new(),
             heard: Mutex::default(),
             stopping: AtomicBool::new(false),
             route,
@@ -237,6 +240,20 @@ impl<M: Machine> Partition<M> {
         self.reader().is_some()
     }
 
+    /// Ends once this node does not hold the partition.
+    pub async fn gone(&self) {
+        loop {
+            let moved = self.inner.moved.notified();
+            tokio::pin!(moved);
+            // Registered before the look: what happens in between is not missed.
+            moved.as_mut().enable();
+            if !self.is_here() {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     /// Reads what is applied here, however old it is. Same rules for `f` as in [`Partition::read`]. There are no rows
     /// where the partition is not, and after [`Node::stop`](crate::Node::stop).
     pub fn peek<T>(&self, f: impl FnOnce(&dyn Rows) -> T) -> T {
@@ -365,6 +382,7 @@ impl<M: Machine> Partition<M> {
     /// Ends the group on this node for good.
     pub(crate) async fn quarantine(&self, text: &str) -> Result<(), Error> {
         let marked = self.held()?.group.quarantine(text).await;
+        self.inner.moved.notify_waiters();
         self.tell_heard();
         marked.map_err(|error| Error::Unavailable(error.to_string()))
     }

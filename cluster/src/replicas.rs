@@ -91,9 +91,9 @@ impl<M: Machine> Inner<M> {
     /// Has a node begin a replica of a group that this node leads.
     async fn begin_there(&self, partition: &Partition<M>, node: u64) -> Result<(), Error> {
         let group = partition.replica()?.group.clone();
-        let committed = group.confirm_leadership().await?;
-        let last_index = committed.max(group.progress().last_index.unwrap_or(0));
-        let payload = Bytes::from(BeginReplica { last_index }.encode_to_vec());
+        // Not the end of the log: what is not committed may never be.
+        let committed_index = group.confirm_leadership().await?;
+        let payload = Bytes::from(BeginReplica { committed_index }.encode_to_vec());
         self.ask_within(node, partition.id(), Method::BeginReplica, payload, NODE_TIME).await
     }
 

@@ -142,7 +142,12 @@ impl Gateway {
                     return self.0.dispatcher.wait_there(&at, wanted, was_known).await;
                 }
                 loop {
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    let pause = tokio::time::sleep(LOOK_AGAIN);
+                    tokio::select! {
+                        () = pause => {}
+                        // It is waited for where it is now.
+                        () = partition.gone() => return,
+                    }
                     let Some(status) = partition.look(status_of) else { return };
                     if status.map_or(was_known, |status| wanted.is_met_by(status)) {
                         return;

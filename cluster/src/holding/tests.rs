@@ -157,7 +157,7 @@ async fn comes_and_goes(engine: Arc<dyn Engine>) {
     assert_eq!(engine.get(Space::Log, &keys::pointer(keys::VOTE, 1)).unwrap().unwrap(), vote);
 
     // A replica that is begun promises nothing to anybody until it has grown, and does not stand itself.
-    partition.begin(BeginReplica { last_index: 50 }).await.unwrap();
+    partition.begin(BeginReplica { committed_index: 50 }).await.unwrap();
     assert!(partition.group().is_ok() && !partition.is_here());
     for method in [Method::Vote, Method::PreVote, Method::TransferLeader] {
         let told = call(&partition, method).await;
@@ -170,7 +170,7 @@ async fn comes_and_goes(engine: Arc<dyn Engine>) {
     assert!(matches!(*partition.leadership().borrow(), Leadership::Follower { .. }));
     // What comes late concerns no other replica than it names.
     drop_it(0, u64::MAX).await.unwrap_err();
-    partition.begin(BeginReplica { last_index: 40 }).await.unwrap();
+    partition.begin(BeginReplica { committed_index: 40 }).await.unwrap();
     drop_it(1, u64::MAX).await.unwrap_err();
     assert_eq!(*partition.inner.holding.lock().await, Holding::new(Stage::Growing, 2, 50));
 

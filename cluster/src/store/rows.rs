@@ -25,7 +25,7 @@ use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use super::dump::{Dump, Dumps, Piece};
 use super::overlay::scan_under;
 use super::record::broken;
-use super::{Engine, FaultHook, Space, VALUE_LIMIT, Visit, WriteBatch, keys};
+use super::{Engine, FaultHook, Space, VALUE_LIMIT, Visit, WriteBatch, closed, keys};
 use crate::machine::{Changes, Rows};
 
 const INLINE: u8 = 0;
@@ -90,7 +90,8 @@ impl StateRows {
         (!recent.gone).then(|| f(&View { rows: self, recent: &recent }))
     }
 
-    /// From now on there are no rows to be seen: they are about to be deleted. Waits for those who look.
+    /// From now on there are no rows to be seen or written: they are about to be deleted. Waits for those who look or
+    /// write.
     pub(crate) fn forget(&self) {
         *self.recent.write() = Recent { gone: true, ..Recent::default() };
         self.dumps.lock().break_all();
@@ -110,6 +111,10 @@ impl StateRows {
             key.len() + value.as_ref().map_or(0, Bytes::len)
         };
         let mut recent = self.recent.write();
+        // Tasks of a replica that was given up may come to their end only now.
+        if recent.gone {
+            return Ok(());
+        }
         recent.bytes += changes.iter().map(size).sum::<usize>();
         recent.writes += 1;
         recent.changes.extend(changes);
@@ -152,6 +157,9 @@ impl StateRows {
     /// Begins a dump of the rows as they are now.
     pub(crate) fn dump(self: &Arc<Self>) -> io::Result<Dump> {
         let mut recent = self.recent.write();
+        if recent.gone {
+            return Err(closed());
+        }
         self.store_changes(&recent)?;
         *recent = Recent::default();
         let applied = self.engine.get(self.space, keys::APPLIED)?;
@@ -192,6 +200,9 @@ impl StateRows {
     ) -> io::Result<()> {
         const LOAD_BYTES: usize = 1 << 20;
         let mut recent = self.recent.write();
+        if recent.gone {
+            return Err(closed());
+        }
         *recent = Recent::default();
         self.dumps.lock().break_all();
         self.engine.clear(self.space)?;

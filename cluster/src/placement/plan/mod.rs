@@ -302,6 +302,10 @@ fn remove_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     let mut missing = view.wanted_votes().saturating_sub(staying);
     let mut is_wanted = |node: u64| {
         let is_short = view.nodes.get(&node).is_some_and(|node| node.short);
+        // One that has lost its replica is begun anew, from the begin.
+        if !group.held.contains_key(&node) {
+            return false;
+        }
         if missing > 0 && (!is_short || group.has_caught_up(node)) {
             missing -= 1;
             return true;
@@ -324,18 +328,10 @@ fn drop_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     steps.find(|step| view.can_part() && view.is_fresh(step))
 }
 
-/// A new copy where a vote is missing, or lies on a node that leaves. A learner that has lost its replica gets another.
+/// A new copy where a vote is missing, or lies on a node that leaves.
 fn copy_for_missing(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     if id == METADATA {
         return None;
-    }
-    let step = |node: u64| {
-        let address = view.nodes.get(&node)?.address.clone();
-        Some(Step::AddLearner { group: id, node, address }).filter(|step| view.is_fresh(step))
-    };
-    let mut lost = view.learners(group).filter(|node| !group.held.contains_key(node));
-    if let Some(step) = lost.find_map(step) {
-        return Some(step);
     }
     let mut voters: BTreeSet<u64> =
         group.voters.iter().copied().filter(|voter| view.stays(*voter)).collect();
@@ -343,7 +339,9 @@ fn copy_for_missing(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     if voters.len() >= view.wanted_votes() || view.extra_copies() >= GROWING {
         return None;
     }
-    step(best_target(view, group, &voters)?)
+    let node = best_target(view, group, &voters)?;
+    let address = view.nodes.get(&node)?.address.clone();
+    Some(Step::AddLearner { group: id, node, address })
 }
 
 /// A new copy where a vote shall move to for balance, while nothing else moves.

@@ -254,7 +254,7 @@ fn a_node_that_is_short_or_drains_is_given_no_copy() {
 }
 
 #[test]
-fn a_learner_that_has_lost_its_replica_gets_another() {
+fn a_learner_that_has_lost_its_replica_is_added_anew() {
     let mut view = view(&[(1, "", A), (2, "", A), (3, "", A), (4, "", A)], 2, &[1, 2]);
     view.replication_factor = 2;
     view.groups.get_mut(&0).unwrap().learners.extend([3, 4]);
@@ -262,10 +262,24 @@ fn a_learner_that_has_lost_its_replica_gets_another() {
     group.voters = BTreeSet::from([1]);
     group.leader = Some(1);
     group.learners = BTreeSet::from([3]);
-    let again = Step::AddLearner { group: 1, node: 3, address: "node-3:1".into() };
     group.held.remove(&2);
     group.lag.remove(&2);
-    assert_eq!(next_step(&view), Some(again));
+    assert_eq!(next_step(&view), Some(Step::RemoveLearner { group: 1, node: 3 }));
+    run(&mut view);
+    assert_placed(&view, 2);
+}
+
+#[test]
+fn one_copy_moves_with_its_lead() {
+    let mut view = view(&[(1, "", A), (2, "", A), (3, "", A)], 8, &[1]);
+    view.replication_factor = 1;
+    run_slowly(&mut view);
+    for (_, group) in view.partitions() {
+        let held: Vec<u64> = group.held.keys().copied().collect();
+        assert_eq!((held, group.voters.len()), (group.leader.into_iter().collect(), 1));
+        assert!(group.learners.is_empty() && group.voters.contains(&group.leader.unwrap()));
+    }
+    assert!(spread(view.votes().into_values()) <= 1, "{:?}", view.votes());
 }
 
 #[test]
