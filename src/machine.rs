@@ -3,6 +3,7 @@
 //! The only file that knows both sides. It translates rows, stamps and results, and hands effects to
 //! whoever was appointed; it decides nothing.
 
+use std::fmt::{self, Write as _};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -37,7 +38,7 @@ impl Machine for Orchestrations {
         let stamp = engine::Stamp { now: stamp.now, seed: stamp.seed, sequence: stamp.sequence };
         let applied = engine::apply(&RowsView(rows), stamp, command);
         for event in &applied.events {
-            tracing::trace!(?event, sequence = stamp.sequence, "applied");
+            tracing::trace!(event = %Name(event), sequence = stamp.sequence, "applied");
         }
         Applied { changes: applied.changes, reply: applied.reply, effects: applied.effects }
     }
@@ -50,6 +51,28 @@ impl Machine for Orchestrations {
         if !effects.is_empty() {
             (self.listener)(group, effects);
         }
+    }
+}
+
+/// The name of an event. What it holds may be somebody's payload, which is never logged.
+struct Name<'e>(&'e engine::Event);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Takes the letters that come first, and no more.
+        struct Letters<'f, 'b>(&'f mut fmt::Formatter<'b>);
+
+        impl fmt::Write for Letters<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                let end = text.find(|letter: char| !letter.is_alphanumeric());
+                self.0.write_str(&text[..end.unwrap_or(text.len())])?;
+                if end.is_some() { Err(fmt::Error) } else { Ok(()) }
+            }
+        }
+
+        // It stops at the first character that is not part of the name.
+        let _ = write!(Letters(f), "{:?}", self.0);
+        Ok(())
     }
 }
 

@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "metrics/board.rs"]
+mod board;
+#[path = "metrics/logs.rs"]
+mod logs;
 mod support;
 #[path = "metrics/traces.rs"]
 mod traces;
@@ -246,23 +250,47 @@ async fn deleted_hubs_leave_their_series_to_the_next_of_their_name() {
     assert_eq!(scrape(&server).await.get(r#"durahub_ready_items{hub="(other)",kind="turn"}"#), 0.0);
 }
 
-/// R1 of architecture.md: whatever clients invent, the number of series stays.
-#[tokio::test]
+/// Whatever clients invent, the number of series stays: names of instances, orchestrations, tags, entities, task hubs
+/// and calls.
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_clients_choose_make_no_series() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with_args(&["--cache-mb=16"]).await;
     let client = server.client();
-    let run = async |names: std::ops::Range<u32>| {
-        for name in names {
-            client.start(&format!("i{name}"), &format!("N{name}"), "").await;
-            client.terminate(&format!("i{name}"), "").await;
+    let one = async |name: u32| {
+        let (id, hub) = (format!("i{name}"), format!("h{name}"));
+        let create = wire::CreateInstanceRequest {
+            instance_id: id.clone(),
+            name: format!("N{name}"),
+            tags: std::iter::once((format!("t{name}"), format!("v{name}"))).collect(),
+            ..Default::default()
+        };
+        client.start_with(create).await;
+        client.terminate(&id, "").await;
+        if name.is_multiple_of(10) {
+            let signal = wire::SignalEntityRequest {
+                instance_id: format!("@e{name}@k{name}"),
+                name: format!("o{name}"),
+                request_id: format!("00000000-0000-4000-8000-{name:012}"),
+                ..Default::default()
+            };
+            client.rpc().signal_entity(signal).await.unwrap();
+            let elsewhere = server.client_in(&hub).rpc();
+            let nowhere = { elsewhere }.get_instance(wire::GetInstanceRequest::default()).await;
+            assert_eq!(nowhere.unwrap_err().code(), tonic::Code::NotFound);
         }
     };
-    run(0..2).await;
+    one(0).await;
     let before = scrape(&server).await;
-    run(2..100).await;
+    for names in (1..=10_000).collect::<Vec<u32>>().chunks(100) {
+        futures::future::join_all(names.iter().map(|name| one(*name))).await;
+    }
     let after = scrape(&server).await;
     assert_eq!(before.values.keys().collect::<Vec<_>>(), after.values.keys().collect::<Vec<_>>());
-    assert!(!after.text.contains("N50") && !after.text.contains("i50"));
+    for name in ["i50", "N50", "t50", "v50", "e50", "k50", "o50", "h50"] {
+        assert!(!after.text.contains(name), "{name}");
+    }
+    let started = r#"durahub_instances_started_total{hub="default"}"#;
+    assert!(after.get(started) - before.get(started) >= 10_000.0);
 }
 
 /// Entities are work like any other: what waits, how long, and what a worker has.

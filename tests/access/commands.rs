@@ -47,12 +47,22 @@ async fn commands_say_who_asks_and_hear_when_that_is_not_enough() {
     assert_eq!(guarded.run(&get, &shown).0, 0);
     assert_eq!(guarded.run(&start, &shown).0, 6);
 
-    // The load generator, too.
-    let bench = ["bench", "sequence", "--task-hub", "a", "--instances", "5", "--concurrency", "2"];
-    let url = guarded.url();
-    let bench: Vec<&str> = bench.into_iter().chain(["--endpoint", &url]).collect();
-    let (code, _, err) = guarded.run(&bench, &[("DURAHUB_TOKEN", &token("contributor"))]);
+    // The load generator, too: as the pod of `helm test` runs it.
+    let endpoint = format!("--endpoint={}", guarded.url());
+    let test = include_str!("../../deploy/helm/durahub/templates/tests/orchestration.yaml");
+    let (_, args) = test.split_once("      args:\n").unwrap();
+    let args = args.lines().map_while(|line| line.strip_prefix("        - "));
+    let bench: Vec<&str> = args
+        .map(|arg| match arg.split_once("{{").map_or(arg, |(name, _)| name) {
+            "--endpoint=" => endpoint.as_str(),
+            "--task-hub=" => "--task-hub=a",
+            arg => arg,
+        })
+        .collect();
+    assert!(bench.starts_with(&["bench", "sequence"]) && bench.len() > 5, "{bench:?}");
+    let (code, out, err) = guarded.run(&bench, &[("DURAHUB_TOKEN_FILE", &file)]);
     assert_eq!(code, 0, "{err}");
+    assert!(out.contains("orchestrations"), "{out}");
     assert_ne!(guarded.run(&bench, &[("DURAHUB_TOKEN", &token("reader"))]).0, 0);
 }
 

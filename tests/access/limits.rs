@@ -147,6 +147,33 @@ async fn a_connection_has_a_share_of_calls_at_the_same_time() {
     tokio::time::timeout(Duration::from_secs(30), free).await.expect("room again");
 }
 
+/// A client is told how many streams it may have at the same time: its next call waits for the end of another one.
+#[tokio::test]
+async fn a_connection_has_so_many_streams_and_no_more() {
+    let server = TestServer::start_with_args(&["--connection-streams=10"]).await;
+    let (sender, running) = raw(&server).await;
+    let told = async {
+        while sender.current_max_send_streams() != 10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("ten");
+    running.abort();
+    // Eleven calls on one connection are answered all the same: one of them comes after another.
+    let client = server.client();
+    let wait = |name: &str| {
+        let (mut rpc, instance_id) = (client.rpc(), name.to_owned());
+        let request = wire::GetInstanceRequest { instance_id, ..Default::default() };
+        tokio::spawn(async move { rpc.wait_for_instance_completion(request).await.is_ok() })
+    };
+    client.start("open", "Nobody", "").await;
+    let waits: Vec<_> = (0..11).map(|_| wait("open")).collect();
+    server.client().terminate("open", "").await;
+    for wait in waits {
+        assert!(tokio::time::timeout(PATIENCE, wait).await.expect("an answer").unwrap());
+    }
+}
+
 /// Histories are read by clients and by workers: a connection that has asked for work is a worker's.
 #[tokio::test]
 async fn histories_are_counted_for_clients_and_not_for_workers() {
