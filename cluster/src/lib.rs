@@ -8,7 +8,7 @@
 //! Read in this order:
 //! - [`machine`]: the seam to whatever is replicated;
 //! - [`partition`]: propose and read in one group; [`admission`]: what is refused while a node is short of room;
-//! - `replica.rs`, `holding.rs`: one copy of a group on a node, and how it comes and goes;
+//! - `replica.rs`, `holding/`: one copy of a group on a node, and how it comes and goes;
 //! - [`node`]: all groups of a process; start and stop; [`config`]: with which settings;
 //! - [`placement`], [`directory`], [`membership`]: which group holds a key, who leads it, who votes;
 //! - [`folder`]: whose data folder this is;

@@ -228,8 +228,14 @@ fn best_newcomer(view: &View, group: &GroupView, voters: &BTreeSet<u64>) -> Opti
         .copied()
 }
 
-/// Where a new copy belongs: in a new zone if there is one, on the node with the fewest votes.
-fn best_target(view: &View, group: &GroupView, voters: &BTreeSet<u64>) -> Option<u64> {
+/// A new copy where it belongs: in a new zone if there is one, on the node with the fewest votes; not where it has just
+/// failed.
+fn add_copy(
+    view: &View,
+    id: u32,
+    group: &GroupView,
+    voters: &BTreeSet<u64>,
+) -> Option<(u64, Step)> {
     let mut votes = view.votes();
     for coming in view.partitions().flat_map(|(_, group)| view.learners(group)) {
         votes.entry(coming).and_modify(|count| *count += 1);
@@ -237,9 +243,13 @@ fn best_target(view: &View, group: &GroupView, voters: &BTreeSet<u64>) -> Option
     let fits = |node: &NodeView| node.may_lead() && node.reachable && node.parts;
     view.nodes
         .iter()
-        .filter(|(id, node)| fits(node) && !group.is_member(**id) && !voters.contains(id))
-        .map(|(id, _)| *id)
-        .min_by_key(|id| (crowd(view, voters, *id), votes.get(id).copied(), *id))
+        .filter(|(node, seen)| fits(seen) && !group.is_member(**node) && !voters.contains(node))
+        .map(|(node, seen)| {
+            let (node, address) = (*node, seen.address.clone());
+            (node, Step::AddLearner { group: id, node, address })
+        })
+        .filter(|(_, step)| view.is_fresh(step))
+        .min_by_key(|(node, _)| (crowd(view, voters, *node), votes.get(node).copied(), *node))
 }
 
 /// The vote to give up: in the most crowded zone, on the node with the most votes, not the leader's.
@@ -302,7 +312,7 @@ fn remove_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     let mut missing = view.wanted_votes().saturating_sub(staying);
     let mut is_wanted = |node: u64| {
         let is_short = view.nodes.get(&node).is_some_and(|node| node.short);
-        // One that has lost its replica is begun anew, from the begin.
+        // One that has lost its replica is added anew.
         if !group.held.contains_key(&node) {
             return false;
         }
@@ -339,9 +349,7 @@ fn copy_for_missing(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     if voters.len() >= view.wanted_votes() || view.extra_copies() >= GROWING {
         return None;
     }
-    let node = best_target(view, group, &voters)?;
-    let address = view.nodes.get(&node)?.address.clone();
-    Some(Step::AddLearner { group: id, node, address })
+    add_copy(view, id, group, &voters).map(|(_, step)| step)
 }
 
 /// A new copy where a vote shall move to for balance, while nothing else moves.
@@ -350,18 +358,14 @@ fn copy_for_balance(view: &View, id: u32, group: &GroupView) -> Option<Step> {
         return None;
     }
     let whole = group.voters.len() == view.wanted_votes();
-    let mut best = None;
-    for from in group.voters.iter().filter(|_| whole) {
+    let each = group.voters.iter().filter(|_| whole).filter_map(|from| {
         let mut rest = group.voters.clone();
         rest.remove(from);
-        let Some(to) = best_target(view, group, &rest) else { continue };
-        if let Some((zone, lighter, _)) = gain(view, id, group, to) {
-            best = best.max(Some((zone, lighter, std::cmp::Reverse(to))));
-        }
-    }
-    let (.., std::cmp::Reverse(node)) = best?;
-    let address = view.nodes.get(&node)?.address.clone();
-    Some(Step::AddLearner { group: id, node, address })
+        let (to, step) = add_copy(view, id, group, &rest)?;
+        let (zone, lighter, _) = gain(view, id, group, to)?;
+        Some(((zone, lighter, std::cmp::Reverse(to)), step))
+    });
+    each.max_by_key(|(gain, _)| *gain).map(|(_, step)| step)
 }
 
 /// A node that leaves and holds nothing any more.

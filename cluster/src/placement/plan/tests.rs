@@ -270,6 +270,22 @@ fn a_learner_that_has_lost_its_replica_is_added_anew() {
 }
 
 #[test]
+fn a_copy_that_fails_on_one_node_is_made_on_another() {
+    let five = [(1, "", A), (2, "", A), (3, "", A), (4, "", A), (5, "", A)];
+    let mut view = view(&five, 2, &[1, 2, 3]);
+    view.groups.get_mut(&0).unwrap().learners.extend([4, 5]);
+    view.nodes.get_mut(&3).unwrap().state = State::Leaving;
+    let add = |node| Step::AddLearner { group: 1, node, address: format!("node-{node}:1") };
+    view.groups.get_mut(&0).unwrap().voters = BTreeSet::from([1, 2, 4]);
+    view.groups.get_mut(&0).unwrap().learners = BTreeSet::from([5]);
+    assert_eq!(placing(&view), Some(add(4)));
+    view.tried.push(add(4));
+    assert_eq!(placing(&view), Some(add(5)));
+    view.tried.push(add(5));
+    assert_eq!(placing(&view), None);
+}
+
+#[test]
 fn one_copy_moves_with_its_lead() {
     let mut view = view(&[(1, "", A), (2, "", A), (3, "", A)], 8, &[1]);
     view.replication_factor = 1;
