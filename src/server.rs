@@ -229,6 +229,7 @@ pub async fn run(
     }
     let _ = stop_http.send(());
     serving_http.await?;
+    security.audit().written().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! The audit log: who did what, and what was decided, one JSON line each. Never a payload.
 //!
-//! Lines are written by a thread of its own: a slow disk does not slow calls. If it cannot keep up, lines are
-//! counted instead, and the next one that is written tells how many are missing. Refusals of callers that
-//! nobody knows are bounded to a few per second, so that a stranger cannot fill the disk.
+//! Lines are written by a thread of its own: a slow disk does not slow calls. It is not woken for each of many: a line
+//! after a pause is in the file at once, those that follow within [`PAUSE`] of it are there together; a stop waits for
+//! the last ones. If the thread cannot keep up, lines are counted instead, and the next one that is written tells how
+//! many are missing. Refusals of callers that nobody knows are bounded to a few per second, so that a stranger cannot
+//! fill the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -10,14 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 
 /// Lines that wait to be written.
 const WAITING: usize = 16_384;
+/// Time between two looks for lines, while there are some.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Longest time for the last lines to be written when the node stops.
+const LAST: Duration = Duration::from_secs(2);
 /// Refusals of strangers that are written per second.
 const STRANGERS_PER_SECOND: u32 = 10;
 
@@ -57,6 +65,8 @@ struct Shared {
 enum Line {
     Text(String),
     Reopen,
+    /// Whoever waits is told that what came before is written.
+    Written(oneshot::Sender<()>),
 }
 
 enum Target {
@@ -125,6 +135,15 @@ impl Audit {
             code: None,
             removed: &by_status.into_iter().collect::<Vec<_>>(),
         });
+    }
+
+    /// Waits until the lines so far are in the file, but not for long.
+    pub async fn written(&self) {
+        let Some(shared) = &self.0 else { return };
+        let (told, hears) = oneshot::channel();
+        if shared.lines.try_send(Line::Written(told)).is_ok() {
+            let _ = tokio::time::timeout(LAST, hears).await;
+        }
     }
 
     pub(super) fn is_kept(&self) -> bool {
@@ -199,6 +218,7 @@ fn write(path: &Path, mut target: Target, lines: &Receiver<Line>) {
                 if let Target::File(file) = &mut target {
                     tell(path, &mut failing, file.flush());
                 }
+                std::thread::sleep(PAUSE);
                 let Ok(line) = lines.recv() else { return };
                 line
             }
@@ -211,6 +231,12 @@ fn write(path: &Path, mut target: Target, lines: &Receiver<Line>) {
                 tell(path, &mut failing, file.write_all(text.as_bytes()));
             }
             (Line::Reopen, Target::Output) => {}
+            (Line::Written(told), target) => {
+                if let Target::File(file) = target {
+                    tell(path, &mut failing, file.flush());
+                }
+                let _ = told.send(());
+            }
             (Line::Reopen, Target::File(file)) => {
                 tell(path, &mut failing, file.flush());
                 match open(path) {
@@ -257,6 +283,23 @@ mod tests {
         assert_eq!(json["time"], "1970-01-01T00:00:01.500Z");
         assert_eq!((&json["who"], &json["instance"]), (&"ci".into(), &"a\"b\n".into()));
         assert_eq!((&json["decision"], &json["linesLost"]), (&"allowed".into(), &3.into()));
+    }
+
+    /// As when a node stops: no line is left that was noted before.
+    #[tokio::test]
+    async fn what_was_noted_is_written_before_anybody_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        let audit = Audit::start(path.clone(), Clock::manual(0)).unwrap();
+        let mut noted = 0;
+        for some in [1, 1000, 3] {
+            for _ in 0..some {
+                audit.note(&ENTRY);
+            }
+            noted += some;
+            audit.written().await;
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), noted);
+        }
     }
 
     #[test]
