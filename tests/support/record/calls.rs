@@ -71,8 +71,6 @@ impl Gateways {
             match send(self.next().1).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) if status.code() == Code::Unavailable && attempt < ATTEMPTS => {}
-                // It never left this side: the connection was closed in the meantime. Other clients than this
-                // one send such a call again without a word.
                 Err(status) if never_sent(&status) => {}
                 Err(status) => return Err(status),
             }
@@ -83,9 +81,18 @@ impl Gateways {
     }
 }
 
+/// Whether the server surely did nothing: the call never left this side, or the server was leaving and said that it
+/// had not looked at it. gRPC's own clients send such a call again without a word.
 fn never_sent(status: &Status) -> bool {
-    let cause = std::error::Error::source(status).map(|cause| format!("{cause:?}"));
-    status.code() == Code::Cancelled && cause.is_some_and(|text| text.contains("connection closed"))
+    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    let mut causes = causes.peekable();
+    let closed =
+        causes.peek().is_some_and(|cause| format!("{cause:?}").contains("connection closed"));
+    // Streams up to the last one that the server names go on; this one came behind it.
+    let leaves =
+        |cause: &h2::Error| cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+    (status.code() == Code::Cancelled && closed)
+        || causes.any(|cause| cause.downcast_ref().is_some_and(leaves))
 }
 
 /// A request with a deadline: a call that hangs is a call that failed.
