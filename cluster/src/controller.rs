@@ -385,7 +385,8 @@ fn view(metadata: &Metadata, reports: &BTreeMap<u64, NodeReport>) -> View {
     for id in 0..=settings.partitions {
         let held = reports.iter().filter_map(|(node, report)| {
             let own = report.groups.iter().find(|own| own.group == id)?;
-            Some((*node, Held { begun: own.begun, growing: own.growing }))
+            let (begun, growing, quarantined) = (own.begun, own.growing, own.quarantined);
+            Some((*node, Held { begun, growing, quarantined }))
         });
         let group = leader_report(id, reports).map(group_view).unwrap_or_default();
         groups.insert(id, GroupView { held: held.collect(), ..group });

@@ -300,7 +300,12 @@ impl<M: Machine> Node<M> {
     }
 
     async fn wait_until_leading(&self) -> Result<(), StartError> {
-        let waits = self.inner.groups.iter().map(|group| async move {
+        // Others may have joined since, and lead, or hold what this node held.
+        let is_alone = |group: &&Partition<M>| {
+            let voters = group.progress().voters;
+            group.is_here() && (voters.is_empty() || voters == [self.inner.node_id])
+        };
+        let waits = self.inner.groups.iter().filter(is_alone).map(|group| async move {
             let mut leadership = group.leadership();
             let leading = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
             let reason = match tokio::time::timeout(Duration::from_secs(120), leading).await {

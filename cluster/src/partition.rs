@@ -25,6 +25,9 @@ use crate::replica::{Ground, Replica};
 use crate::routing::Route;
 use crate::store::holding::Holding;
 
+/// How long a stop waits for a replica that comes or goes.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
 /// A group, from this node. Cheap to clone.
 pub struct Partition<M: Machine> {
     pub(crate) inner: Arc<Inner<M>>,
@@ -313,7 +316,7 @@ impl<M: Machine> Partition<M> {
         (!replica.group.is_quarantined() && replica.group.is_grown()).then_some(replica)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.inner.stopping.load(Ordering::Acquire) { Err(Error::Stopping) } else { Ok(()) }
     }
 
@@ -390,12 +393,15 @@ impl<M: Machine> Partition<M> {
     /// Refuses new proposals and ends the group's tasks.
     pub(crate) async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);
+        // A replica that is being begun or given up is, or is not, when this node stops.
+        let settled = tokio::time::timeout(SETTLE_TIME, self.inner.holding.lock()).await;
         let Ok(replica) = self.held() else { return };
         replica.stop().await;
         // Not needed, but the next start has less to apply again.
         if let Err(error) = replica.rows.store() {
             tracing::warn!(partition = %self.inner.id, %error, "the newest rows are not stored");
         }
+        drop(settled);
     }
 }
 

@@ -29,6 +29,13 @@ fn unreadable(error: prost::DecodeError) -> Error {
     Error::Unavailable(error.to_string())
 }
 
+/// Does something to its end, though whoever asked may go away, or the link to it break: half of it would be worse.
+async fn whole(
+    doing: impl Future<Output = Result<(), Error>> + Send + 'static,
+) -> Result<(), Error> {
+    tokio::spawn(doing).await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+}
+
 impl<M: Machine> Inner<M> {
     /// Answers what the controller asks of the leader of a group, or its leader of this node.
     pub(crate) async fn answer_change(
@@ -76,10 +83,14 @@ impl<M: Machine> Inner<M> {
                 Err(Error::Unavailable("every node holds the metadata, always".into()))
             }
             Method::BeginReplica => {
-                partition.begin(BeginReplica::decode(payload).map_err(unreadable)?).await
+                let request = BeginReplica::decode(payload).map_err(unreadable)?;
+                let own = partition.clone();
+                whole(async move { own.begin(request).await }).await
             }
             Method::DropReplica => {
-                partition.give_up(DropReplica::decode(payload).map_err(unreadable)?).await
+                let request = DropReplica::decode(payload).map_err(unreadable)?;
+                let own = partition.clone();
+                whole(async move { own.give_up(request).await }).await
             }
             _ => {
                 let HandOver { to } = HandOver::decode(payload).map_err(unreadable)?;
@@ -117,14 +128,14 @@ impl<M: Machine> Inner<M> {
     pub(crate) async fn give_lead(&self, partition: &Partition<M>, to: u64) -> Result<(), Error> {
         partition.replica()?.group.may_transfer(to)?;
         let (program, partition) = (self.program(), partition.clone());
-        // On a task of its own: work is held back from here on, and whoever asked may go away.
-        let moving = tokio::spawn(async move {
+        // Work is held back from here on.
+        whole(async move {
             if let Some(program) = program {
                 program.hand_over(partition.id(), to).await;
             }
             partition.transfer_leader(to).await
-        });
-        moving.await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+        })
+        .await
     }
 
     /// Hears who leads the groups that are not here.

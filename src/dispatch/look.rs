@@ -32,6 +32,12 @@ pub struct Reach<'a> {
 }
 
 impl Reach<'_> {
+    /// Whether the rows here are the ones that are read: they are here, and not far behind.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.is_here
+    }
+
     /// Reads a row or two.
     ///
     /// # Errors

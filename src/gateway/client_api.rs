@@ -98,8 +98,10 @@ impl Gateway {
         loop {
             // Registered before reading: what happens in between is not missed.
             let mut waiter = self.0.dispatcher.wait_for(&at, wanted);
+            let mut reads_here = false;
             let seen = async {
                 let reached = dispatch::reach(partition).await?;
+                reads_here = reached.is_here();
                 let head = reached.glance(OfHead { at: at.clone() }).await?.record;
                 let status = head.map(|head| head.status());
                 if !status.is_some_and(|status| wanted.is_met_by(status)) {
@@ -138,7 +140,8 @@ impl Gateway {
                 let status_of = |rows: &dyn durahub_cluster::Rows| {
                     read::head(&RowsView(rows), &at).map(|record| record.status())
                 };
-                if !partition.is_here() {
+                // A replica here that is far behind will be told late.
+                if !reads_here {
                     return self.0.dispatcher.wait_there(&at, wanted, was_known).await;
                 }
                 loop {

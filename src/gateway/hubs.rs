@@ -81,7 +81,10 @@ impl TaskHubService for Gateway {
         };
         let usual = self.0.settings.rules.get().retention;
         let metadata = &self.0.metadata;
-        metadata.catch_up().await.map_err(|error| status::of_cluster(&error))?;
+        let is_here = metadata.catch_up().await.map_err(|error| status::of_cluster(&error))?;
+        if !is_here {
+            return Err(Status::unavailable("this node is still catching up; ask again"));
+        }
         let room = self.room(&unread).await?;
         let own = metadata.clone();
         let hubs = move || own.peek(|rows| read::hubs(&RowsView(rows)));

@@ -30,8 +30,9 @@ use super::room::{Asked, Rooms, Taken};
 const FREE: usize = 1 << 10;
 /// Longest message of a probe, in bytes: it holds the name of a service.
 const PROBE: usize = 4 << 10;
-/// What has to come of a message within its time while others wait, in bytes, or the rest of it.
+/// What has to come of a message within its time while others wait: so many bytes, of a large one this part, or the rest.
 const ENOUGH: u64 = 1 << 20;
+const ENOUGH_PART: u64 = 8;
 
 /// What a request may hold.
 #[derive(Debug)]
@@ -72,6 +73,8 @@ pub(super) struct Arriving {
     messages: Messages,
     kept: Kept,
     has_room: bool,
+    /// Bytes of the message that took room last.
+    length: u64,
     /// What it waits for, and what has come meanwhile.
     waits: Option<(BoxFuture<'static, Taken>, Bytes)>,
     /// Bytes so far.
@@ -95,6 +98,7 @@ impl Arriving {
             messages: Messages::default(),
             kept,
             has_room: false,
+            length: 0,
             waits: None,
             came: 0,
             watch: None,
@@ -130,6 +134,7 @@ impl Arriving {
         let Some(length) = length.filter(|length| taking.contains(length)) else {
             return Some(Ok(data));
         };
+        self.length = length as u64;
         match self.terms.rooms.take(length) {
             Asked::Taken(taken) => {
                 self.hold(Some(taken));
@@ -165,7 +170,8 @@ impl Arriving {
         loop {
             ready!(watch.next.as_mut().poll(cx));
             let others_wait = self.terms.rooms.others_wait();
-            if came - watch.before < if others_wait { ENOUGH } else { 1 } {
+            let enough = if others_wait { ENOUGH.max(self.length / ENOUGH_PART) } else { 1 };
+            if came - watch.before < enough {
                 let why = match others_wait {
                     true => "too little of it came, and others wait for the room that it has",
                     false => "nothing more of it came",

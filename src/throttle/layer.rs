@@ -106,7 +106,7 @@ impl<S> Throttled<S> {
         known: &Known,
     ) -> Result<(Request<Body>, Option<Kept>, Option<Taken>), Status> {
         let is_probe = needs == Some(Needs::Nothing);
-        let (rooms, longest, time) = self.throttle.terms(known);
+        let (rooms, longest, time) = self.throttle.terms(known, needs == Some(Needs::Work));
         let head = match bytes_of(request.headers()) {
             ..=FREE_HEAD => None,
             // Of somebody who may be anybody.

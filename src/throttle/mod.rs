@@ -112,8 +112,22 @@ struct Shared {
     shares: RwLock<Shares>,
     hubs: Mutex<Hubs>,
     /// Room for requests on all connections.
-    room: RwLock<Arc<Room>>,
+    room: RwLock<NodeRooms>,
     clock: Clock,
+}
+
+/// Room of a node.
+struct NodeRooms {
+    clients: Arc<Room>,
+    /// For what workers answer: half as much.
+    workers: Arc<Room>,
+}
+
+impl NodeRooms {
+    fn new(bytes: usize) -> NodeRooms {
+        let room = |bytes| Arc::new(Room::of_node(bytes));
+        NodeRooms { clients: room(bytes), workers: room(bytes / 2) }
+    }
 }
 
 /// The hubs that were asked for, whether they exist or not.
@@ -131,8 +145,9 @@ struct Known {
     /// It has asked for work.
     is_worker: AtomicBool,
     unread: Unread,
-    /// Room for its requests.
+    /// Room for its requests, and for what it answers as a worker.
     room: Arc<Room>,
+    work: Arc<Room>,
     /// Places for calls whose requests are more than one message.
     talks: Arc<Semaphore>,
 }
@@ -140,11 +155,13 @@ struct Known {
 impl Known {
     fn new(shares: &Shares) -> Known {
         let Requests { connection_bytes, streams, .. } = shares.requests;
+        let room = || Arc::new(Room::of_connection(connection_bytes, streams));
         Known {
             bucket: Arc::default(),
             is_worker: AtomicBool::new(false),
             unread: Unread::new(shares.unread_bytes),
-            room: Arc::new(Room::of_connection(connection_bytes, streams)),
+            room: room(),
+            work: room(),
             talks: Arc::new(Semaphore::new(TALKS)),
         }
     }
@@ -163,7 +180,7 @@ impl Throttle {
     /// Counts from now on.
     #[must_use]
     pub fn new(shares: Shares, clock: Clock) -> Throttle {
-        let room = RwLock::new(Arc::new(Room::of_node(shares.requests.bytes)));
+        let room = RwLock::new(NodeRooms::new(shares.requests.bytes));
         let (shares, hubs) = (RwLock::new(shares), Mutex::default());
         Throttle(Arc::new(Shared { shares, hubs, room, clock }))
     }
@@ -173,22 +190,27 @@ impl Throttle {
         let before = std::mem::replace(&mut *self.0.shares.write(), shares);
         if before.requests.bytes != shares.requests.bytes {
             // Requests that have room, or wait for some, keep to the one of before.
-            *self.0.room.write() = Arc::new(Room::of_node(shares.requests.bytes));
+            *self.0.room.write() = NodeRooms::new(shares.requests.bytes);
         }
     }
 
     /// What is under way now.
     #[must_use]
     pub fn under_way(&self) -> UnderWay {
-        let room = self.0.room.read();
-        UnderWay { bytes: room.taken(), waiting: room.waiting() }
+        let NodeRooms { clients, workers } = &*self.0.room.read();
+        UnderWay {
+            bytes: clients.taken() + workers.taken(),
+            waiting: clients.waiting() + workers.waiting(),
+        }
     }
 
     /// The room for a request of a connection, its longest message, and the time that it has.
-    fn terms(&self, known: &Known) -> (Rooms, usize, Duration) {
+    fn terms(&self, known: &Known, is_work: bool) -> (Rooms, usize, Duration) {
         let Requests { longest, time, .. } = self.0.shares.read().requests;
-        let node = Arc::clone(&self.0.room.read());
-        (Rooms { connection: Arc::clone(&known.room), node }, longest, time)
+        let NodeRooms { clients, workers } = &*self.0.room.read();
+        let (connection, node) =
+            if is_work { (&known.work, workers) } else { (&known.room, clients) };
+        (Rooms { connection: Arc::clone(connection), node: Arc::clone(node) }, longest, time)
     }
 
     /// A connection asks for work: what it reads from now on, it reads as a worker.
@@ -266,6 +288,7 @@ impl Throttle {
 mod tests {
     use std::time::Duration;
 
+    use super::room::Asked;
     use super::*;
 
     fn connection() -> ConnectionInfo {
@@ -310,6 +333,18 @@ mod tests {
         throttle.begin("a", Some(&other)).unwrap();
         drop(held);
         throttle.begin("a", Some(&one)).unwrap();
+    }
+
+    #[test]
+    fn no_upload_holds_up_what_a_worker_answers() {
+        let (bytes, connection_bytes) = (4 << 20, 1 << 20);
+        let requests = Requests { bytes, connection_bytes, ..Requests::default() };
+        let throttle = Throttle::new(Shares { requests, ..Shares::default() }, Clock::manual(0));
+        let known = throttle.known(&connection());
+        let take = |is_work| throttle.terms(&known, is_work).0.take(16 << 20);
+        let (upload, next) = (take(false), take(false));
+        assert!(matches!((&upload, &next), (Asked::Taken(_), Asked::Waits(_))));
+        assert!(matches!(take(true), Asked::Taken(_)));
     }
 
     #[test]

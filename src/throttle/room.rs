@@ -1,7 +1,7 @@
 //! Room for requests that are under way: how many bytes of them one connection and the whole node take in.
 //!
 //! A message takes room for all of it before more of it is read: at its connection first, then at the node, first
-//! come, first served. So nobody who has some waits for more, whoever has it can finish, and nothing locks itself up,
+//! come, first served; what workers answer has room of its own, so no upload holds up a completion. So nobody who has some waits for more, whoever has it can finish, and nothing locks itself up,
 //! however many begin at the same time. A message that is larger than all the room takes all of it and is alone.
 //! Messages up to [`SMALL`] have a part to themselves: large ones never hold them up.
 //!
@@ -147,21 +147,24 @@ impl Rooms {
         let (Some(here), Some(there)) = places else { return Asked::Refused };
         let Rooms { connection, node } = self.clone();
         Asked::Waits(Box::pin(async move {
-            let connection = connection.part(bytes).take(bytes).await;
+            let in_need = InNeed::of(&connection);
+            let own = connection.part(bytes).take(bytes).await;
+            drop(in_need);
             let in_need = InNeed::of(&node);
             let room = node.part(bytes).take(bytes).await;
             drop((in_need, here, there));
-            Taken { _connection: connection, _node: room }
+            Taken { _connection: own, _node: room }
         }))
     }
 
-    /// Whether somebody, on any connection, waits for room that others have.
+    /// Whether somebody waits for room that others have: on this connection, or of the node.
     pub(super) fn others_wait(&self) -> bool {
-        self.node.in_need.load(Ordering::Relaxed) > 0
+        let in_need = |room: &Room| room.in_need.load(Ordering::Relaxed) > 0;
+        in_need(&self.connection) || in_need(&self.node)
     }
 }
 
-/// Somebody who waits for a node's room.
+/// Somebody who waits for room.
 struct InNeed<'r>(&'r Room);
 
 impl InNeed<'_> {

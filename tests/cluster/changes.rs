@@ -97,3 +97,19 @@ async fn three_nodes_become_five_and_three_again_and_one_is_replaced() {
     assert!(table.contains("NODE") && table.contains("0 (metadata)"), "{table}");
     load.end(&cluster, "3 to 5 to 3").await;
 }
+
+/// It leads everything when it is alone, but it is not any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_began_alone_is_a_member_like_any_other() {
+    let mut cluster = Cluster::start_as(Shape { members: 1, ..Shape::default() }).await;
+    cluster.client(1).start("Register-before", "Register", "").await;
+    for id in 2..=4 {
+        cluster.join(id).await;
+    }
+    // Four nodes, three copies of each partition: it holds a part of them.
+    cluster.balanced(4).await;
+    cluster.kill9(1);
+    cluster.restart(1).await;
+    assert!(cluster.client(1).get("Register-before").await.is_some(), "acknowledged, and gone");
+    cluster.balanced(4).await;
+}

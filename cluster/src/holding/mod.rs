@@ -64,6 +64,7 @@ impl<M: Machine> Partition<M> {
     /// already gets a new number, so that no request of before concerns it.
     pub(crate) async fn begin(&self, request: BeginReplica) -> Result<(), Error> {
         let mut holding = self.inner.holding.lock().await;
+        self.check()?;
         let begun = holding.begun + 1;
         let next = match holding.stage() {
             Stage::Going | Stage::Unspecified => {
@@ -79,7 +80,9 @@ impl<M: Machine> Partition<M> {
         let is_new = holding.stage() == Stage::Gone;
         if is_new {
             // Nothing is there; but tasks of the replica before may have ended after its rows were deleted.
-            self.erase_all().await.map_err(unavailable)?;
+            if !self.erase_all().await.map_err(unavailable)? {
+                return Err(Error::Stopping);
+            }
         }
         self.write(next).await.map_err(unavailable)?;
         *holding = next;
@@ -145,6 +148,8 @@ impl<M: Machine> Partition<M> {
         self.tell_heard();
         if let Some(replica) = replica {
             replica.stop().await;
+            // The replica's own last word was another.
+            self.tell_heard();
             // Nobody reads or writes what is about to go. A snapshot that is being installed may take a while.
             let rows = Arc::clone(&replica.rows);
             let forgetting = tokio::task::spawn_blocking(move || rows.forget()).await;

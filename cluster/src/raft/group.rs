@@ -17,7 +17,7 @@ use openraft::errors::{
 };
 use openraft::raft::ClientWriteResponse;
 use openraft::{BasicNode, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::log::LogStore;
@@ -36,6 +36,9 @@ use crate::store::{Engine, FaultHook, Space, keys};
 
 /// Pause before asking again when a fresh leader has no quorum lease yet.
 const LEASE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Time for a group that ends to apply what it has begun to apply, or to install a snapshot.
+const APPLY_TIME: Duration = Duration::from_secs(30);
 
 /// What a group is started with.
 pub(crate) struct Setup<M: Machine> {
@@ -82,6 +85,8 @@ pub(crate) struct Group<M: Machine> {
     flusher: Arc<Flusher>,
     quarantined: AtomicBool,
     grown: AtomicBool,
+    /// Ends when openraft uses the state no more.
+    unused: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
 impl<M: Machine> Group<M> {
@@ -103,6 +108,8 @@ impl<M: Machine> Group<M> {
         let facts = Arc::<Facts>::default();
         let (known, files) = (Arc::clone(&facts), Arc::clone(&snapshots));
         let state = State::open(id, setup.machine, setup.rows, files, setup.fault, known).await?;
+        let (in_use, unused) = mpsc::channel(1);
+        let (state, unused) = (state.until_dropped(in_use), tokio::sync::Mutex::new(unused));
         let network = Network { node: setup.node, group: id, transport: setup.transport };
         let config = Config {
             // A vote for itself is a vote, too.
@@ -119,7 +126,8 @@ impl<M: Machine> Group<M> {
         let (flusher, quarantined) = (setup.flusher, AtomicBool::new(false));
         let grown = AtomicBool::new(setup.grown);
         metrics::quarantined(id.0).set(0.0);
-        let group = Self { id, raft, watcher, snapshots, facts, flusher, quarantined, grown };
+        let group =
+            Self { id, raft, watcher, snapshots, facts, flusher, quarantined, grown, unused };
         if !setup.joins {
             group.bootstrap(setup.node, setup.address, setup.initial_members).await?;
         }
@@ -305,6 +313,11 @@ impl<M: Machine> Group<M> {
             tracing::warn!(partition = self.id.0, %error, "the group ended with an error");
         }
         self.watcher.abort();
+        // openraft does not wait for what its state machine is still doing.
+        let unused = async { self.unused.lock().await.recv().await };
+        if tokio::time::timeout(APPLY_TIME, unused).await.is_err() {
+            tracing::warn!(partition = self.id.0, "the group still applies entries");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::chain::Chain;
 use super::codec::{self, Applied};
@@ -46,6 +46,8 @@ pub(crate) struct State<M: Machine> {
     facts: Arc<Facts>,
     /// A command of the cluster was applied in this chunk.
     changed: bool,
+    /// Goes with openraft's last use of the state.
+    in_use: Option<mpsc::Sender<()>>,
 }
 
 /// What the rest of the node wants to know of a group's state at once.
@@ -88,9 +90,16 @@ impl<M: Machine> State<M> {
             origins,
             facts,
             changed: false,
+            in_use: None,
         };
         state.look_around();
         Ok(state)
+    }
+
+    /// Keeps a sender for as long as openraft keeps the state.
+    pub(crate) fn until_dropped(mut self, in_use: mpsc::Sender<()>) -> Self {
+        self.in_use = Some(in_use);
+        self
     }
 
     fn look_around(&self) {

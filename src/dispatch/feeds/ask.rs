@@ -235,7 +235,8 @@ impl Dispatcher {
         let resigns = |now: &Leadership| matches!(now, Leadership::Follower { .. });
         tokio::select! {
             () = waiter.woken() => {}
-            _ = leadership.wait_for(resigns) => {}
+            // Whoever leads now is asked.
+            _ = leadership.wait_for(resigns) => return Err(Error::NotLeader { leader: None }),
             () = tokio::time::sleep(WAIT_TIME) => {}
         }
         Ok(())

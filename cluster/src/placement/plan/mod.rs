@@ -79,6 +79,8 @@ pub(crate) struct Held {
     pub(crate) begun: Option<u64>,
     /// It does not vote yet.
     pub(crate) growing: bool,
+    /// It takes no part any more.
+    pub(crate) quarantined: bool,
 }
 
 impl GroupView {
@@ -89,9 +91,9 @@ impl GroupView {
 
     /// Whether a copy may get a vote.
     fn has_caught_up(&self, node: u64) -> bool {
-        let is_growing = self.held.get(&node).is_some_and(|held| held.growing);
+        let is_unfit = self.held.get(&node).is_some_and(|held| held.growing || held.quarantined);
         let is_near = self.lag.get(&node).is_some_and(|lag| *lag <= NEAR);
-        self.leader == Some(node) || (is_near && !is_growing)
+        self.leader == Some(node) || (is_near && !is_unfit)
     }
 }
 
@@ -313,7 +315,7 @@ fn remove_copy(view: &View, id: u32, group: &GroupView) -> Option<Step> {
     let mut is_wanted = |node: u64| {
         let is_short = view.nodes.get(&node).is_some_and(|node| node.short);
         // One that has lost its replica is added anew.
-        if !group.held.contains_key(&node) {
+        if group.held.get(&node).is_none_or(|held| held.quarantined) {
             return false;
         }
         if missing > 0 && (!is_short || group.has_caught_up(node)) {

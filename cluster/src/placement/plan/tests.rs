@@ -3,7 +3,7 @@
 use super::*;
 
 /// A replica that votes.
-const HELD: Held = Held { begun: Some(1), growing: false };
+const HELD: Held = Held { begun: Some(1), growing: false, quarantined: false };
 
 fn view(nodes: &[(u64, &str, State)], groups: u32, voters: &[u64]) -> View {
     let nodes = nodes.iter().map(|(id, zone, state)| {
@@ -218,7 +218,7 @@ fn a_copy_comes_before_the_vote_and_the_old_one_goes_after_it() {
         let group = view.groups.get_mut(&id).unwrap();
         group.learners.insert(4);
         group.lag.insert(4, 0);
-        group.held.insert(4, Held { begun: Some(1), growing: true });
+        group.held.insert(4, Held { growing: true, ..HELD });
     }
     assert_eq!(placing(&view), None, "it waits until they have grown");
     view.groups.get_mut(&2).unwrap().held.insert(4, HELD);
