@@ -26,10 +26,16 @@ fn wait(leader: &Dispatcher, completed: bool, known: bool) -> JoinHandle<Option<
     })
 }
 
+/// How it ends, soon.
+async fn ended(wait: JoinHandle<Option<Outcome>>) -> Option<Outcome> {
+    let ended = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    ended.expect("in time").expect("no panic")
+}
+
 /// Whether it ends soon, with nothing but that there may be news.
 async fn ends(wait: JoinHandle<Option<Outcome>>) {
-    let ended = tokio::time::timeout(Duration::from_secs(10), wait).await;
-    assert!(matches!(ended.expect("in time").expect("no panic"), Some(Outcome::Done(_))));
+    let ended = ended(wait).await;
+    assert!(matches!(ended, Some(Outcome::Done(_))), "{ended:?}");
 }
 
 async fn goes_on(wait: &JoinHandle<Option<Outcome>>) {
@@ -71,6 +77,7 @@ async fn a_wait_at_the_leader_ends_when_its_instance_gets_there_or_goes() {
     let unknown = wait(&leader, true, false);
     goes_on(&unknown).await;
     node.stop().await;
-    // Nobody leads any more: somebody else may.
-    ends(unknown).await;
+    // It leads no more: whoever asks looks for somebody else, and does not take this one for the leader.
+    let ended = ended(unknown).await;
+    assert!(matches!(ended, Some(Outcome::NotLeader(_))), "{ended:?}");
 }
