@@ -141,7 +141,9 @@ pub async fn run(
     spans.name_hubs(move |hub| hub_name(&hub_names, hub));
     let throttle = Throttle::new(shares(&config), clock.clone());
     let measured = (dispatcher.clone(), connections.clone(), throttle.clone());
+    let measure_node = node.meter();
     metrics.before_each_look(move || {
+        measure_node();
         measured.0.measure();
         measured.1.measure();
         let throttle::UnderWay { bytes, waiting } = measured.2.under_way();

@@ -177,8 +177,7 @@ impl<M: Machine> Node<M> {
         }
         let directory = Directory::new(node_id, groups.iter().map(Partition::leadership).collect());
         let store_bytes = Arc::<AtomicU64>::default();
-        let meter =
-            tokio::spawn(measure(Arc::clone(&engine), groups.clone(), Arc::clone(&store_bytes)));
+        let meter = tokio::spawn(measure_store(Arc::clone(&engine), Arc::clone(&store_bytes)));
         let tidier = tokio::spawn(tidy(
             Arc::clone(&engine),
             Arc::clone(&config.options.disk_is_short),
@@ -253,6 +252,19 @@ impl<M: Machine> Node<M> {
     pub fn peers(&self) -> Peers {
         let inner = &self.inner;
         Peers::new(inner.node_id, Arc::clone(&inner.transport), inner.others.subscribe())
+    }
+
+    /// What sets the gauges that nobody keeps fresh: for whoever is about to show them.
+    pub fn meter(&self) -> impl Fn() + Send + Sync + 'static {
+        let groups = self.inner.groups.clone();
+        move || {
+            for group in &groups {
+                let progress = group.progress();
+                let (last, applied) = (progress.last_index, progress.applied_index);
+                let lag = last.unwrap_or(0).saturating_sub(applied.unwrap_or(0));
+                metrics::apply_lag(group.id().0).set(lag as f64);
+            }
+        }
     }
 
     /// From now on `program` answers what the programs of other nodes say, until the node stops.
@@ -401,21 +413,9 @@ async fn tidy(
     }
 }
 
-/// Keeps the slow gauges fresh.
-async fn measure<M: Machine>(
-    engine: Arc<dyn Engine>,
-    groups: Vec<Partition<M>>,
-    store_bytes: Arc<AtomicU64>,
-) {
-    let lags: Vec<_> = groups.iter().map(|group| metrics::apply_lag(group.id().0)).collect();
+/// Keeps the size of the store fresh: to find it out takes a look at the files.
+async fn measure_store(engine: Arc<dyn Engine>, store_bytes: Arc<AtomicU64>) {
     loop {
-        for (group, lag) in groups.iter().zip(&lags) {
-            let progress = group.progress();
-            lag.set(
-                progress.last_index.unwrap_or(0).saturating_sub(progress.applied_index.unwrap_or(0))
-                    as f64,
-            );
-        }
         let engine = Arc::clone(&engine);
         if let Ok(bytes) = tokio::task::spawn_blocking(move || engine.size_on_disk()).await {
             metrics::SIZE_ON_DISK.set(bytes as f64);
