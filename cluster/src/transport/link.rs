@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Code, Status, Streaming};
 
+use super::gather::Gather;
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
 use super::{CONNECT_TIME, Shared, causes, connect};
@@ -156,8 +157,10 @@ impl Link {
         let channel = connect(&self.shared.secure, self.peer, address).await?;
         let outbox = Outbox::new(Hello { to: self.peer, ..mine.clone() });
         let greeting = async {
-            let mut answers =
-                PeerClient::new(channel).link(Frames(outbox.clone())).await?.into_inner();
+            let mut answers = PeerClient::new(channel)
+                .link(Gather::new(Frames(outbox.clone())))
+                .await?
+                .into_inner();
             let mut inbox = Inbox::default();
             let first = answers.message().await?.map(|frame| inbox.accept(frame));
             match first {

@@ -6,6 +6,7 @@
 //! for a long entry. A snapshot travels on a connection of its own.
 //!
 //! - [`outbox`]: what waits to be sent: cut, taking turns, bounded in bytes;
+//! - [`gather`]: frames that leave together;
 //! - [`inbox`]: pieces that arrive, put together, capped in bytes;
 //! - [`link`]: the calling side: connect, greet, match answers, back off, connect again;
 //! - [`server`]: the answering side;
@@ -19,6 +20,7 @@
 //! What is absent on purpose: sending a message again. A message that may have arrived is *lost*, and only its
 //! sender knows whether it may be repeated.
 
+mod gather;
 mod greeting;
 mod inbox;
 mod link;

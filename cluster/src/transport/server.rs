@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::gather::Gather;
 use super::greeting::Greeting;
 use super::inbox::{Inbox, Message};
 use super::outbox::{Begin, Frames, Outbox};
@@ -206,7 +207,7 @@ impl Peer for PeerApi {
                 task.abort();
             }
         });
-        Ok(Response::new(Box::pin(Frames(outbox).map(Ok))))
+        Ok(Response::new(Box::pin(Gather::new(Frames(outbox)).map(Ok))))
     }
 
     async fn install_snapshot(
