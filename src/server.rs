@@ -43,8 +43,6 @@ use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Longest headers of a call, in bytes: a token and much besides.
-const HEADER_BYTES: u32 = 64 << 10;
 /// Streams of one connection that its client reset before anybody looked at them; one that has more is closed.
 const RESETS_WAITING: usize = 20;
 /// Streams of one connection that the server had to reset; one that has more is closed.
@@ -463,7 +461,7 @@ async fn serve_grpc(
         .max_concurrent_streams(limits.connection_streams)
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
-        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_max_header_list_size(throttle::HEADER_BYTES)
         // A client that opens streams and resets them at once, and one that makes the server reset them.
         .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING))
         .http2_max_local_error_reset_streams(Some(RESETS_ANSWERED))

@@ -30,8 +30,9 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+pub use arriving::Kept;
 pub use layer::{ThrottleLayer, Throttled};
-pub use room::windows;
+pub use room::{HEADER_BYTES, windows};
 pub use unread::{Held, Unread, Unsent};
 
 use crate::clock::Clock;
@@ -288,7 +289,6 @@ impl Throttle {
 mod tests {
     use std::time::Duration;
 
-    use super::room::Asked;
     use super::*;
 
     fn connection() -> ConnectionInfo {
@@ -333,18 +333,6 @@ mod tests {
         throttle.begin("a", Some(&other)).unwrap();
         drop(held);
         throttle.begin("a", Some(&one)).unwrap();
-    }
-
-    #[test]
-    fn no_upload_holds_up_what_a_worker_answers() {
-        let (bytes, connection_bytes) = (4 << 20, 1 << 20);
-        let requests = Requests { bytes, connection_bytes, ..Requests::default() };
-        let throttle = Throttle::new(Shares { requests, ..Shares::default() }, Clock::manual(0));
-        let known = throttle.known(&connection());
-        let take = |is_work| throttle.terms(&known, is_work).0.take(16 << 20);
-        let (upload, next) = (take(false), take(false));
-        assert!(matches!((&upload, &next), (Asked::Taken(_), Asked::Waits(_))));
-        assert!(matches!(take(true), Asked::Taken(_)));
     }
 
     #[test]

@@ -83,7 +83,7 @@ enum At {
 
 impl Dispatcher {
     /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale or if
-    /// more parts of it follow (R3.66).
+    /// more parts of it follow (R3.66). What is `kept` lives as long as the response, whatever becomes of the caller.
     ///
     /// # Errors
     /// When the partition cannot be reached, or its leader holds as many unfinished completions as it may.
@@ -91,16 +91,19 @@ impl Dispatcher {
         &self,
         hub: u32,
         response: wire::OrchestratorResponse,
+        kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
         let about = |it: &wire::OrchestratorResponse| About::Turn(encoded(it));
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        let here = |it| self.alone(|own| async move { own.complete_turn_here(hub, it).await });
+        let here =
+            |it| self.alone(kept, |own| async move { own.complete_turn_here(hub, it).await });
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
-    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
+    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale. What is `kept` lives
+    /// as long as the response.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -108,16 +111,19 @@ impl Dispatcher {
         &self,
         hub: u32,
         response: wire::ActivityResponse,
+        kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
         let about = |it: &wire::ActivityResponse| About::Activity(encoded(it));
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        let here = |it| self.alone(|own| async move { own.complete_activity_here(hub, it).await });
+        let here =
+            |it| self.alone(kept, |own| async move { own.complete_activity_here(hub, it).await });
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
-    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12). What is
+    /// `kept` lives as long as the result.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -125,11 +131,13 @@ impl Dispatcher {
         &self,
         hub: u32,
         result: wire::EntityBatchResult,
+        kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
         let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
         // The result names nothing but its token (R3.45).
         let Some(at) = subject(&result.completion_token, "") else { return Ok(()) };
-        let here = |it| self.alone(|own| async move { own.complete_batch_here(hub, it).await });
+        let here =
+            |it| self.alone(kept, |own| async move { own.complete_batch_here(hub, it).await });
         self.ask(hub, &at, result, about, here).await.map(drop)
     }
 
@@ -243,17 +251,23 @@ impl Dispatcher {
     }
 
     /// Does something on a task of its own: a caller that goes away, or a link that breaks, must not end the lease
-    /// of what is being committed.
+    /// of what is being committed. What is `kept` goes along.
     async fn alone<T, Doing>(
         &self,
+        kept: impl Send + 'static,
         what: impl FnOnce(Dispatcher) -> Doing,
     ) -> Result<T, CompleteError>
     where
         T: Send + 'static,
         Doing: Future<Output = Result<T, CompleteError>> + Send + 'static,
     {
-        let ended = tokio::spawn(what(self.clone())).await;
-        ended.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string()).into()))
+        let doing = what(self.clone());
+        let task = tokio::spawn(async move {
+            let done = doing.await;
+            drop(kept);
+            done
+        });
+        task.await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string()).into()))
     }
 
     /// Does something at the leader of an instance: here, or by a question to its node. Returns what another
@@ -427,7 +441,7 @@ impl Program for Dispatcher {
             let Ask { hub, about } = Ask::decode(question).map_err(|error| error.to_string())?;
             let about = about.ok_or("a question that this version does not know")?;
             let answer =
-                dispatcher.alone(|own| async move { own.answer_ask(hub, about).await }).await;
+                dispatcher.alone((), |own| async move { own.answer_ask(hub, about).await }).await;
             Ok(encoded(&AskOutcome { outcome: Some(answer.unwrap_or_else(told)) }))
         })
     }

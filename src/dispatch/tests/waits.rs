@@ -63,7 +63,7 @@ async fn a_wait_at_the_leader_ends_when_its_instance_gets_there_or_goes() {
         actions: vec![wire::OrchestratorAction { id: 1, orchestrator_action_type: end }],
         ..Default::default()
     };
-    leader.complete_turn(1, response).await.expect("commits");
+    leader.complete_turn(1, response, ()).await.expect("commits");
     ends(started).await;
     ends(completed).await;
     // It is there already.
