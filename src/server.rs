@@ -38,14 +38,14 @@ use crate::reloading::Reloading;
 use crate::security::{self, Security};
 use crate::spans::{self, Exporting, Spans};
 use crate::telemetry::metrics::{self as names, Metrics};
-use crate::throttle::{self, Requests, Share, Shares, Throttle, ThrottleLayer};
+use crate::throttle::{self, Requests, RestLayer, Share, Shares, Throttle, ThrottleLayer};
 use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Streams of one connection that its client reset before anybody looked at them; one that has more is closed.
 const RESETS_WAITING: usize = 20;
-/// Streams of one connection that the server had to reset; one that has more is closed.
+/// What a connection may send against the protocol, or to streams that were reset; one that sends more is closed.
 const RESETS_ANSWERED: usize = 256;
 /// The part of the room for requests that one connection may take, unless it is set, and its bounds in bytes.
 const CONNECTION_SHARE: usize = 8;
@@ -467,6 +467,7 @@ async fn serve_grpc(
         .http2_max_local_error_reset_streams(Some(RESETS_ANSWERED))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(RestLayer)
         .layer(CallsLayer::new())
         .layer(AccessLayer(access))
         .layer(ThrottleLayer(shared))

@@ -10,6 +10,7 @@
 //! - [`bucket`]: one share: its rate and what is under way;
 //! - [`room`]: room for requests that are under way, of each connection and of the node;
 //! - [`arriving`]: a request that is read as there is room for it;
+//! - [`rest`]: what is still to come of a request that is answered;
 //! - [`unread`]: room for answers that a connection has not read;
 //! - [`layer`]: the gRPC port's part.
 //!
@@ -18,6 +19,7 @@
 mod arriving;
 mod bucket;
 mod layer;
+mod rest;
 mod room;
 mod unread;
 
@@ -32,6 +34,7 @@ use tokio::sync::Semaphore;
 
 pub use arriving::Kept;
 pub use layer::{ThrottleLayer, Throttled};
+pub use rest::{RestLayer, Rested};
 pub use room::{HEADER_BYTES, windows};
 pub use unread::{Held, Unread, Unsent};
 
