@@ -5,7 +5,8 @@
 //! is asked again, until a leader answers or the time is over.
 //!
 //! A call that waits for an instance, on a node that does not hold its rows, is such a question, too: the leader answers
-//! when there may be news, or after a while, or when it no longer leads. Then it reads, and asks again.
+//! when there may be news, or after a while, or when it no longer leads. Then it reads, and asks again. A caller that
+//! goes away ends the wait at the leader as well.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -440,8 +441,14 @@ impl Program for Dispatcher {
         Box::pin(async move {
             let Ask { hub, about } = Ask::decode(question).map_err(|error| error.to_string())?;
             let about = about.ok_or("a question that this version does not know")?;
-            let answer =
-                dispatcher.alone((), |own| async move { own.answer_ask(hub, about).await }).await;
+            let answer = match about {
+                // It changes nothing, and ends when its asker goes.
+                About::WaitFor(_) => dispatcher.answer_ask(hub, about).await,
+                _ => {
+                    let doing = |own: Dispatcher| async move { own.answer_ask(hub, about).await };
+                    dispatcher.alone((), doing).await
+                }
+            };
             Ok(encoded(&AskOutcome { outcome: Some(answer.unwrap_or_else(told)) }))
         })
     }
