@@ -285,7 +285,8 @@ impl Dispatcher {
                 Ok(count as usize)
             }
             other => {
-                tracing::warn!(hub, ?other, "remove by retention");
+                let (hub, partition) = (self.hub_name(hub), partition.id());
+                tracing::warn!(%hub, %partition, ?other, "remove by retention");
                 Ok(0)
             }
         }

@@ -196,7 +196,7 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Terminate(Terminate { hub, request });
         self.propose(hub, &instance, command).await?;
-        tracing::info!(hub, instance, "termination requested");
+        self.note_done(hub, &instance, "termination requested");
         Ok(wire::TerminateResponse {})
     }
 
@@ -209,7 +209,7 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Suspend(Suspend { hub, request });
         self.propose(hub, &instance, command).await?;
-        tracing::info!(hub, instance, "suspended");
+        self.note_done(hub, &instance, "suspended");
         Ok(wire::SuspendResponse {})
     }
 
@@ -222,7 +222,7 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Resume(Resume { hub, request });
         self.propose(hub, &instance, command).await?;
-        tracing::info!(hub, instance, "resumed");
+        self.note_done(hub, &instance, "resumed");
         Ok(wire::ResumeResponse {})
     }
 }

@@ -19,7 +19,7 @@ impl Gateway {
         self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         self.propose(hub, &instance, Command::Rewind(Rewind { hub, request })).await?;
-        tracing::info!(hub, instance, "rewound");
+        self.note_done(hub, &instance, "rewound");
         Ok(wire::RewindInstanceResponse {})
     }
 
@@ -42,7 +42,14 @@ impl Gateway {
         };
         match self.propose(hub, &target, command).await? {
             Reply::Started { instance } => {
-                tracing::info!(hub, instance, of = instance_id, "restarted");
+                let dispatcher = &self.0.dispatcher;
+                tracing::info!(
+                    hub = %dispatcher.hub_name(hub),
+                    partition = %dispatcher.partition_of(hub, &instance).id(),
+                    instance,
+                    of = instance_id,
+                    "restarted"
+                );
                 Ok(wire::RestartInstanceResponse { instance_id: instance })
             }
             other => Err(Status::internal(format!("unexpected answer {other:?}"))),

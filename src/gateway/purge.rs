@@ -80,7 +80,8 @@ impl Gateway {
                 ));
             }
         };
-        tracing::info!(hub, count, recursive, complete, "purged");
+        let hub = self.0.dispatcher.hub_name(hub);
+        tracing::info!(%hub, count, recursive, complete, "purged");
         Ok(wire::PurgeInstancesResponse {
             deleted_instance_count: i32::try_from(count).unwrap_or(i32::MAX),
             is_complete: Some(complete),

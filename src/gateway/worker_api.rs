@@ -22,7 +22,7 @@ impl Gateway {
         worker: &str,
     ) -> WorkStream {
         tracing::info!(
-            hub,
+            hub = %self.0.dispatcher.hub_name(hub),
             worker,
             turns = request.max_concurrent_orchestration_work_items,
             activities = request.max_concurrent_activity_work_items,
