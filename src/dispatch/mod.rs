@@ -77,7 +77,7 @@ pub use feeds::{Abandoned, HubWork};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
-pub use look::{Reach, look, reach};
+pub use look::{Reach, look, reach, see};
 pub use retention::{Removed, Retention};
 pub use rules::{CurrentRules, Rules};
 pub use waiters::{Waiter, Wanted};
