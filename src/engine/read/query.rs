@@ -66,7 +66,8 @@ macro_rules! queries {
         /// Answers a query that came from another node; `None` if this version does not know it.
         pub fn answer(view: &dyn View, query: &Bytes) -> Option<Bytes> {
             let envelope = Envelope::decode(query.clone()).ok()?;
-            let answer = match envelope.query.filter(|_| envelope.version == VERSION)? {
+            let query = envelope.query.filter(|_| envelope.version == VERSION)?;
+            let answer = match query.is_known().then_some(query)? {
                 $(Any::$variant(query) => query.run(view).encode_to_vec(),)*
             };
             Some(answer.into())
@@ -85,6 +86,18 @@ queries! {
     Locks(OfLocks) => Locks, "9";
     Tree(OfTree) => Tree, "10";
     Hub(OfHub) => Hub, "11";
+}
+
+impl Any {
+    /// Whether all that it says is known here: what is not must not be taken for something else.
+    fn is_known(&self) -> bool {
+        match self {
+            Any::List(OfList { list, .. }) | Any::Listed(OfListed { list, .. }) => {
+                list.list().is_some()
+            }
+            _ => true,
+        }
+    }
 }
 
 /// The head of an instance.
@@ -181,19 +194,18 @@ impl From<&List> for ListRecord {
 }
 
 impl ListRecord {
-    fn list(&self) -> List {
-        List {
-            hub: self.hub,
-            order: match self.order {
-                2 => Order::Ended,
-                3 => Order::Id,
-                _ => Order::Created,
-            },
-            statuses: self.statuses().collect(),
-            from: self.since,
-            before: self.before,
-            prefix: self.prefix.clone(),
-        }
+    /// The list, unless a newer version means one that this one does not know.
+    fn list(&self) -> Option<List> {
+        let order = match self.order {
+            1 => Order::Created,
+            2 => Order::Ended,
+            3 => Order::Id,
+            _ => return None,
+        };
+        let status = |status: &i32| wire::OrchestrationStatus::try_from(*status).ok();
+        let statuses = self.statuses.iter().map(status).collect::<Option<_>>()?;
+        let (hub, from, before, prefix) = (self.hub, self.since, self.before, self.prefix.clone());
+        Some(List { hub, order, statuses, from, before, prefix })
     }
 }
 
@@ -213,7 +225,9 @@ pub struct OfList {
 
 impl OfList {
     fn answer(&self, view: &dyn View) -> Slice {
-        super::list(view, &self.list.list(), self.after.as_ref(), self.limit as usize)
+        let list = self.list.list();
+        let (after, limit) = (self.after.as_ref(), self.limit as usize);
+        list.map(|list| super::list(view, &list, after, limit)).unwrap_or_default()
     }
 }
 
@@ -241,7 +255,8 @@ pub struct States {
 
 impl OfListed {
     fn answer(&self, view: &dyn View) -> States {
-        let (list, mut states, mut bytes) = (self.list.list(), Vec::new(), 0);
+        let Some(list) = self.list.list() else { return States::default() };
+        let (mut states, mut bytes) = (Vec::new(), 0);
         for mark in &self.marks {
             if bytes >= STATES_BYTES {
                 break;

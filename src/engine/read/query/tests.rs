@@ -163,4 +163,14 @@ fn what_a_newer_version_asks_is_not_answered() {
         None
     );
     assert_eq!(answer(&rows, &Bytes::from_static(&[0xff; 5])), None);
+
+    let list = ListRecord { hub: 1, order: 1, ..Default::default() };
+    let ask = |list: ListRecord| {
+        let listed = OfListed { list: list.clone(), marks: Vec::new(), payloads: false };
+        let slice = OfList { list, after: None, limit: 9 };
+        [slice.into_bytes(), listed.into_bytes()].map(|query| answer(&rows, &query).is_some())
+    };
+    assert_eq!(ask(list.clone()), [true, true]);
+    assert_eq!(ask(ListRecord { order: 4, ..list.clone() }), [false, false]);
+    assert_eq!(ask(ListRecord { statuses: vec![0, 99], ..list }), [false, false]);
 }
