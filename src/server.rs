@@ -38,16 +38,14 @@ use crate::reloading::Reloading;
 use crate::security::{self, Security};
 use crate::spans::{self, Exporting, Spans};
 use crate::telemetry::metrics::{self as names, Metrics};
-use crate::throttle::{self, Requests, Share, Shares, Throttle, ThrottleLayer};
+use crate::throttle::{self, Requests, RestLayer, Share, Shares, Throttle, ThrottleLayer};
 use crate::tls::{self, Incoming};
 
 /// Dead connections are noticed within twice this time (R1.31).
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Longest headers of a call, in bytes: a token and much besides.
-const HEADER_BYTES: u32 = 64 << 10;
 /// Streams of one connection that its client reset before anybody looked at them; one that has more is closed.
 const RESETS_WAITING: usize = 20;
-/// Streams of one connection that the server had to reset; one that has more is closed.
+/// What a connection may send against the protocol, or to streams that were reset; one that sends more is closed.
 const RESETS_ANSWERED: usize = 256;
 /// The part of the room for requests that one connection may take, unless it is set, and its bounds in bytes.
 const CONNECTION_SHARE: usize = 8;
@@ -465,12 +463,13 @@ async fn serve_grpc(
         .max_concurrent_streams(limits.connection_streams)
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
-        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_max_header_list_size(throttle::HEADER_BYTES)
         // A client that opens streams and resets them at once, and one that makes the server reset them.
         .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING))
         .http2_max_local_error_reset_streams(Some(RESETS_ANSWERED))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(RestLayer)
         .layer(CallsLayer::new())
         .layer(AccessLayer(access))
         .layer(ThrottleLayer(shared))

@@ -10,6 +10,8 @@ mod calls;
 mod commands;
 #[path = "access/connections.rs"]
 mod connections;
+#[path = "access/late.rs"]
+mod late;
 #[path = "access/limits.rs"]
 mod limits;
 #[path = "access/matrix.rs"]

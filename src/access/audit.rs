@@ -2,16 +2,16 @@
 //!
 //! Lines are written by a thread of its own: a slow disk does not slow calls. It is not woken for each of many: a line
 //! after a pause is in the file at once, those that follow within [`PAUSE`] of it are there together; a stop waits for
-//! the last ones. If the thread cannot keep up, lines are counted instead, and the next one that is written tells how
-//! many are missing. Refusals of callers that nobody knows are bounded to a few per second, so that a stranger cannot
-//! fill the disk.
+//! the last ones, however many they are, and the log of the node tells if they are not written in time. If the thread
+//! cannot keep up, lines are counted instead, and the next one that is written tells how many are missing. Refusals of
+//! callers that nobody knows are bounded to a few per second, so that a stranger cannot fill the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -56,6 +56,8 @@ pub struct Audit(Option<Arc<Shared>>);
 
 struct Shared {
     lines: SyncSender<Line>,
+    /// The file is to be opened again.
+    reopen: Arc<AtomicBool>,
     lost: AtomicU64,
     clock: Clock,
     /// Second that is running, and refusals of strangers in it.
@@ -64,7 +66,8 @@ struct Shared {
 
 enum Line {
     Text(String),
-    Reopen,
+    /// There is something else to do.
+    Wake,
     /// Whoever waits is told that what came before is written.
     Written(oneshot::Sender<()>),
 }
@@ -88,12 +91,20 @@ impl Audit {
     /// When the file cannot be opened.
     pub fn start(path: PathBuf, clock: Clock) -> std::io::Result<Audit> {
         let target = open(&path)?;
-        let (lines, waiting) = sync_channel(WAITING);
+        let (audit, waiting, reopen) = Audit::waiting(WAITING, clock);
         std::thread::Builder::new()
             .name("audit".into())
-            .spawn(move || write(&path, target, &waiting))?;
-        let (lost, strangers) = (AtomicU64::new(0), Mutex::default());
-        Ok(Audit(Some(Arc::new(Shared { lines, lost, clock, strangers }))))
+            .spawn(move || write(&path, target, &waiting, &reopen))?;
+        Ok(audit)
+    }
+
+    /// A log of which so many lines may wait, and what its thread needs.
+    fn waiting(lines: usize, clock: Clock) -> (Audit, Receiver<Line>, Arc<AtomicBool>) {
+        let (lines, waiting) = sync_channel(lines);
+        let reopen = Arc::<AtomicBool>::default();
+        let (lost, strangers) = Default::default();
+        let shared = Shared { lines, reopen: reopen.clone(), lost, clock, strangers };
+        (Audit(Some(Arc::new(shared))), waiting, reopen)
     }
 
     /// Whether lines could be added to a file. It is not created: whether it could be is not known then, but
@@ -114,7 +125,9 @@ impl Audit {
     /// Opens the file again, under its name: whoever rotates logs has moved the old one away.
     pub fn reopen(&self) {
         if let Some(shared) = &self.0 {
-            let _ = shared.lines.try_send(Line::Reopen);
+            shared.reopen.store(true, Ordering::Release);
+            // Where too many lines wait for this one, the thread is awake.
+            let _ = shared.lines.try_send(Line::Wake);
         }
     }
 
@@ -137,12 +150,25 @@ impl Audit {
         });
     }
 
-    /// Waits until the lines so far are in the file, but not for long.
+    /// Waits until the lines so far are in the file, but not for long: what is missing is logged.
     pub async fn written(&self) {
         let Some(shared) = &self.0 else { return };
-        let (told, hears) = oneshot::channel();
-        if shared.lines.try_send(Line::Written(told)).is_ok() {
-            let _ = tokio::time::timeout(LAST, hears).await;
+        let written = async {
+            let (told, hears) = oneshot::channel();
+            let mut last = Line::Written(told);
+            // Behind all that wait, however many do.
+            while let Err(TrySendError::Full(line)) = shared.lines.try_send(last) {
+                last = line;
+                tokio::time::sleep(PAUSE).await;
+            }
+            hears.await
+        };
+        if !matches!(tokio::time::timeout(LAST, written).await, Ok(Ok(()))) {
+            tracing::error!("the last lines of the audit log were not written in time");
+        }
+        let lost = shared.lost.load(Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(lost, "lines are missing at the end of the audit log");
         }
     }
 
@@ -208,7 +234,7 @@ fn line(entry: &Entry<'_>, now: i64, lost: u64) -> String {
     format!("{line}\n")
 }
 
-fn write(path: &Path, mut target: Target, lines: &Receiver<Line>) {
+fn write(path: &Path, mut target: Target, lines: &Receiver<Line>, reopen: &AtomicBool) {
     let mut failing = false;
     loop {
         let next = match lines.try_recv() {
@@ -223,6 +249,15 @@ fn write(path: &Path, mut target: Target, lines: &Receiver<Line>) {
                 line
             }
         };
+        if reopen.swap(false, Ordering::Acquire)
+            && let Target::File(file) = &mut target
+        {
+            tell(path, &mut failing, file.flush());
+            match open(path) {
+                Ok(opened) => target = opened,
+                Err(error) => tell(path, &mut failing, Err(error)),
+            }
+        }
         match (next, &mut target) {
             (Line::Text(text), Target::Output) => {
                 tell(path, &mut failing, std::io::stdout().lock().write_all(text.as_bytes()));
@@ -230,19 +265,12 @@ fn write(path: &Path, mut target: Target, lines: &Receiver<Line>) {
             (Line::Text(text), Target::File(file)) => {
                 tell(path, &mut failing, file.write_all(text.as_bytes()));
             }
-            (Line::Reopen, Target::Output) => {}
+            (Line::Wake, _) => {}
             (Line::Written(told), target) => {
                 if let Target::File(file) = target {
                     tell(path, &mut failing, file.flush());
                 }
                 let _ = told.send(());
-            }
-            (Line::Reopen, Target::File(file)) => {
-                tell(path, &mut failing, file.flush());
-                match open(path) {
-                    Ok(opened) => target = opened,
-                    Err(error) => tell(path, &mut failing, Err(error)),
-                }
             }
         }
     }
@@ -300,6 +328,26 @@ mod tests {
             audit.written().await;
             assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), noted);
         }
+    }
+
+    /// However many lines wait, a stop waits behind them, and a file that was moved away is left.
+    #[tokio::test]
+    async fn a_full_queue_loses_no_wish() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        let (audit, waiting, reopen) = Audit::waiting(3, Clock::manual(0));
+        for _ in 0..5 {
+            audit.note(&ENTRY);
+        }
+        let target = open(&path).unwrap();
+        std::fs::rename(&path, folder.path().join("moved")).unwrap();
+        audit.reopen();
+        let mut stop = Box::pin(audit.written());
+        assert!(futures::poll!(&mut stop).is_pending(), "three lines wait");
+        let file = path.clone();
+        std::thread::spawn(move || write(&file, target, &waiting, &reopen));
+        stop.await;
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
     }
 
     #[test]

@@ -177,7 +177,14 @@ impl Dispatcher {
                 id_length: rules.instance_id_length as u32,
             }),
             Err(reason) => {
-                tracing::warn!(hub, entity = %named.key.instance(), reason, "a batch fails");
+                let entity = named.key.instance();
+                tracing::warn!(
+                    hub = %self.hub_name(hub),
+                    partition = %self.partition_of(hub, entity).id(),
+                    %entity,
+                    reason,
+                    "a batch fails"
+                );
                 Command::FailBatch(FailBatch { batch, reason })
             }
         };
@@ -195,7 +202,14 @@ impl Dispatcher {
     fn give_back(&self, hub: u32, named: &Named, why: &str) {
         // What is being committed is not given back.
         let Ok(Some(Some(mut ending))) = self.claim(hub, named) else { return };
-        tracing::debug!(hub, instance = %named.key.instance(), why, "work item given back");
+        let instance = named.key.instance();
+        tracing::debug!(
+            hub = %self.hub_name(hub),
+            partition = %self.partition_of(hub, instance).id(),
+            %instance,
+            why,
+            "work item given back"
+        );
         self.0.meters.of(hub).returned(named.key.kind(), Returned::Abandoned);
         self.give_back_span(hub, &named.key, named.lease);
         ending.end = End::Abandoned;
@@ -204,7 +218,8 @@ impl Dispatcher {
     /// Parts of a completion are missing: the turn is handed out again.
     fn abandon_broken(&self, hub: u32, instance: &str, ending: Option<Ending<'_>>) {
         tracing::warn!(
-            hub,
+            hub = %self.hub_name(hub),
+            partition = %self.partition_of(hub, instance).id(),
             instance,
             "a completion in parts lacks one; the turn is handed out again"
         );
@@ -304,7 +319,13 @@ impl Dispatcher {
             // Leases end with the lead; the items that they were for may be finished all the same.
             Claim::Unleased if !self.leads(hub, key.instance()) => Ok(Some(None)),
             Claim::Unleased | Claim::Stale => {
-                tracing::debug!(hub, instance = %key.instance(), "completion is stale");
+                let instance = key.instance();
+                tracing::debug!(
+                    hub = %self.hub_name(hub),
+                    partition = %self.partition_of(hub, instance).id(),
+                    %instance,
+                    "completion is stale"
+                );
                 self.0.meters.of(hub).answered(key.kind(), false);
                 Ok(None)
             }
@@ -346,7 +367,14 @@ impl Dispatcher {
         self.end_span(span, answer.is_ok());
         if let Err(reject) = answer {
             let (kind, instance) = (key.kind(), key.instance());
-            tracing::debug!(hub, %instance, ?kind, %reject, "completion changed nothing");
+            tracing::debug!(
+                hub = %self.hub_name(hub),
+                partition = %self.partition_of(hub, instance).id(),
+                %instance,
+                ?kind,
+                %reject,
+                "completion changed nothing"
+            );
         }
         Ok(())
     }

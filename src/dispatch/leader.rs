@@ -323,9 +323,11 @@ impl Dispatcher {
                     self.with_hub(hub, |hub| (hub.expire(now), hub.take_late_spans()));
                 self.expire_spans(late);
                 for key in expired {
+                    let instance = key.instance();
                     tracing::info!(
-                        hub,
-                        instance = %key.instance(),
+                        hub = %self.hub_name(hub),
+                        partition = %self.partition_of(hub, instance).id(),
+                        %instance,
                         "lease ended; work is handed out again"
                     );
                     self.0.meters.of(hub).returned(key.kind(), Returned::Expired);

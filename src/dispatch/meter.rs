@@ -35,6 +35,7 @@ pub(crate) enum Returned {
 
 /// The handles of a hub.
 pub(crate) struct Meter {
+    name: Arc<str>,
     started: Counter,
     removed: Counter,
     completed: Ended,
@@ -81,6 +82,7 @@ impl Meter {
             ignored: counter!(names::ANSWERS_IGNORED, "hub" => hub.clone(), "kind" => kind),
         };
         Meter {
+            name: hub.clone(),
             started: counter!(names::INSTANCES_STARTED, "hub" => hub.clone()),
             removed: counter!(names::INSTANCES_REMOVED, "hub" => hub.clone()),
             completed: ended("completed"),
@@ -218,6 +220,14 @@ impl Meters {
         }
     }
 
+    /// The name of a hub, unless it is not known here.
+    fn name(&self, hub: u32) -> Option<Arc<str>> {
+        if let Some(meter) = self.series.read().by_hub.get(&hub) {
+            return Some(meter.name.clone());
+        }
+        self.name_of.get().and_then(|name_of| name_of(hub)).map(Arc::from)
+    }
+
     /// A hub was deleted: its place is free, and another hub of its name has the series to itself.
     pub(crate) fn forget(&self, hub: u32) {
         if let Some(meter) = self.series.write().by_hub.remove(&hub) {
@@ -230,6 +240,12 @@ impl Dispatcher {
     /// Says how the name of a hub is found; `None` for one that is not known on this node.
     pub fn name_hubs(&self, name_of: impl Fn(u32) -> Option<String> + Send + Sync + 'static) {
         let _ = self.0.meters.name_of.set(Box::new(name_of));
+    }
+
+    /// The name of a hub as people read it, or its number where the name is not known. For lines of the log, and not on
+    /// the way of every item: it may read rows.
+    pub fn hub_name(&self, hub: u32) -> Arc<str> {
+        self.0.meters.name(hub).unwrap_or_else(|| format!("#{hub}").into())
     }
 
     /// Sets the gauges to what waits and what runs at this moment.
@@ -282,9 +298,12 @@ mod tests {
         // The first hub without room makes the series that the others share.
         assert_eq!(asked.load(Ordering::Relaxed), NAMED_HUBS + 1);
         assert!(Arc::ptr_eq(&meters.of(hubs), &meters.of(hubs + 1)));
+        assert_eq!(meters.name(3).as_deref(), Some("hub3"));
+        assert_eq!(asked.load(Ordering::Relaxed), NAMED_HUBS + 1, "it is known already");
+        assert_eq!(meters.name(hubs + 1), Some(format!("hub{}", hubs + 1).into()));
 
         meters.forget(7);
         assert!(!Arc::ptr_eq(&meters.of(hubs), &meters.of(hubs + 1)), "a place became free");
-        assert_eq!(asked.load(Ordering::Relaxed), NAMED_HUBS + 2);
+        assert_eq!(asked.load(Ordering::Relaxed), NAMED_HUBS + 3);
     }
 }

@@ -77,7 +77,7 @@ pub use feeds::{Abandoned, HubWork};
 pub use hub::LeaseTimes;
 pub use leader::Leaders;
 pub use limits::Limits;
-pub use look::{Reach, look, reach};
+pub use look::{Reach, look, reach, see};
 pub use retention::{Removed, Retention};
 pub use rules::{CurrentRules, Rules};
 pub use waiters::{Waiter, Wanted};
@@ -428,13 +428,25 @@ impl Dispatcher {
             Assembled::TooLarge { fits_without_past: true, .. }
                 if self.with_hub(hub, |hub| hub.set_aside(&to, now)) => {}
             Assembled::TooLarge { command, reason, .. } => {
-                tracing::warn!(hub, instance = %key.instance(), reason, "work item cannot be handed out");
+                tracing::warn!(
+                    hub = %self.hub_name(hub),
+                    partition = %partition.id(),
+                    instance = %key.instance(),
+                    reason,
+                    "work item cannot be handed out"
+                );
                 let (dispatcher, partition) = (self.clone(), partition.clone());
                 tokio::spawn(async move {
                     let end = match partition.propose(command.into_bytes()).await {
                         Ok(_) => End::Done,
                         Err(error) => {
-                            tracing::warn!(%error, "fail a work item that is too large");
+                            tracing::warn!(
+                                hub = %dispatcher.hub_name(hub),
+                                partition = %partition.id(),
+                                instance = %to.key.instance(),
+                                %error,
+                                "fail a work item that is too large"
+                            );
                             End::Later
                         }
                     };

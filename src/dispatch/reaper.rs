@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Dispatcher, look};
 use crate::engine::command::{ClearHub, ForgetHub};
 use crate::engine::read::{self, OfHub};
+use crate::engine::state::DeletedHubRecord;
 use crate::engine::{Command, Reply, decode_answer};
 use crate::machine::{Partition, RowsView};
 
@@ -62,7 +63,7 @@ impl Dispatcher {
     async fn reap(&self, metadata: &Partition) -> Result<(), Error> {
         for hub in metadata.peek(|rows| read::deleted_hubs(&RowsView(rows))) {
             for partition in &self.0.partitions {
-                clear(partition, hub.id).await?;
+                clear(partition, &hub).await?;
             }
             let forget = Command::ForgetHub(ForgetHub { id: hub.id });
             metadata.propose(forget.into_bytes()).await?;
@@ -73,7 +74,8 @@ impl Dispatcher {
 }
 
 /// Removes what a partition has of a hub, small command by small command.
-async fn clear(partition: &Partition, hub: u32) -> Result<(), Error> {
+async fn clear(partition: &Partition, deleted: &DeletedHubRecord) -> Result<(), Error> {
+    let hub = deleted.id;
     loop {
         let began = Instant::now();
         let before = look(partition, OfHub { hub }).await?.has_instances;
@@ -82,7 +84,10 @@ async fn clear(partition: &Partition, hub: u32) -> Result<(), Error> {
         match decode_answer(reply) {
             Some(Ok(Reply::Step { done: true })) => return Ok(()),
             Some(Ok(Reply::Step { done: false })) => {}
-            other => tracing::warn!(hub, ?other, "clear a deleted task hub"),
+            other => {
+                let (hub, partition) = (&deleted.name, partition.id());
+                tracing::warn!(hub, %partition, ?other, "clear a deleted task hub");
+            }
         }
         // Others have half of the time at least; without instances only the sweeper has something to do.
         let rest = if before { began.elapsed().min(PAUSE) } else { PAUSE };

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use crate::engine::command::{Purge, Target};
-use crate::engine::read::{self, Known, List, OfTree, Order, Seen};
+use crate::engine::read::{self, Known, List, Order, Seen};
 use crate::engine::state::{HubRecord, RetentionRecord};
 use crate::engine::{Command, Mark, Reply, View, decode_answer};
 use crate::machine::{Partition, RowsView};
@@ -235,7 +235,8 @@ impl Dispatcher {
             let found = look(partition, move |view| {
                 let slice = read::list(view, &part, behind.as_ref(), STEP);
                 let ids = slice.marks.into_iter().map(|mark| mark.instance);
-                let seen = ids.filter_map(|id| read::see(view, part.hub, &Known::root(id)));
+                let seen =
+                    ids.filter_map(|id| read::see(view, part.hub, &Known::root(id), 0, None));
                 Found { seen: seen.collect(), reached: slice.reached }
             })
             .await;
@@ -285,7 +286,8 @@ impl Dispatcher {
                 Ok(count as usize)
             }
             other => {
-                tracing::warn!(hub, ?other, "remove by retention");
+                let (hub, partition) = (self.hub_name(hub), partition.id());
+                tracing::warn!(%hub, %partition, ?other, "remove by retention");
                 Ok(0)
             }
         }
@@ -305,8 +307,7 @@ impl Dispatcher {
             for (partition, children) in parts.into_values() {
                 for some in children.chunks(STEP) {
                     // It may be led elsewhere: what was committed there by now counts.
-                    let query = OfTree { hub, known: some.to_vec() };
-                    let seen = super::look(partition, query).await?.seen;
+                    let seen = super::see(partition, hub, some).await?;
                     if seen.iter().any(|child| !child.ended) {
                         return Ok(true);
                     }

@@ -46,6 +46,12 @@ impl Waiters {
         Waiter { all: self.clone(), at: at.clone(), receiver }
     }
 
+    /// How many wait for an instance.
+    #[cfg(test)]
+    pub(crate) fn count(&self, at: &Address) -> usize {
+        self.0.lock().get(at).map_or(0, Vec::len)
+    }
+
     /// An instance changed.
     pub(crate) fn changed(&self, at: &Address, status: OrchestrationStatus) {
         let mut waiting = self.0.lock();

@@ -11,7 +11,7 @@ use super::list::reach;
 use super::{Gateway, SEND_LIMIT, status};
 use crate::dispatch::{self, Wanted};
 use crate::engine::command::{RaiseEvent, Resume, Start, Suspend, Terminate};
-use crate::engine::read::{self, OfHead, OfState};
+use crate::engine::read::{self, OfHead, OfState, State};
 use crate::engine::state::is_entity;
 use crate::engine::{Address, Command, Reply};
 use crate::machine::RowsView;
@@ -73,8 +73,8 @@ impl Gateway {
         let partition = self.0.dispatcher.partition_of(hub, &at.instance);
         let reached = reach(partition).await?;
         let room = self.room(unread).await?;
-        let found = reached.glance(OfState { at, payloads }).await;
-        shown(found.map_err(|error| status::of_cluster(&error))?.state, room)
+        let found = reached.glance(OfState { at, payloads, limit: SEND_LIMIT as u64 }).await;
+        shown(found.map_err(|error| status::of_cluster(&error))?, room)
     }
 
     /// Waits until an instance has started or ended; the client's deadline is the only limit (R2.34). Once it
@@ -108,8 +108,8 @@ impl Gateway {
                     return Ok((status, None));
                 }
                 let Ok(room) = self.room(unread).await else { return Err(Error::Stopping) };
-                let state = reached.glance(OfState { at: at.clone(), payloads }).await?.state;
-                Ok((status, Some((state, room))))
+                let query = OfState { at: at.clone(), payloads, limit: SEND_LIMIT as u64 };
+                Ok((status, Some((reached.glance(query).await?, room))))
             };
             let again = match seen.await {
                 Ok((_, Some((state, room)))) => {
@@ -117,11 +117,11 @@ impl Gateway {
                     let is_met = |state: &wire::OrchestrationState| {
                         wanted.is_met_by(state.orchestration_status())
                     };
-                    match state.filter(is_met) {
-                        Some(state) => return shown(Some(state), room),
-                        // It began anew while there was no room: the wait goes on.
-                        None => continue,
+                    // If not, it began anew while there was no room: the wait goes on.
+                    if state.too_large.is_some() || state.state.as_ref().is_some_and(is_met) {
+                        return shown(state, room);
                     }
+                    continue;
                 }
                 // It was there and is gone: purged (R2.37).
                 Ok((None, _)) if was_known => return Ok(nothing()),
@@ -196,7 +196,7 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Terminate(Terminate { hub, request });
         self.propose(hub, &instance, command).await?;
-        tracing::info!(hub, instance, "termination requested");
+        self.note_done(hub, &instance, "termination requested");
         Ok(wire::TerminateResponse {})
     }
 
@@ -209,7 +209,7 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Suspend(Suspend { hub, request });
         self.propose(hub, &instance, command).await?;
-        tracing::info!(hub, instance, "suspended");
+        self.note_done(hub, &instance, "suspended");
         Ok(wire::SuspendResponse {})
     }
 
@@ -222,7 +222,7 @@ impl Gateway {
         let instance = request.instance_id.clone();
         let command = Command::Resume(Resume { hub, request });
         self.propose(hub, &instance, command).await?;
-        tracing::info!(hub, instance, "resumed");
+        self.note_done(hub, &instance, "resumed");
         Ok(wire::ResumeResponse {})
     }
 }
@@ -233,13 +233,11 @@ fn nothing() -> Response<wire::GetInstanceResponse> {
 }
 
 /// The state of an instance, unless no client could receive it (R1.23).
-fn shown(
-    state: Option<wire::OrchestrationState>,
-    room: Held,
-) -> Result<Response<wire::GetInstanceResponse>, Status> {
+fn shown(state: State, room: Held) -> Result<Response<wire::GetInstanceResponse>, Status> {
+    let State { state, too_large } = state;
     let answer = wire::GetInstanceResponse { exists: state.is_some(), orchestration_state: state };
-    let bytes = answer.encoded_len();
-    if bytes > SEND_LIMIT {
+    let bytes = too_large.unwrap_or(answer.encoded_len() as u64);
+    if bytes > SEND_LIMIT as u64 {
         return Err(Status::resource_exhausted(format!(
             "the state of this instance takes {bytes} bytes, the limit of a message is {SEND_LIMIT}; \
              ask without inputs and outputs"

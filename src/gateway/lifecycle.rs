@@ -19,7 +19,7 @@ impl Gateway {
         self.check_payload("reason", request.reason.as_ref())?;
         let instance = request.instance_id.clone();
         self.propose(hub, &instance, Command::Rewind(Rewind { hub, request })).await?;
-        tracing::info!(hub, instance, "rewound");
+        self.note_done(hub, &instance, "rewound");
         Ok(wire::RewindInstanceResponse {})
     }
 
@@ -42,7 +42,14 @@ impl Gateway {
         };
         match self.propose(hub, &target, command).await? {
             Reply::Started { instance } => {
-                tracing::info!(hub, instance, of = instance_id, "restarted");
+                let dispatcher = &self.0.dispatcher;
+                tracing::info!(
+                    hub = %dispatcher.hub_name(hub),
+                    partition = %dispatcher.partition_of(hub, &instance).id(),
+                    instance,
+                    of = instance_id,
+                    "restarted"
+                );
                 Ok(wire::RestartInstanceResponse { instance_id: instance })
             }
             other => Err(Status::internal(format!("unexpected answer {other:?}"))),
@@ -57,7 +64,14 @@ impl Gateway {
     ) -> Result<wire::CreateInstanceRequest, Status> {
         let at = Address::new(hub, instance);
         let partition = self.0.dispatcher.partition_of(hub, instance);
-        let found = look(partition, OfState { at, payloads: true }).await?;
+        let limit = self.0.settings.message_bytes;
+        let found = look(partition, OfState { at, payloads: true, limit: limit as u64 }).await?;
+        if let Some(bytes) = found.too_large {
+            return Err(Status::resource_exhausted(format!(
+                "the state of this instance takes {bytes} bytes, the limit is {limit} (limits.max_message_bytes); \
+                 restart it under its own id, or start another one with its input"
+            )));
+        }
         let Some(state) = found.state.filter(|_| !is_entity(instance)) else {
             return Err(Status::not_found(format!("orchestration instance not found: {instance}")));
         };

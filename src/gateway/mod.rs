@@ -224,6 +224,17 @@ impl Gateway {
         put(self.0.dispatcher.partition_of(hub, instance), command, demand).await
     }
 
+    /// Notes in the log what a client has done to an instance.
+    fn note_done(&self, hub: u32, instance: &str, what: &'static str) {
+        let dispatcher = &self.0.dispatcher;
+        tracing::info!(
+            hub = %dispatcher.hub_name(hub),
+            partition = %dispatcher.partition_of(hub, instance).id(),
+            instance,
+            "{what}"
+        );
+    }
+
     fn limits(&self) -> Limits {
         self.0.settings.rules.get().limits
     }

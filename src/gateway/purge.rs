@@ -19,9 +19,10 @@ use tonic::Status;
 
 use super::list::{closing, look, statuses};
 use super::skip::check_batch;
-use super::{Gateway, propose};
+use super::{Gateway, propose, status};
+use crate::dispatch;
 use crate::engine::command::{Purge, Target};
-use crate::engine::read::{Known, List, OfList, OfTree, Order, Seen};
+use crate::engine::read::{Known, List, OfList, Order, Seen};
 use crate::engine::time::nanos;
 use crate::engine::{Command, Mark, Reply, is_entity};
 use crate::machine::Partition;
@@ -80,7 +81,8 @@ impl Gateway {
                 ));
             }
         };
-        tracing::info!(hub, count, recursive, complete, "purged");
+        let hub = self.0.dispatcher.hub_name(hub);
+        tracing::info!(%hub, count, recursive, complete, "purged");
         Ok(wire::PurgeInstancesResponse {
             deleted_instance_count: i32::try_from(count).unwrap_or(i32::MAX),
             is_complete: Some(complete),
@@ -258,8 +260,8 @@ impl Gateway {
         let mut all = Vec::new();
         for (partition, instances) in self.by_partition(hub, instances, |known| &known.instance) {
             for known in instances.chunks(LOOK) {
-                let query = OfTree { hub, known: known.to_vec() };
-                all.extend(look(&partition, query).await?.seen);
+                let seen = dispatch::see(&partition, hub, known).await;
+                all.extend(seen.map_err(|error| status::of_cluster(&error))?);
             }
         }
         Ok(all)

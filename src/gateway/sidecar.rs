@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{Gateway, traced};
 use crate::access::Subject;
 use crate::dispatch::{Abandoned, Closing, Wanted, WorkStream};
-use crate::throttle::Unread;
+use crate::throttle::{Kept, Unread};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -47,7 +47,9 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::GetInstanceRequest>,
     ) -> Answer<wire::GetInstanceResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.get(hub, request.get_ref(), &Unread::of(request.extensions())).await
+        // Its headers are not kept while it waits.
+        let unread = Unread::of(request.extensions());
+        self.get(hub, &request.into_inner(), &unread).await
     }
 
     async fn wait_for_instance_start(
@@ -142,7 +144,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::OrchestratorResponse>,
     ) -> Answer<wire::CompleteTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.complete_turn(hub, request.into_inner()).await.map(Response::new)
+        let kept = Kept::of(request.extensions());
+        self.complete_turn(hub, request.into_inner(), kept).await.map(Response::new)
     }
 
     async fn complete_activity_task(
@@ -150,7 +153,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::ActivityResponse>,
     ) -> Answer<wire::CompleteTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.complete_activity(hub, request.into_inner()).await.map(Response::new)
+        let kept = Kept::of(request.extensions());
+        self.complete_activity(hub, request.into_inner(), kept).await.map(Response::new)
     }
 
     async fn abandon_task_activity_work_item(
@@ -185,7 +189,8 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::EntityBatchResult>,
     ) -> Answer<wire::CompleteTaskResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.complete_batch(hub, request.into_inner()).await.map(Response::new)
+        let kept = Kept::of(request.extensions());
+        self.complete_batch(hub, request.into_inner(), kept).await.map(Response::new)
     }
 
     async fn rewind_instance(
@@ -266,7 +271,9 @@ impl TaskHubSidecarService for Gateway {
         request: Request<wire::GetEntityRequest>,
     ) -> Answer<wire::GetEntityResponse> {
         let hub = self.hub(request.metadata()).await?;
-        self.get_entity(hub, request.get_ref(), &Unread::of(request.extensions())).await
+        // Its headers are not kept while it waits.
+        let unread = Unread::of(request.extensions());
+        self.get_entity(hub, &request.into_inner(), &unread).await
     }
 
     async fn query_entities(

@@ -35,7 +35,8 @@ impl Gateway {
             }
         }
         let ended = ids.len() - left.len();
-        tracing::info!(hub, ended, left = left.len(), "instances ended without a worker");
+        let hub = self.0.dispatcher.hub_name(hub);
+        tracing::info!(%hub, ended, left = left.len(), "instances ended without a worker");
         let unterminated = ids.into_iter().filter(|id| left.remove(id)).collect();
         Ok(wire::SkipGracefulOrchestrationTerminationsResponse {
             unterminated_instance_ids: unterminated,

@@ -9,6 +9,7 @@ use super::{Gateway, status};
 use crate::dispatch::{Abandoned, StreamOptions, WorkStream};
 use crate::engine::read;
 use crate::machine::RowsView;
+use crate::throttle::Kept;
 
 /// Pause between two looks at the hubs.
 const HUB_LOOK: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ impl Gateway {
         worker: &str,
     ) -> WorkStream {
         tracing::info!(
-            hub,
+            hub = %self.0.dispatcher.hub_name(hub),
             worker,
             turns = request.max_concurrent_orchestration_work_items,
             activities = request.max_concurrent_activity_work_items,
@@ -57,8 +58,9 @@ impl Gateway {
         &self,
         hub: u32,
         response: wire::OrchestratorResponse,
+        kept: Kept,
     ) -> Result<wire::CompleteTaskResponse, Status> {
-        let done = self.0.dispatcher.complete_turn(hub, response).await;
+        let done = self.0.dispatcher.complete_turn(hub, response, kept).await;
         done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
     }
@@ -67,8 +69,9 @@ impl Gateway {
         &self,
         hub: u32,
         response: wire::ActivityResponse,
+        kept: Kept,
     ) -> Result<wire::CompleteTaskResponse, Status> {
-        let done = self.0.dispatcher.complete_activity(hub, response).await;
+        let done = self.0.dispatcher.complete_activity(hub, response, kept).await;
         done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
     }
@@ -87,8 +90,9 @@ impl Gateway {
         &self,
         hub: u32,
         result: wire::EntityBatchResult,
+        kept: Kept,
     ) -> Result<wire::CompleteTaskResponse, Status> {
-        let done = self.0.dispatcher.complete_batch(hub, result).await;
+        let done = self.0.dispatcher.complete_batch(hub, result, kept).await;
         done.map_err(|error| status::of_completion(&error))?;
         Ok(wire::CompleteTaskResponse {})
     }

@@ -2,12 +2,15 @@
 //!
 //! The first bytes of a message say how long it is. Room for all of it is taken then ([`room`](super::room)); until
 //! there is some, nothing more is read, and HTTP/2 holds its sender. The room goes with the request until it is
-//! answered, where a handler may keep the message as long; where it does not, as in waits, until it is read.
+//! answered, where a handler may keep the message as long, and on with whatever goes on without its caller; where it
+//! does not, as in waits, until it is read.
+//!
+//! Large headers count as a part of the first message. Until it begins they have a place among what waits.
 //!
 //! Whoever has room has to use it: a message of which nothing comes for a while is ended, and so is one of which
 //! little comes while others wait. The time in which a message waits itself does not count.
 //!
-//! A message of up to [`FREE`] bytes takes no room: what it costs is the call, not its bytes.
+//! A message of up to [`FREE`] bytes without large headers takes no room: what it costs is the call, not its bytes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,8 +26,8 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::layer::busy;
-use super::room::{Asked, Rooms, Taken};
+use super::layer::crowded;
+use super::room::{Asked, Place, Rooms, Taken};
 
 /// Longest message that takes no room, in bytes.
 const FREE: usize = 1 << 10;
@@ -45,10 +48,19 @@ pub(super) enum Form {
     Many { _place: OwnedSemaphorePermit },
 }
 
+/// Headers that take room.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) bytes: usize,
+    pub(super) _place: Place,
+}
+
 /// What holds for one request.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) form: Form,
+    /// Its headers, if they are large, until its first message begins.
+    pub(super) head: Option<Head>,
     pub(super) rooms: Rooms,
     /// Longest message that is taken, in bytes. Whoever reads a longer one refuses it by its length.
     pub(super) longest: usize,
@@ -56,11 +68,17 @@ pub(super) struct Terms {
     pub(super) time: Duration,
 }
 
-/// The room that a request has; a cheap handle.
+/// The room that a request has, for as long as any of its handles lives.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept(Arc<Mutex<Option<Taken>>>);
+pub struct Kept(Arc<Mutex<Option<Taken>>>);
 
 impl Kept {
+    /// That of a request, for whatever holds the message when its caller has gone.
+    #[must_use]
+    pub fn of(extensions: &tonic::Extensions) -> Kept {
+        extensions.get::<Kept>().cloned().unwrap_or_default()
+    }
+
     fn set(&self, taken: Option<Taken>) {
         *self.0.lock() = taken;
     }
@@ -73,14 +91,20 @@ pub(super) struct Arriving {
     messages: Messages,
     kept: Kept,
     has_room: bool,
-    /// Bytes of the message that took room last.
+    /// Bytes for which room was taken last.
     length: u64,
-    /// What it waits for, and what has come meanwhile.
-    waits: Option<(BoxFuture<'static, Taken>, Bytes)>,
+    waits: Option<Waits>,
     /// Bytes so far.
     came: u64,
     watch: Option<Watch>,
     is_over: bool,
+}
+
+/// What a message waits for, and what has come meanwhile.
+struct Waits {
+    room: BoxFuture<'static, Taken>,
+    data: Bytes,
+    _head: Option<Head>,
 }
 
 /// When it is looked next whether enough has come, and what there was the last time.
@@ -130,10 +154,11 @@ impl Arriving {
                 began.filter(|_| !is_complete)
             }
         };
-        let taking = FREE + 1..=self.terms.longest;
-        let Some(length) = length.filter(|length| taking.contains(length)) else {
-            return Some(Ok(data));
-        };
+        let head = self.terms.head.take_if(|_| self.messages.begun > 0);
+        let head_bytes = head.as_ref().map_or(0, |head| head.bytes);
+        let takes = |length: &usize| *length <= self.terms.longest && length + head_bytes > FREE;
+        let Some(length) = length.filter(takes) else { return Some(Ok(data)) };
+        let length = length + head_bytes;
         self.length = length as u64;
         match self.terms.rooms.take(length) {
             Asked::Taken(taken) => {
@@ -141,13 +166,10 @@ impl Arriving {
                 Some(Ok(data))
             }
             Asked::Waits(room) => {
-                self.waits = Some((room, data));
+                self.waits = Some(Waits { room, data, _head: head });
                 None
             }
-            Asked::Refused => {
-                let text = "too many requests wait for room at this node (limits.request_bytes)";
-                Some(Err(busy(text.to_owned())))
-            }
+            Asked::Refused => Some(Err(crowded())),
         }
     }
 
@@ -159,7 +181,7 @@ impl Arriving {
 
     /// Whether what has come is too little by now.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        if !self.has_room {
+        if !self.has_room && self.terms.head.is_none() {
             return Poll::Pending;
         }
         let (time, came) = (self.terms.time, self.came);
@@ -205,9 +227,9 @@ impl http_body::Body for Arriving {
         if this.is_over {
             return Poll::Ready(None);
         }
-        if let Some((room, data)) = &mut this.waits {
-            let taken = ready!(room.as_mut().poll(cx));
-            let data = std::mem::take(data);
+        if let Some(waits) = &mut this.waits {
+            let taken = ready!(waits.room.as_mut().poll(cx));
+            let data = std::mem::take(&mut waits.data);
             this.waits = None;
             this.hold(Some(taken));
             return Poll::Ready(Some(Ok(Frame::data(data))));

@@ -11,8 +11,7 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::metadata::MetadataValue;
 
-use super::arriving::{Arriving, Form, Kept, Terms};
-use super::room::Taken;
+use super::arriving::{Arriving, Form, Head, Kept, Terms};
 use super::{Known, Refused, Throttle, unread};
 use crate::access::{Needs, rpc};
 use crate::tls::ConnectionInfo;
@@ -23,7 +22,7 @@ const DEFAULT_HUB: &str = "default";
 const WORK: &str = "/TaskHubSidecarService/GetWorkItems";
 /// The only call whose request is more than one message.
 const TALK: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-/// Headers up to so many bytes take no room.
+/// Headers up to so many bytes take no room: what they cost is the call.
 const FREE_HEAD: usize = 4 << 10;
 /// When it is worth asking again after too many requests that wait, in milliseconds.
 const BUSY_RETRY: u64 = 1000;
@@ -85,7 +84,7 @@ where
         if let Some(known) = known {
             match self.take_in(request, needs, &known) {
                 Err(refused) => return Box::pin(ready(Ok(refused.into_http()))),
-                Ok(taken) => (request, kept) = (taken.0, Some((taken.1, taken.2))),
+                Ok(taken) => (request, kept) = taken,
             }
         }
         let answer = self.inner.call(request);
@@ -104,7 +103,7 @@ impl<S> Throttled<S> {
         request: Request<Body>,
         needs: Option<Needs>,
         known: &Known,
-    ) -> Result<(Request<Body>, Option<Kept>, Option<Taken>), Status> {
+    ) -> Result<(Request<Body>, Option<Kept>), Status> {
         let is_probe = needs == Some(Needs::Nothing);
         let (rooms, longest, time) = self.throttle.terms(known, needs == Some(Needs::Work));
         let head = match bytes_of(request.headers()) {
@@ -114,10 +113,7 @@ impl<S> Throttled<S> {
                 let text = format!("headers of this call have at most {FREE_HEAD} bytes");
                 return Err(Status::resource_exhausted(text));
             }
-            bytes => {
-                let text = "no room for headers of this size (limits.request_bytes)";
-                Some(rooms.take_now(bytes).ok_or_else(|| busy(text.to_owned()))?)
-            }
+            bytes => Some(Head { bytes, _place: rooms.place(bytes).ok_or_else(crowded)? }),
         };
         let form = match request.uri().path() {
             TALK => {
@@ -132,9 +128,12 @@ impl<S> Throttled<S> {
         // Those handlers keep the message until they answer; the others want little of it, and may wait for long.
         let lasts = matches!(needs, Some(Needs::Work | Needs::Contribute | Needs::Administer))
             .then(|| kept.clone());
-        let terms = Terms { form, rooms, longest, time };
-        let request = request.map(|body| Body::new(Arriving::new(body, terms, kept)));
-        Ok((request, lasts, head))
+        let terms = Terms { form, head, rooms, longest, time };
+        let mut request = request.map(|body| Body::new(Arriving::new(body, terms, kept)));
+        if let Some(kept) = lasts.clone() {
+            request.extensions_mut().insert(kept);
+        }
+        Ok((request, lasts))
     }
 
     /// Calls of clients; not those of workers, nor greetings and probes. What both may read is a client's unless its
@@ -174,118 +173,15 @@ fn status(refused: &Refused) -> Status {
     status
 }
 
+/// Too much waits already.
+pub(super) fn crowded() -> Status {
+    busy("too many requests wait for room at this node (limits.request_bytes)".to_owned())
+}
+
 /// There is no room, and will be soon.
-pub(super) fn busy(text: String) -> Status {
+fn busy(text: String) -> Status {
     status(&Refused { text, retry_ms: BUSY_RETRY })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::Pin;
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-    use futures::FutureExt as _;
-    use futures::future::poll_fn;
-    use http_body::Body as _;
-    use http_body::Frame;
-    use tokio::sync::{Notify, mpsc};
-    use tower_layer::Layer as _;
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::throttle::Shares;
-
-    /// Reads a request to its end, and answers when it is told to.
-    #[derive(Clone)]
-    struct Reads(Arc<Notify>);
-
-    impl Service<Request<Body>> for Reads {
-        type Response = Response<Body>;
-        type Error = Status;
-        type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, request: Request<Body>) -> Self::Future {
-            let answers = self.0.clone();
-            Box::pin(async move {
-                let mut body = request.into_body();
-                while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-                    frame?;
-                }
-                drop(body);
-                answers.notified().await;
-                Ok(Response::default())
-            })
-        }
-    }
-
-    /// A body, piece by piece.
-    struct Pieces(mpsc::UnboundedReceiver<Bytes>);
-
-    impl http_body::Body for Pieces {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
-        }
-    }
-
-    fn message(bytes: usize) -> Bytes {
-        [&[0][..], &(bytes as u32).to_be_bytes(), &vec![7; bytes]].concat().into()
-    }
-
-    #[tokio::test]
-    async fn room_is_held_for_as_long_as_a_handler_may_keep_the_message() {
-        let throttle = Throttle::new(Shares::default(), Clock::manual(0));
-        let answers = Arc::new(Notify::new());
-        let mut service = ThrottleLayer(throttle.clone()).layer(Reads(answers.clone()));
-        let mut call = |path: &str| {
-            let (pieces, body) = mpsc::unbounded_channel();
-            let mut request = Request::new(Body::new(Pieces(body)));
-            *request.uri_mut() = path.parse().unwrap();
-            request.extensions_mut().insert(ConnectionInfo {
-                remote: "127.0.0.1:1".parse().unwrap(),
-                certificate: None,
-                memory: Arc::default(),
-            });
-            (pieces, service.call(request))
-        };
-        let taken = || throttle.under_way().bytes;
-        let two = Bytes::from([message(3000), message(5000)].concat());
-
-        // Bytes that are taken while half of a message has come, when all of it has, and when it was read.
-        for (path, half, all, read) in [
-            ("/TaskHubSidecarService/StartInstance", 3000, 3000, 3000),
-            ("/TaskHubSidecarService/CompleteActivityTask", 3000, 3000, 3000),
-            ("/TaskHubSidecarService/WaitForInstanceCompletion", 3000, 3000, 0),
-            (TALK, 3000, 0, 0),
-            ("/grpc.health.v1.Health/Check", 0, 0, 0),
-        ] {
-            let (pieces, mut answer) = call(path);
-            for (piece, room) in [(0..10, half), (10..3005, all)] {
-                pieces.send(two.slice(piece)).unwrap();
-                assert!((&mut answer).now_or_never().is_none());
-                assert_eq!(taken(), room, "{path}");
-            }
-            if path == TALK {
-                pieces.send(two.slice(3005..5000)).unwrap();
-                assert!((&mut answer).now_or_never().is_none());
-                assert_eq!(taken(), 5000, "the next message of {path}");
-            }
-            drop(pieces);
-            assert!((&mut answer).now_or_never().is_none());
-            assert_eq!(taken(), read, "{path}");
-            answers.notify_one();
-            answer.await.unwrap();
-            assert_eq!(taken(), 0, "{path}");
-        }
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@
 //! - [`bucket`]: one share: its rate and what is under way;
 //! - [`room`]: room for requests that are under way, of each connection and of the node;
 //! - [`arriving`]: a request that is read as there is room for it;
+//! - [`rest`]: what is still to come of a request that is answered;
 //! - [`unread`]: room for answers that a connection has not read;
 //! - [`layer`]: the gRPC port's part.
 //!
@@ -18,6 +19,7 @@
 mod arriving;
 mod bucket;
 mod layer;
+mod rest;
 mod room;
 mod unread;
 
@@ -30,8 +32,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+pub use arriving::Kept;
 pub use layer::{ThrottleLayer, Throttled};
-pub use room::windows;
+pub use rest::{RestLayer, Rested};
+pub use room::{HEADER_BYTES, windows};
 pub use unread::{Held, Unread, Unsent};
 
 use crate::clock::Clock;
@@ -288,7 +292,6 @@ impl Throttle {
 mod tests {
     use std::time::Duration;
 
-    use super::room::Asked;
     use super::*;
 
     fn connection() -> ConnectionInfo {
@@ -333,18 +336,6 @@ mod tests {
         throttle.begin("a", Some(&other)).unwrap();
         drop(held);
         throttle.begin("a", Some(&one)).unwrap();
-    }
-
-    #[test]
-    fn no_upload_holds_up_what_a_worker_answers() {
-        let (bytes, connection_bytes) = (4 << 20, 1 << 20);
-        let requests = Requests { bytes, connection_bytes, ..Requests::default() };
-        let throttle = Throttle::new(Shares { requests, ..Shares::default() }, Clock::manual(0));
-        let known = throttle.known(&connection());
-        let take = |is_work| throttle.terms(&known, is_work).0.take(16 << 20);
-        let (upload, next) = (take(false), take(false));
-        assert!(matches!((&upload, &next), (Asked::Taken(_), Asked::Waits(_))));
-        assert!(matches!(take(true), Asked::Taken(_)));
     }
 
     #[test]

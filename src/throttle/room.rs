@@ -1,8 +1,9 @@
 //! Room for requests that are under way: how many bytes of them one connection and the whole node take in.
 //!
-//! A message takes room for all of it before more of it is read: at its connection first, then at the node, first
-//! come, first served; what workers answer has room of its own, so no upload holds up a completion. So nobody who has some waits for more, whoever has it can finish, and nothing locks itself up,
-//! however many begin at the same time. A message that is larger than all the room takes all of it and is alone.
+//! A message takes room for all of it, and for large headers that came before it, before more of it is read: at its
+//! connection first, then at the node, first come, first served; what workers answer has room of its own, so no upload
+//! holds up a completion. So nobody who has some waits for more, whoever has it can finish, and nothing locks itself
+//! up, however many begin at the same time. A message that is larger than all the room takes all of it and is alone.
 //! Messages up to [`SMALL`] have a part to themselves: large ones never hold them up.
 //!
 //! What waits is not read on, so its sender stops at the window of its stream ([`STREAM_WINDOW`]). A connection's own
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Longest headers of a call, in bytes: a token and much besides.
+pub const HEADER_BYTES: u32 = 64 << 10;
 /// Longest message that takes room of the part for small ones, in bytes.
 pub(super) const SMALL: usize = 64 << 10;
 /// Bytes that a client may send on one stream before somebody reads: HTTP/2's own choice.
@@ -71,6 +74,8 @@ pub(super) struct Room {
     waiting: Part,
     /// Messages that wait for it and for nothing else.
     in_need: AtomicUsize,
+    /// Messages that wait, for whatever room.
+    waits: AtomicUsize,
 }
 
 impl Room {
@@ -81,13 +86,15 @@ impl Room {
 
     /// That of a connection which may have so many streams: what waits is bounded by their number.
     pub(super) fn of_connection(bytes: usize, streams: u32) -> Room {
-        Room::new(bytes / 4, bytes - bytes / 4, WAITING * streams.min(STREAMS) as usize)
+        let each = WAITING + HEADER_BYTES as usize;
+        Room::new(bytes / 4, bytes - bytes / 4, each * streams.min(STREAMS) as usize)
     }
 
     fn new(small: usize, large: usize, waiting: usize) -> Room {
         let part = |bytes: usize| Part::new(bytes.max(SMALL));
         let waiting = Part::new(waiting.max(WAITING));
-        Room { small: part(small), large: part(large), waiting, in_need: AtomicUsize::new(0) }
+        let (in_need, waits) = Default::default();
+        Room { small: part(small), large: part(large), waiting, in_need, waits }
     }
 
     fn part(&self, bytes: usize) -> &Part {
@@ -101,7 +108,7 @@ impl Room {
 
     /// How many messages wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.taken() / WAITING
+        self.waits.load(Ordering::Relaxed)
     }
 }
 
@@ -110,6 +117,13 @@ impl Room {
 pub(super) struct Taken {
     _connection: Option<OwnedSemaphorePermit>,
     _node: Option<OwnedSemaphorePermit>,
+}
+
+/// A place for what has come of a request that has no room yet.
+#[derive(Debug)]
+pub(super) struct Place {
+    _connection: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
 }
 
 /// What comes of asking for room.
@@ -130,8 +144,15 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
+    /// A place for so many bytes, unless too much waits already.
+    pub(super) fn place(&self, bytes: usize) -> Option<Place> {
+        let connection = self.connection.waiting.take_now(bytes)?;
+        let node = self.node.waiting.take_now(bytes)?;
+        Some(Place { _connection: connection, _node: node })
+    }
+
     /// Takes room for so many bytes, if nobody has to be waited for.
-    pub(super) fn take_now(&self, bytes: usize) -> Option<Taken> {
+    fn take_now(&self, bytes: usize) -> Option<Taken> {
         let connection = self.connection.part(bytes).take_now(bytes)?;
         let node = self.node.part(bytes).take_now(bytes)?;
         Some(Taken { _connection: Some(connection), _node: Some(node) })
@@ -142,17 +163,16 @@ impl Rooms {
         if let Some(taken) = self.take_now(bytes) {
             return Asked::Taken(taken);
         }
-        let places =
-            (self.connection.waiting.take_now(WAITING), self.node.waiting.take_now(WAITING));
-        let (Some(here), Some(there)) = places else { return Asked::Refused };
+        let Some(place) = self.place(WAITING) else { return Asked::Refused };
         let Rooms { connection, node } = self.clone();
         Asked::Waits(Box::pin(async move {
-            let in_need = InNeed::of(&connection);
+            let waits = (Counted::at(&connection.waits), Counted::at(&node.waits));
+            let in_need = Counted::at(&connection.in_need);
             let own = connection.part(bytes).take(bytes).await;
             drop(in_need);
-            let in_need = InNeed::of(&node);
+            let in_need = Counted::at(&node.in_need);
             let room = node.part(bytes).take(bytes).await;
-            drop((in_need, here, there));
+            drop((in_need, waits, place));
             Taken { _connection: own, _node: room }
         }))
     }
@@ -164,19 +184,19 @@ impl Rooms {
     }
 }
 
-/// Somebody who waits for room.
-struct InNeed<'r>(&'r Room);
+/// One that is counted, for as long as this lives.
+struct Counted<'c>(&'c AtomicUsize);
 
-impl InNeed<'_> {
-    fn of(room: &Room) -> InNeed<'_> {
-        room.in_need.fetch_add(1, Ordering::Relaxed);
-        InNeed(room)
+impl Counted<'_> {
+    fn at(count: &AtomicUsize) -> Counted<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count)
     }
 }
 
-impl Drop for InNeed<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.in_need.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -52,7 +52,12 @@ fn framed(message: &impl Message) -> Bytes {
 }
 
 fn large(id: &str) -> Bytes {
-    let input = Some(format!("\"{}\"", "x".repeat(LARGE)).into());
+    start(id, LARGE)
+}
+
+/// A start with so many bytes of input.
+fn start(id: &str, bytes: usize) -> Bytes {
+    let input = Some(format!("\"{}\"", "x".repeat(bytes)).into());
     let (instance_id, name) = (id.to_owned(), "Nobody".to_owned());
     framed(&wire::CreateInstanceRequest { instance_id, name, input, ..Default::default() })
 }
@@ -83,7 +88,10 @@ struct Begun {
 
 impl Begun {
     async fn of(sender: &SendRequest<Bytes>, id: &str) -> Begun {
-        let mut most = large(id);
+        Begun::with(sender, large(id)).await
+    }
+
+    async fn with(sender: &SendRequest<Bytes>, mut most: Bytes) -> Begun {
         let rest = most.split_off(most.len() - REST);
         let (answer, mut stream) = open(sender, call(START)).await;
         stream.send_data(most, false).unwrap();
@@ -273,37 +281,46 @@ async fn too_many_that_wait_are_refused_and_told_when_to_ask_again() {
     assert_eq!(again.0, Code::Ok);
 }
 
-/// Headers are bytes of a request as well: waits that bring many of them are bounded.
+/// Headers are bytes of a request as well: calls with many of them wait for room as others do, and hold none once they
+/// are read, however long they wait for an instance.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_headers_take_room_for_as_long_as_their_calls() {
+async fn large_headers_wait_for_room_and_hold_it_until_they_are_read() {
     let server = TestServer::start_with_args(&["--connection-request-bytes=1MiB"]).await;
     server.client().start("open", "Nobody", "").await;
     let sender = raw(&server).await;
-    let wait =
-        framed(&wire::GetInstanceRequest { instance_id: "open".into(), ..Default::default() });
+    // A quarter of a MiB holds four.
+    let mut small = Vec::new();
+    for n in 0..4 {
+        small.push(Begun::with(&sender, start(&format!("small-{n}"), 60_000)).await);
+    }
+    let get = wire::GetInstanceRequest { instance_id: "open".into(), ..Default::default() };
     let mut waits = Vec::new();
     for bytes in [60_000; 8].into_iter().chain([3_000]) {
         let path = "/TaskHubSidecarService/WaitForInstanceCompletion";
         let call = call(path).header("x-much", "x".repeat(bytes));
         let (answer, mut stream) = open(&sender, call).await;
-        stream.send_data(wait.clone(), true).unwrap();
+        stream.send_data(framed(&get), true).unwrap();
         waits.push(answer);
     }
-    // A quarter of a MiB holds four.
-    let mut refused = Vec::new();
-    while refused.len() < 4 {
-        let (result, _, others) =
-            tokio::time::timeout(PATIENCE, futures::future::select_all(std::mem::take(&mut waits)))
-                .await
-                .expect("a refusal");
-        waits = others;
-        refused.push(result.unwrap());
+    let all_wait = async {
+        while metric(&server, "durahub_requests_waiting").await < 8.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_wait).await.expect("eight wait");
+    for begun in small {
+        assert_eq!(begun.finish().await.0, Code::Ok);
     }
-    for answer in &refused {
-        assert_eq!(answer.headers()["grpc-status"], (Code::ResourceExhausted as i32).to_string());
-        assert!(text(answer.headers()).contains("headers"), "{:?}", answer.headers());
+    let are_read = async {
+        while metric(&server, "durahub_request_bytes").await > 0.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, are_read).await.expect("room again");
+    assert_eq!(metric(&server, "durahub_requests_waiting").await, 0.0);
+    for wait in &mut waits {
+        assert!(wait.now_or_never().is_none(), "it waits for its instance");
     }
-    assert_eq!(waits.len(), 5);
     server.client().terminate("open", "").await;
     for wait in waits {
         assert_eq!(answer(wait).await.0, Code::Ok);

@@ -67,9 +67,19 @@ async fn lines_name_hub_partition_and_instance_and_hold_no_payload() {
     let applied = lines.iter().filter(|line| line["message"] == "applied");
     assert!(applied.clone().count() > 20, "much is logged");
     assert!(applied.clone().any(|line| line["event"] == "EventReceived"), "{log}");
-    let ended = lines.iter().find(|line| line["message"] == "termination requested").unwrap();
-    assert_eq!(ended["instance"], "ends");
-    assert!(!ended["hub"].is_null(), "{ended}");
+    for message in ["suspended", "resumed", "termination requested"] {
+        let line = lines.iter().find(|line| line["message"] == message).unwrap();
+        assert_eq!((&line["hub"], &line["instance"]), (&"default".into(), &"ends".into()));
+        assert!(!line["partition"].is_null(), "{line}");
+    }
+    // A hub has a name for people, and a number for the rows.
+    let numbered = |line: &&serde_json::Value| {
+        let target = line["target"].as_str().unwrap_or_default();
+        let is_ours = ["durahub::dispatch", "durahub::gateway"].map(|own| target.starts_with(own));
+        is_ours.contains(&true) && line["hub"].is_number()
+    };
+    assert!(lines.iter().any(|line| line["target"] == "durahub::gateway::worker_api"));
+    assert_eq!(lines.iter().find(numbered), None);
     let led = lines.iter().filter(|line| line["message"] == "leading");
     assert!(led.filter(|line| !line["partition"].is_null()).count() >= 8, "{log}");
 }

@@ -5,7 +5,8 @@
 //! is asked again, until a leader answers or the time is over.
 //!
 //! A call that waits for an instance, on a node that does not hold its rows, is such a question, too: the leader answers
-//! when there may be news, or after a while, or when it no longer leads. Then it reads, and asks again.
+//! when there may be news, or after a while, or when it no longer leads. Then it reads, and asks again. A caller that
+//! goes away ends the wait at the leader as well.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ enum At {
 
 impl Dispatcher {
     /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale or if
-    /// more parts of it follow (R3.66).
+    /// more parts of it follow (R3.66). What is `kept` lives as long as the response, whatever becomes of the caller.
     ///
     /// # Errors
     /// When the partition cannot be reached, or its leader holds as many unfinished completions as it may.
@@ -91,16 +92,19 @@ impl Dispatcher {
         &self,
         hub: u32,
         response: wire::OrchestratorResponse,
+        kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
         let about = |it: &wire::OrchestratorResponse| About::Turn(encoded(it));
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        let here = |it| self.alone(|own| async move { own.complete_turn_here(hub, it).await });
+        let here =
+            |it| self.alone(kept, |own| async move { own.complete_turn_here(hub, it).await });
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
-    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale.
+    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale. What is `kept` lives
+    /// as long as the response.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -108,16 +112,19 @@ impl Dispatcher {
         &self,
         hub: u32,
         response: wire::ActivityResponse,
+        kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
         let about = |it: &wire::ActivityResponse| About::Activity(encoded(it));
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        let here = |it| self.alone(|own| async move { own.complete_activity_here(hub, it).await });
+        let here =
+            |it| self.alone(kept, |own| async move { own.complete_activity_here(hub, it).await });
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
-    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12).
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12). What is
+    /// `kept` lives as long as the result.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -125,11 +132,13 @@ impl Dispatcher {
         &self,
         hub: u32,
         result: wire::EntityBatchResult,
+        kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
         let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
         // The result names nothing but its token (R3.45).
         let Some(at) = subject(&result.completion_token, "") else { return Ok(()) };
-        let here = |it| self.alone(|own| async move { own.complete_batch_here(hub, it).await });
+        let here =
+            |it| self.alone(kept, |own| async move { own.complete_batch_here(hub, it).await });
         self.ask(hub, &at, result, about, here).await.map(drop)
     }
 
@@ -243,17 +252,23 @@ impl Dispatcher {
     }
 
     /// Does something on a task of its own: a caller that goes away, or a link that breaks, must not end the lease
-    /// of what is being committed.
+    /// of what is being committed. What is `kept` goes along.
     async fn alone<T, Doing>(
         &self,
+        kept: impl Send + 'static,
         what: impl FnOnce(Dispatcher) -> Doing,
     ) -> Result<T, CompleteError>
     where
         T: Send + 'static,
         Doing: Future<Output = Result<T, CompleteError>> + Send + 'static,
     {
-        let ended = tokio::spawn(what(self.clone())).await;
-        ended.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string()).into()))
+        let doing = what(self.clone());
+        let task = tokio::spawn(async move {
+            let done = doing.await;
+            drop(kept);
+            done
+        });
+        task.await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string()).into()))
     }
 
     /// Does something at the leader of an instance: here, or by a question to its node. Returns what another
@@ -426,8 +441,14 @@ impl Program for Dispatcher {
         Box::pin(async move {
             let Ask { hub, about } = Ask::decode(question).map_err(|error| error.to_string())?;
             let about = about.ok_or("a question that this version does not know")?;
-            let answer =
-                dispatcher.alone(|own| async move { own.answer_ask(hub, about).await }).await;
+            let answer = match about {
+                // It changes nothing, and ends when its asker goes.
+                About::WaitFor(_) => dispatcher.answer_ask(hub, about).await,
+                _ => {
+                    let doing = |own: Dispatcher| async move { own.answer_ask(hub, about).await };
+                    dispatcher.alone((), doing).await
+                }
+            };
             Ok(encoded(&AskOutcome { outcome: Some(answer.unwrap_or_else(told)) }))
         })
     }

@@ -27,7 +27,7 @@ async fn run(dispatcher: &Dispatcher, actions: Vec<Action>) {
         actions: (1..).zip(actions).map(action).collect(),
         ..Default::default()
     };
-    dispatcher.complete_turn(1, response).await.expect("commits");
+    dispatcher.complete_turn(1, response, ()).await.expect("commits");
 }
 
 fn end() -> Action {
@@ -99,7 +99,7 @@ async fn a_deleted_hub_leaves_no_tables_behind() {
     let instance_id = "a".into();
     let response =
         wire::OrchestratorResponse { instance_id, completion_token, ..Default::default() };
-    dispatcher.complete_turn(1, response).await.expect("is OK");
+    dispatcher.complete_turn(1, response, ()).await.expect("is OK");
     assert!(comes_true(|| dispatcher.0.hubs.lock().is_empty()).await);
     node.stop().await;
 }

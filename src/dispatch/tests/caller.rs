@@ -88,7 +88,7 @@ async fn a_caller_that_goes_away_holds_nothing() {
         completion_token: first.completion_token,
         ..Default::default()
     };
-    let call = dispatcher.complete_turn(1, response);
+    let call = dispatcher.complete_turn(1, response, ());
     assert!(call.now_or_never().is_none(), "it takes a commit, and is dropped before");
 
     // Whether or not that turn was committed, the instance goes on.
@@ -108,7 +108,7 @@ async fn a_caller_that_goes_away_holds_nothing() {
             completion_token: item.completion_token,
             ..Default::default()
         };
-        dispatcher.complete_turn(1, response).await.expect("is OK");
+        dispatcher.complete_turn(1, response, ()).await.expect("is OK");
     }
     assert!(!dispatcher.is_busy());
     node.stop().await;
@@ -126,7 +126,7 @@ async fn activity(dispatcher: &Dispatcher, stream: &mut WorkStream) -> wire::Wor
         actions: vec![wire::OrchestratorAction { id: 1, orchestrator_action_type: Some(action) }],
         ..Default::default()
     };
-    dispatcher.complete_turn(1, response).await.expect("is OK");
+    dispatcher.complete_turn(1, response, ()).await.expect("is OK");
     next(stream).await
 }
 
@@ -146,7 +146,7 @@ async fn a_caller_that_goes_away_does_not_make_its_work_run_again() {
     let options = StreamOptions { hub: 1, ..Default::default() };
     let mut stream = dispatcher.open_stream(options, futures::future::pending());
     let activity = activity(&dispatcher, &mut stream).await;
-    let mut call = Box::pin(dispatcher.complete_activity(1, result(&activity)));
+    let mut call = Box::pin(dispatcher.complete_activity(1, result(&activity), ()));
     assert!(futures::poll!(&mut call).is_pending(), "it takes a commit, and is dropped before");
     drop(call);
     let item = next(&mut stream).await;
@@ -164,10 +164,10 @@ async fn a_completion_sent_twice_is_answered_when_it_is_durable() {
     let options = StreamOptions { hub: 1, ..Default::default() };
     let mut stream = dispatcher.open_stream(options, futures::future::pending());
     let activity = activity(&dispatcher, &mut stream).await;
-    let mut first = Box::pin(dispatcher.complete_activity(1, result(&activity)));
+    let mut first = Box::pin(dispatcher.complete_activity(1, result(&activity), ()));
     assert!(futures::poll!(&mut first).is_pending(), "it takes a commit");
     tokio::task::yield_now().await;
-    let mut again = Box::pin(dispatcher.complete_activity(1, result(&activity)));
+    let mut again = Box::pin(dispatcher.complete_activity(1, result(&activity), ()));
     assert!(futures::poll!(&mut again).is_pending());
     tokio::select! {
         biased;
@@ -175,5 +175,28 @@ async fn a_completion_sent_twice_is_answered_when_it_is_durable() {
         _ = &mut again => panic!("it is told that its work is safe before it is"),
     }
     again.await.expect("is OK");
+    node.stop().await;
+}
+
+/// A completion holds the room of its bytes for as long as it holds them, whoever has gone away.
+#[tokio::test]
+async fn a_completion_keeps_its_room_without_its_caller() {
+    let (node, dispatcher, _leading) = dispatcher().await;
+    let options = StreamOptions { hub: 1, ..Default::default() };
+    let mut stream = dispatcher.open_stream(options, futures::future::pending());
+    let activity = activity(&dispatcher, &mut stream).await;
+    let room = Arc::new(());
+    let held = Arc::downgrade(&room);
+    let mut call = Box::pin(dispatcher.complete_activity(1, result(&activity), room));
+    assert!(futures::poll!(&mut call).is_pending(), "it takes a commit, and is dropped before");
+    drop(call);
+    assert_eq!(held.strong_count(), 1, "its bytes are still there");
+    next(&mut stream).await;
+    let is_free = async {
+        while held.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), is_free).await.expect("it is committed");
     node.stop().await;
 }

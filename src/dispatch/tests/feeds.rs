@@ -62,7 +62,7 @@ async fn a_lost_link_ends_leases_like_a_lost_stream() {
     assert_eq!(leader.load()[0].streams, 0, "it is counted where it is connected");
     linked.abort();
     until(|| leader.load()[0].turns == (0, 1) && linked.is_finished()).await;
-    leader.complete_turn(1, response(&item)).await.expect("commits");
+    leader.complete_turn(1, response(&item), ()).await.expect("commits");
     assert_eq!(leader.load()[0].turns, (0, 0), "it counts, as it would have over the link");
     first.stop().await;
     second.stop().await;
@@ -80,7 +80,7 @@ async fn what_a_closed_stream_did_not_take_goes_to_somebody_else_at_once() {
     drop(unread);
     let mut stream = worker(&gateway, 10);
     let item = next(&mut stream).await;
-    leader.complete_turn(1, response(&item)).await.expect("commits");
+    leader.complete_turn(1, response(&item), ()).await.expect("commits");
     assert_eq!(leader.load()[0].turns, (0, 0));
     first.stop().await;
     second.stop().await;
@@ -98,7 +98,7 @@ async fn a_paused_gateway_waits_for_what_others_lead() {
     gateway.pause();
     assert!(gateway.is_busy());
     let mut late = worker(&gateway, 3);
-    leader.complete_turn(1, response(&item)).await.expect("commits");
+    leader.complete_turn(1, response(&item), ()).await.expect("commits");
     until(|| !gateway.is_busy()).await;
     let request =
         wire::RaiseEventRequest { instance_id: "a".into(), name: "E".into(), input: None };

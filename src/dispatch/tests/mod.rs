@@ -1,11 +1,13 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
 //! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory, [`feeds`] two of
-//! them with a link between; in [`moving`] its lead goes and comes, in [`waits`] others wait at it.
+//! them with a link between; in [`moving`] its lead goes and comes, in [`waits`] others wait at it; [`trees`] is about
+//! answers that are too large.
 
 mod background;
 mod caller;
 mod feeds;
 mod moving;
+mod trees;
 mod waits;
 mod workers;
 

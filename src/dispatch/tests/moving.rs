@@ -225,9 +225,9 @@ async fn the_next_leader_hands_out_nothing_that_a_worker_has() {
     leader.lead(Some(term)).await;
     assert_eq!(turns(&dispatcher), (0, 1), "it is with the worker");
     raise(&dispatcher).await;
-    dispatcher.complete_turn(1, response(&item)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&item), ()).await.expect("commits");
     let more = next(&mut stream).await;
-    dispatcher.complete_turn(1, response(&more)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&more), ()).await.expect("commits");
     assert_eq!(turns(&dispatcher), (0, 0));
     node.stop().await;
 }
@@ -253,7 +253,7 @@ async fn the_next_leader_finds_out_what_was_done_past_its_tables() {
     partition.propose(done.into_bytes()).await.expect("commits");
     raise(&dispatcher).await;
     let more = next(&mut stream).await;
-    dispatcher.complete_turn(1, response(&more)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&more), ()).await.expect("commits");
     assert_eq!(turns(&dispatcher), (0, 0));
     node.stop().await;
 }
@@ -275,14 +275,14 @@ async fn what_was_told_and_does_not_fit_is_dropped() {
         assert!(next(&mut stream).now_or_never().is_some(), "told in {told_in}, led in {term}");
     }
     // The turn is done, and another one is due.
-    dispatcher.complete_turn(1, response(&first)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&first), ()).await.expect("commits");
     raise(&dispatcher).await;
     dispatcher.hear_of_leases(TakeOver { partition: 1, term: term - 1, leases });
     leader.lead(None).await;
     leader.lead(Some(term)).await;
     let second = next(&mut stream).await;
     assert_ne!(second.completion_token, first.completion_token);
-    dispatcher.complete_turn(1, response(&second)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&second), ()).await.expect("commits");
     assert_eq!(turns(&dispatcher), (0, 0), "no lease is left for what was done");
     node.stop().await;
 }
@@ -299,11 +299,11 @@ async fn leases_of_before_are_forgotten_when_the_lead_comes_back() {
     leader.lead(Some(term)).await;
     let again = next(&mut stream).await;
     assert_ne!(first.completion_token, again.completion_token);
-    dispatcher.complete_turn(1, response(&first)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&first), ()).await.expect("commits");
     let head = dispatcher.partitions()[0]
         .peek(|rows| read::head(&RowsView(rows), &Address::new(1, "a")).expect("is there"));
     assert!(head.history_events > 0, "the turn is committed");
-    dispatcher.complete_turn(1, response(&again)).await.expect("is OK");
+    dispatcher.complete_turn(1, response(&again), ()).await.expect("is OK");
     assert_eq!(turns(&dispatcher), (0, 0), "and nobody has it any more");
     node.stop().await;
 }
@@ -339,7 +339,7 @@ async fn a_leader_that_leads_on_hands_out_what_it_held_back() {
     assert_eq!(turns(&dispatcher), (0, 0));
     leader.lead_on().await;
     let item = next(&mut stream).await;
-    dispatcher.complete_turn(1, response(&item)).await.expect("commits");
+    dispatcher.complete_turn(1, response(&item), ()).await.expect("commits");
     assert_eq!(turns(&dispatcher), (0, 0));
     node.stop().await;
 }

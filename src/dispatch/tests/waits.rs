@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::caller::{dispatcher, next, start};
 use crate::dispatch::{Dispatcher, StreamOptions};
+use crate::engine::Address;
 use crate::engine::command::{Command, Purge, Target};
 
 /// Asks the leader for a wait for the instance "a".
@@ -63,7 +64,7 @@ async fn a_wait_at_the_leader_ends_when_its_instance_gets_there_or_goes() {
         actions: vec![wire::OrchestratorAction { id: 1, orchestrator_action_type: end }],
         ..Default::default()
     };
-    leader.complete_turn(1, response).await.expect("commits");
+    leader.complete_turn(1, response, ()).await.expect("commits");
     ends(started).await;
     ends(completed).await;
     // It is there already.
@@ -80,4 +81,23 @@ async fn a_wait_at_the_leader_ends_when_its_instance_gets_there_or_goes() {
     // It leads no more: whoever asks looks for somebody else, and does not take this one for the leader.
     let ended = ended(unknown).await;
     assert!(matches!(ended, Some(Outcome::NotLeader(_))), "{ended:?}");
+}
+
+/// A client that goes away leaves nothing at the leader: the link cancels its question.
+#[tokio::test]
+async fn a_wait_at_the_leader_ends_with_its_asker() {
+    let (node, leader, _leading) = dispatcher().await;
+    let waiting = || leader.0.waiters.count(&Address::new(1, "a"));
+    let (leaves, stays) = (wait(&leader, true, false), wait(&leader, true, false));
+    let are_there = async {
+        while waiting() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), are_there).await.expect("both wait");
+    leaves.abort();
+    assert!(leaves.await.expect_err("it was cancelled").is_cancelled());
+    assert_eq!(waiting(), 1);
+    goes_on(&stays).await;
+    node.stop().await;
 }

@@ -51,7 +51,7 @@ fn metadata() -> wire::EntityMetadata {
 
 fn state() -> State {
     let state = wire::OrchestrationState { instance_id: "o1".into(), ..Default::default() };
-    State { state: Some(state) }
+    State { state: Some(state), too_large: None }
 }
 
 fn party() -> LockParty {
@@ -74,7 +74,7 @@ fn known() -> Known {
 }
 
 fn seen() -> Seen {
-    Seen { target: target(), ended: true, children: vec![known()] }
+    Seen { target: target(), ended: true, children: vec![known()], more: Some(5) }
 }
 
 fn part() -> HistoryPart {
@@ -93,8 +93,11 @@ pub(super) fn table() -> Vec<Entry> {
         record(mark(), &["08fbffffffffffffffff01 12026f31"]),
         record(OfHead { at: at() }, &["0a06080112026f31"]),
         record(Instance { record: Some(instance) }, &["0a0312014e"]),
-        record(OfState { at: at(), payloads: true }, &["0a06080112026f31 1001"]),
-        record(state(), &["0a040a026f31"]),
+        record(
+            OfState { at: at(), payloads: true, limit: 9 },
+            &["0a06080112026f31 1001", "0a06080112026f31 1001 1809"],
+        ),
+        record(State { too_large: Some(9), ..state() }, &["0a040a026f31", "0a040a026f31 1009"]),
         record(list(), &["0801 1002 1a020103 2002 2803 32016f"]),
         record(
             OfList { list: list(), after: Some(mark()), limit: 9 },
@@ -139,12 +142,27 @@ pub(super) fn table() -> Vec<Entry> {
             Locks { locks: vec![lock()] },
             &["0a200a044061403112090a026f311201731804180122090a026f3112017318042802"],
         ),
-        record(OfTree { hub: 1, known: vec![known()] }, &["0801 120d0a026f311201701a0408011002"]),
-        record(known(), &["0a026f31 120170 1a0408011002"]),
-        record(seen(), &["0a0b0a026f3110808080808020 1001 1a0d0a026f311201701a0408011002"]),
         record(
-            Tree { seen: vec![seen()] },
-            &["0a1e0a0b0a026f311080808080802010011a0d0a026f311201701a0408011002"],
+            OfTree { hub: 1, known: vec![known()], from: 3, in_parts: true },
+            &[
+                "0801 120d0a026f311201701a0408011002",
+                "0801 120d0a026f311201701a0408011002 1803 2001",
+            ],
+        ),
+        record(known(), &["0a026f31 120170 1a0408011002"]),
+        record(
+            seen(),
+            &[
+                "0a0b0a026f3110808080808020 1001 1a0d0a026f311201701a0408011002",
+                "0a0b0a026f3110808080808020 1001 1a0d0a026f311201701a0408011002 2005",
+            ],
+        ),
+        record(
+            Tree { seen: vec![seen()], looked: Some(1) },
+            &[
+                "0a1e0a0b0a026f311080808080802010011a0d0a026f311201701a0408011002",
+                "0a200a0b0a026f311080808080802010011a0d0a026f311201701a04080110022005 1001",
+            ],
         ),
         record(OfHub { hub: 1 }, &["0801"]),
         record(Hub { has_instances: true }, &["0801"]),

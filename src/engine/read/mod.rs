@@ -47,7 +47,7 @@ pub(crate) use outbox::delivered;
 pub use outbox::{message, outbox_after};
 pub use query::{
     OfEntities, OfEntity, OfHead, OfHistory, OfHub, OfList, OfListed, OfLocks, OfState, OfTree,
-    Query, answer,
+    Query, State, Tree, answer,
 };
 pub use tree::{Known, Seen, see};
 pub(crate) use turn::is_rewound;

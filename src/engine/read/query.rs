@@ -18,6 +18,8 @@ const VERSION: u32 = 1;
 
 /// Bytes of states after which an answer takes in no more.
 const STATES_BYTES: usize = 4 << 20;
+/// Bytes of children after which an answer about a tree takes in no more.
+const TREE_BYTES: usize = 256 << 10;
 
 /// A question about the rows of one partition.
 pub trait Query: Clone + Send + Sync + 'static {
@@ -64,7 +66,8 @@ macro_rules! queries {
         /// Answers a query that came from another node; `None` if this version does not know it.
         pub fn answer(view: &dyn View, query: &Bytes) -> Option<Bytes> {
             let envelope = Envelope::decode(query.clone()).ok()?;
-            let answer = match envelope.query.filter(|_| envelope.version == VERSION)? {
+            let query = envelope.query.filter(|_| envelope.version == VERSION)?;
+            let answer = match query.is_known().then_some(query)? {
                 $(Any::$variant(query) => query.run(view).encode_to_vec(),)*
             };
             Some(answer.into())
@@ -83,6 +86,18 @@ queries! {
     Locks(OfLocks) => Locks, "9";
     Tree(OfTree) => Tree, "10";
     Hub(OfHub) => Hub, "11";
+}
+
+impl Any {
+    /// Whether all that it says is known here: what is not must not be taken for something else.
+    fn is_known(&self) -> bool {
+        match self {
+            Any::List(OfList { list, .. }) | Any::Listed(OfListed { list, .. }) => {
+                list.list().is_some()
+            }
+            _ => true,
+        }
+    }
 }
 
 /// The head of an instance.
@@ -116,6 +131,9 @@ pub struct OfState {
     /// With input, output, custom status and failure details.
     #[prost(bool, tag = "2")]
     pub payloads: bool,
+    /// One that takes more bytes is not answered. 0 is no limit: who asks so is of an older version.
+    #[prost(uint64, tag = "3")]
+    pub limit: u64,
 }
 
 /// A state, if there is one.
@@ -124,11 +142,19 @@ pub struct State {
     /// The state.
     #[prost(message, optional, tag = "1")]
     pub state: Option<wire::OrchestrationState>,
+    /// There is one, and it takes so many bytes, more than may be answered.
+    #[prost(uint64, optional, tag = "2")]
+    pub too_large: Option<u64>,
 }
 
 impl OfState {
     fn answer(&self, view: &dyn View) -> State {
-        State { state: super::state(view, &self.at, self.payloads) }
+        let state = super::state(view, &self.at, self.payloads);
+        let bytes = state.as_ref().map_or(0, prost::Message::encoded_len) as u64;
+        if self.limit > 0 && bytes > self.limit {
+            return State { state: None, too_large: Some(bytes) };
+        }
+        State { state, too_large: None }
     }
 }
 
@@ -168,19 +194,18 @@ impl From<&List> for ListRecord {
 }
 
 impl ListRecord {
-    fn list(&self) -> List {
-        List {
-            hub: self.hub,
-            order: match self.order {
-                2 => Order::Ended,
-                3 => Order::Id,
-                _ => Order::Created,
-            },
-            statuses: self.statuses().collect(),
-            from: self.since,
-            before: self.before,
-            prefix: self.prefix.clone(),
-        }
+    /// The list, unless a newer version means one that this one does not know.
+    fn list(&self) -> Option<List> {
+        let order = match self.order {
+            1 => Order::Created,
+            2 => Order::Ended,
+            3 => Order::Id,
+            _ => return None,
+        };
+        let status = |status: &i32| wire::OrchestrationStatus::try_from(*status).ok();
+        let statuses = self.statuses.iter().map(status).collect::<Option<_>>()?;
+        let (hub, from, before, prefix) = (self.hub, self.since, self.before, self.prefix.clone());
+        Some(List { hub, order, statuses, from, before, prefix })
     }
 }
 
@@ -200,7 +225,9 @@ pub struct OfList {
 
 impl OfList {
     fn answer(&self, view: &dyn View) -> Slice {
-        super::list(view, &self.list.list(), self.after.as_ref(), self.limit as usize)
+        let list = self.list.list();
+        let (after, limit) = (self.after.as_ref(), self.limit as usize);
+        list.map(|list| super::list(view, &list, after, limit)).unwrap_or_default()
     }
 }
 
@@ -228,14 +255,15 @@ pub struct States {
 
 impl OfListed {
     fn answer(&self, view: &dyn View) -> States {
-        let (list, mut states, mut bytes) = (self.list.list(), Vec::new(), 0);
+        let Some(list) = self.list.list() else { return States::default() };
+        let (mut states, mut bytes) = (Vec::new(), 0);
         for mark in &self.marks {
             if bytes >= STATES_BYTES {
                 break;
             }
             let state = super::listed_state(view, &list, mark, self.payloads);
             bytes += state.as_ref().map_or(0, prost::Message::encoded_len);
-            states.push(State { state });
+            states.push(State { state, too_large: None });
         }
         States { states }
     }
@@ -364,20 +392,38 @@ pub struct OfTree {
     /// The instances.
     #[prost(message, repeated, tag = "2")]
     pub known: Vec<Known>,
+    /// The first child that is asked for, by its number.
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    /// Whoever asks asks again where an answer does not hold everything; older versions do not.
+    #[prost(bool, tag = "4")]
+    pub in_parts: bool,
 }
 
-/// Those that are still there.
+/// Those that are still there, of as many as fit into an answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Tree {
     /// What was seen.
     #[prost(message, repeated, tag = "1")]
     pub seen: Vec<Seen>,
+    /// How many of the instances were looked at, if not all.
+    #[prost(uint32, optional, tag = "2")]
+    pub looked: Option<u32>,
 }
 
 impl OfTree {
     fn answer(&self, view: &dyn View) -> Tree {
-        let seen = self.known.iter().filter_map(|known| super::see(view, self.hub, known));
-        Tree { seen: seen.collect() }
+        let (most, mut tree, mut bytes) = (self.in_parts.then_some(TREE_BYTES), Tree::default(), 0);
+        for (looked, known) in self.known.iter().enumerate() {
+            if most.is_some_and(|most| bytes >= most) {
+                tree.looked = Some(looked as u32);
+                break;
+            }
+            let seen = super::see(view, self.hub, known, self.from, most);
+            bytes += seen.as_ref().map_or(0, prost::Message::encoded_len);
+            tree.seen.extend(seen);
+        }
+        tree
     }
 }
 
@@ -404,121 +450,4 @@ impl OfHub {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::fmt::Debug;
-
-    use wire::OrchestrationStatus::Completed;
-
-    use super::*;
-    use crate::engine::rig::Partition;
-
-    /// Asks both ways, and returns what both say.
-    fn ask<Q: Query<Answer: PartialEq + Debug>>(
-        rows: &BTreeMap<Vec<u8>, Bytes>,
-        query: Q,
-    ) -> Q::Answer {
-        let here = query.run(rows);
-        let there = answer(rows, &query.into_bytes()).expect("a known query");
-        assert_eq!(Q::Answer::decode(there).expect("an answer"), here);
-        here
-    }
-
-    #[test]
-    fn answers_are_the_same_wherever_the_rows_are() {
-        let mut partition = Partition::default();
-        for number in 0..9 {
-            partition.start(&format!("i{number}"));
-        }
-        partition.end("i3", Completed);
-        let (rows, at) = (&partition.rows, Address::new(1, "i3"));
-        let head = ask(rows, OfHead { at: at.clone() }).record.expect("is there");
-        assert_eq!(head.status(), Completed);
-        assert_eq!(ask(rows, OfHead { at: Address::new(2, "i3") }).record, None);
-        let state = ask(rows, OfState { at: at.clone(), payloads: true }).state.expect("is there");
-        assert_eq!(state.output, Some("out".into()));
-        let past = OfHistory { at, generation: head.generation, from: 0, end: 9, bytes: 1 << 20 };
-        let part = ask(rows, past).part.expect("is there");
-        assert_eq!(
-            (part.events.len() as u32, part.next),
-            (head.history_events, head.history_events)
-        );
-
-        let ended = List {
-            hub: 1,
-            order: Order::Ended,
-            statuses: vec![Completed],
-            from: Some(0),
-            before: Some(i64::MAX),
-            prefix: String::new(),
-        };
-        let created =
-            List { order: Order::Created, statuses: Vec::new(), from: None, ..ended.clone() };
-        let by_id = List { order: Order::Id, prefix: "i".into(), before: None, ..created.clone() };
-        for (list, count) in [(ended, 1), (created, 9), (by_id, 9)] {
-            let list = ListRecord::from(&list);
-            let slice = ask(rows, OfList { list: list.clone(), after: None, limit: 20 });
-            assert_eq!((slice.marks.len(), slice.reached), (count, None), "{list:?}");
-            let listed = OfListed { list: list.clone(), marks: slice.marks, payloads: true };
-            assert_eq!(ask(rows, listed).states.len(), count);
-            let first = ask(rows, OfList { list: list.clone(), after: None, limit: 4 });
-            let rest = ask(rows, OfList { list, after: first.reached, limit: 20 });
-            assert!(count == 1 || first.marks.len() + rest.marks.len() == count);
-        }
-        let known = ["i3", "i4", "nobody"].map(|id| Known::root(id.to_owned())).to_vec();
-        let seen = ask(rows, OfTree { hub: 1, known }).seen;
-        assert_eq!(seen.iter().map(|seen| seen.ended).collect::<Vec<_>>(), [true, false]);
-        assert!(ask(rows, OfHub { hub: 1 }).has_instances);
-        assert!(!ask(rows, OfHub { hub: 2 }).has_instances);
-        assert_eq!(ask(rows, OfEntity { at: Address::new(1, "@a@1"), state: true }).entity, None);
-        let list = EntityList { hub: 1, ..Default::default() };
-        assert_eq!(ask(rows, OfEntities { list, after: None, limit: 9 }), EntitySlice::default());
-        assert!(ask(rows, OfLocks { hub: 1, limit: 9, ..Default::default() }).locks.is_empty());
-    }
-
-    /// However much is asked for, an answer can travel.
-    #[test]
-    fn states_come_as_many_as_fit_and_one_at_least() {
-        let mut partition = Partition::default();
-        let long = "x".repeat(STATES_BYTES / 3);
-        for id in ["a", "b", "c", "d", "e"] {
-            let request = wire::CreateInstanceRequest {
-                instance_id: id.to_owned(),
-                name: "A".to_owned(),
-                input: Some(long.as_str().into()),
-                ..Default::default()
-            };
-            let start = crate::engine::command::Start { hub: 1, request };
-            partition.apply(crate::engine::Command::Start(start)).0.expect("started");
-        }
-        let list = List {
-            hub: 1,
-            order: Order::Created,
-            statuses: Vec::new(),
-            from: None,
-            before: None,
-            prefix: String::new(),
-        };
-        let list = ListRecord::from(&list);
-        let marks = OfList { list: list.clone(), after: None, limit: 9 }.run(&partition.rows).marks;
-        assert_eq!(marks.len(), 5);
-        let all = OfListed { list, marks: marks.clone(), payloads: true };
-        assert_eq!(all.run(&partition.rows).states.len(), 3);
-        let without = OfListed { payloads: false, ..all.clone() };
-        assert_eq!(without.run(&partition.rows).states.len(), 5);
-        let rest = OfListed { marks: marks[3..].to_vec(), ..all };
-        assert_eq!(rest.run(&partition.rows).states.len(), 2);
-    }
-
-    #[test]
-    fn what_a_newer_version_asks_is_not_answered() {
-        let rows = BTreeMap::new();
-        let newer = Envelope { version: VERSION + 1, query: Some(Any::Hub(OfHub { hub: 1 })) };
-        assert_eq!(answer(&rows, &newer.encode_to_vec().into()), None);
-        assert_eq!(
-            answer(&rows, &Envelope { version: VERSION, query: None }.encode_to_vec().into()),
-            None
-        );
-        assert_eq!(answer(&rows, &Bytes::from_static(&[0xff; 5])), None);
-    }
-}
+mod tests;
