@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::held::{Held, HeldTransport, long};
 use crate::support::{Counters, config, number, propose, rows};
@@ -241,5 +241,28 @@ async fn a_node_that_lacked_an_entry_takes_over_all_the_same() {
     tokio::time::timeout(Duration::from_secs(10), leads).await.unwrap().unwrap();
     cluster.held.elections.store(false, Ordering::SeqCst);
     assert_eq!(propose(new, "add n 1").await, "2");
+    cluster.stop().await;
+}
+
+/// Readers do not wait, one after the other, for a replica that lags.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_wait_once_for_a_replica_that_is_behind() {
+    let cluster = Cluster::start(false).await;
+    let (leader, other) = cluster.balanced().await;
+    let (group, behind) = (cluster.nodes[&leader].group(P1), cluster.nodes[&other].group(P1));
+    cluster.held.from.send_replace(Some(other));
+    assert_eq!(propose(group, &long()).await, "1");
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert!(!behind.catch_up().await.unwrap());
+        assert_eq!(behind.query(Bytes::from_static(b"n")).await.unwrap(), b"1"[..]);
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "ten reads took {took:?}");
+    // As soon as it has come along, it is read again.
+    cluster.held.from.send_replace(None);
+    let current = async { while !behind.catch_up().await.unwrap() {} };
+    tokio::time::timeout(Duration::from_secs(10), current).await.unwrap();
+    assert_eq!(rows(behind).len(), 1);
     cluster.stop().await;
 }
