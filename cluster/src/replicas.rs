@@ -30,7 +30,7 @@ fn unreadable(error: prost::DecodeError) -> Error {
 }
 
 /// Does something to its end, though whoever asked may go away, or the link to it break: half of it would be worse.
-async fn whole(
+pub(crate) async fn whole(
     doing: impl Future<Output = Result<(), Error>> + Send + 'static,
 ) -> Result<(), Error> {
     tokio::spawn(doing).await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))

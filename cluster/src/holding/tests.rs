@@ -201,6 +201,30 @@ async fn a_replica_on_disk_comes_and_goes() {
     comes_and_goes(Arc::new(SledEngine::open(dir.path(), 2, 8 << 20).unwrap())).await;
 }
 
+/// Whoever asked for it, and whether it still waits: the group ends, and everybody here hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quarantine_that_nobody_waits_for_is_carried_through() {
+    let engine: Arc<dyn Engine> = Arc::<MemoryEngine>::default();
+    let ground = ground(Arc::clone(&engine));
+    let partition = member(&ground).await;
+    let gone = partition.gone();
+    tokio::pin!(gone);
+    assert!(futures::poll!(gone.as_mut()).is_pending());
+    {
+        let asked = partition.quarantine("it differs".into());
+        tokio::pin!(asked);
+        let _ = futures::poll!(asked.as_mut());
+    }
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    let leads = partition.group().unwrap().confirm_leadership().await;
+    assert_eq!(leads, Err(Error::Stopping));
+    partition.quarantine("it differs still".into()).await.unwrap();
+    partition.stop().await;
+    let again = Partition::open(P1, Arc::clone(&ground), None, everything()).await;
+    let refused = again.err().unwrap().to_string();
+    assert!(refused.contains("it differs: remove this node"), "{refused}");
+}
+
 /// The end of the process amid a removal: the next start goes on with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_being_given_up_goes_after_a_restart() {
