@@ -1,7 +1,8 @@
 //! A node: builds every room, starts them in order, stops them in reverse.
 //!
 //! Start: ports are bound before the data folder is touched, so a port in use changes nothing; then the
-//! groups come up, then dispatch, then the gateway. Stop: no new work is handed out; what is with workers
+//! groups come up, then dispatch, then the gateway. Nobody listens at the peer port until the groups are up: other nodes
+//! are refused at once and do not wait for a greeting. Stop: no new work is handed out; what is with workers
 //! may finish within the drain time; streams and waits end with `UNAVAILABLE`; the store closes last.
 
 use std::future::Future;
@@ -30,7 +31,7 @@ use crate::engine;
 use crate::gateway::{self, CallsLayer, DeadlineLayer, Gateway, OversizeLayer, SEND_LIMIT};
 use crate::health::Health;
 use crate::http;
-use crate::listen::bind;
+use crate::listen::{bind, take};
 use crate::machine::{Node, Orchestrations, Partition, RowsView};
 use crate::panics;
 use crate::pressure::{self, Level, Mark, Marks, Pressure, Source as Short, Watch};
@@ -87,8 +88,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let grpc = bind("grpc-addr", config.grpc_addr).await?;
     let http = bind("http-addr", config.http_addr).await?;
-    let peer = bind("peer-addr", config.peer_addr).await?;
-    let addresses = (grpc.local_addr()?, http.local_addr()?, peer.local_addr()?);
+    let peer = take("peer-addr", config.peer_addr)?;
+    let addresses = (grpc.local_addr()?, http.local_addr()?, peer.addr());
 
     let clock = Clock::system();
     let security = Security::start(&config, &clock).await?;
@@ -117,7 +118,7 @@ pub async fn run(
     let node = start_node(&config, &clock, addresses.2, machine, &secure, &pressure).await?;
     pressure.name_node(node.identity().node);
     let peers = PeerServer::start(
-        peer,
+        peer.listen()?,
         secure,
         node.service(),
         node.admin(),

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
@@ -149,6 +149,27 @@ fn a_port_in_use_is_one_clear_message_and_touches_nothing() {
         }
         assert!(is_empty(folder.path()));
     }
+}
+
+/// Other nodes that call one which is still starting are refused at once: none waits for a greeting.
+#[test]
+fn nobody_listens_at_the_peer_port_of_a_node_that_is_not_up() {
+    let folder = tempfile::tempdir().unwrap();
+    // An address of this machine that nothing else uses.
+    let peer = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
+    let mut child = durahub(folder.path())
+        .args(["--peer-addr", &peer.to_string(), "--join", "127.77.0.2:9"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut node = Node { child, log, addresses: BTreeMap::new() };
+    let mut lines = node.log.by_ref().lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("no member lets this node join yet")));
+    let connected = TcpStream::connect(peer);
+    assert!(node.child.try_wait().unwrap().is_none(), "it still starts");
+    assert_eq!(connected.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl<M: Machine> Inner<M> {
                 partition.id(),
                 self.node_id
             );
-            partition.quarantine(&text).await?;
+            partition.quarantine(text).await?;
         }
         Ok(Bytes::new())
     }

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::machine::{GroupId, Machine, Rows};
 use crate::raft::group::{Group, Progress};
 use crate::replica::{Ground, Replica};
+use crate::replicas::whole;
 use crate::routing::Route;
 use crate::store::holding::Holding;
 
@@ -383,11 +384,15 @@ impl<M: Machine> Partition<M> {
     }
 
     /// Ends the group on this node for good.
-    pub(crate) async fn quarantine(&self, text: &str) -> Result<(), Error> {
-        let marked = self.held()?.group.quarantine(text).await;
-        self.inner.moved.notify_waiters();
-        self.tell_heard();
-        marked.map_err(|error| Error::Unavailable(error.to_string()))
+    pub(crate) async fn quarantine(&self, text: String) -> Result<(), Error> {
+        let (own, group) = (self.clone(), self.group()?);
+        whole(async move {
+            let marked = group.quarantine(&text).await;
+            own.inner.moved.notify_waiters();
+            own.tell_heard();
+            marked.map_err(|error| Error::Unavailable(error.to_string()))
+        })
+        .await
     }
 
     /// Refuses new proposals and ends the group's tasks.

@@ -21,6 +21,7 @@ use crate::machine::{GroupId, Machine};
 use crate::node::Inner;
 use crate::partition::Partition;
 use crate::peers::Method;
+use crate::raft::group::Group;
 
 /// Time for a node to begin a replica or to give one up.
 const NODE_TIME: Duration = Duration::from_secs(10);
@@ -30,10 +31,26 @@ fn unreadable(error: prost::DecodeError) -> Error {
 }
 
 /// Does something to its end, though whoever asked may go away, or the link to it break: half of it would be worse.
-async fn whole(
+pub(crate) async fn whole(
     doing: impl Future<Output = Result<(), Error>> + Send + 'static,
 ) -> Result<(), Error> {
     tokio::spawn(doing).await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+}
+
+/// What the leader of a group tells a node that holds a replica and is no member.
+pub(crate) async fn request_to_drop<M: Machine>(
+    group: &Group<M>,
+    replica: Replica,
+) -> Result<DropReplica, Error> {
+    let Replica { node, begun } = replica;
+    // Read before: the term in which a quorum confirms the leader is this one, or a later one.
+    let leader_term = group.progress().term;
+    group.confirm_leadership().await?;
+    let Some(membership_index) = group.membership_without(node).await? else {
+        let text = format!("node {node} may still be a member of the partition");
+        return Err(Error::Unavailable(text));
+    };
+    Ok(DropReplica { begun, membership_index, leader_term })
 }
 
 impl<M: Machine> Inner<M> {
@@ -110,17 +127,13 @@ impl<M: Machine> Inner<M> {
 
     /// Has a node give up a replica of a group that this node leads, if it is no member any more.
     async fn drop_there(&self, partition: &Partition<M>, replica: Replica) -> Result<(), Error> {
-        let Replica { node, begun } = replica;
+        if replica.node == self.node_id {
+            return Err(Error::Unavailable("the leader of the partition keeps its replica".into()));
+        }
         let group = partition.replica()?.group.clone();
-        group.confirm_leadership().await?;
-        let without = group.membership_without(node).await?.filter(|_| node != self.node_id);
-        let Some(membership_index) = without else {
-            let text = format!("node {node} may still be a member of the partition");
-            return Err(Error::Unavailable(text));
-        };
-        let request = DropReplica { begun, membership_index };
+        let request = request_to_drop(&group, replica).await?;
         let payload = Bytes::from(request.encode_to_vec());
-        self.ask_within(node, partition.id(), Method::DropReplica, payload, NODE_TIME).await
+        self.ask_within(replica.node, partition.id(), Method::DropReplica, payload, NODE_TIME).await
     }
 
     /// Hands the lead of a group to another voter, after the program has told that node what goes with it. Returns

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,8 @@ const SEARCH_TIME: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a reader waits for its own rows before it asks the leader for an answer instead.
 const CATCH_UP_TIME: Duration = Duration::from_secs(1);
+/// How long, where that was in vain the last time.
+const BEHIND_TIME: Duration = Duration::from_millis(50);
 /// Time for a forwarded call before it is asked again, besides that for its bytes.
 const FORWARD_TIME: Duration = Duration::from_secs(5);
 /// Slowest way on which a long command still arrives in time.
@@ -54,6 +57,8 @@ pub(crate) struct Route {
     /// Drawn at each start.
     session: u64,
     open: Mutex<Open>,
+    /// The last reader has waited for the rows here in vain.
+    behind: AtomicBool,
 }
 
 /// Commands whose callers still wait.
@@ -83,7 +88,14 @@ impl Route {
         transport: Arc<dyn Transport>,
         session: u64,
     ) -> Self {
-        Self { node, group, transport, session, open: Mutex::default() }
+        Self {
+            node,
+            group,
+            transport,
+            session,
+            open: Mutex::default(),
+            behind: AtomicBool::new(false),
+        }
     }
 
     fn ticket(&self) -> Ticket<'_> {
@@ -304,12 +316,17 @@ impl<M: Machine> Partition<M> {
             None => return Err(Error::Unavailable("the leader named no point".into())),
         };
         let left = search.until.saturating_duration_since(Instant::now()).max(LOOK_AGAIN);
-        // The metadata are read where they are, on every node.
-        let within = if self.id() == GroupId::METADATA { left } else { left.min(CATCH_UP_TIME) };
-        match replica.group.wait_applied(index, within).await {
-            true => Ok(Found::Rows),
-            false => Ok(Found::Behind),
-        }
+        let within = if self.id() == GroupId::METADATA {
+            // They are read where they are, on every node.
+            left
+        } else if route.behind.load(Ordering::Relaxed) {
+            BEHIND_TIME
+        } else {
+            left.min(CATCH_UP_TIME)
+        };
+        let is_current = replica.group.wait_applied(index, within).await;
+        route.behind.store(!is_current, Ordering::Relaxed);
+        Ok(if is_current { Found::Rows } else { Found::Behind })
     }
 
     async fn query_at(&self, route: &Route, node: u64, query: Bytes) -> Result<Bytes, Error> {

@@ -120,8 +120,8 @@ impl<M: Machine> Partition<M> {
         }
     }
 
-    /// Gives up the replica that the request names. The leader has confirmed that the committed membership of that index
-    /// is without this node; a replica that knows of a later one refuses.
+    /// Gives up the replica that the request names. The leader has confirmed that it leads in that term, and that the
+    /// committed membership of that index is without this node; a replica that knows of a later one refuses.
     pub(crate) async fn give_up(&self, request: DropReplica) -> Result<(), Error> {
         let mut holding = self.inner.holding.lock().await;
         if !holding.is_here() {
@@ -135,8 +135,14 @@ impl<M: Machine> Partition<M> {
         if let Some(replica) = &replica {
             let (own, node) = (replica.group.progress(), self.inner.ground.node);
             let is_member = own.voters.contains(&node) || own.learners.contains(&node);
-            let newer = own.membership_index > request.membership_index;
-            if newer || (is_member && own.membership_index == request.membership_index) {
+            let known = (own.membership_term, own.membership_index);
+            let term = match request.leader_term {
+                // An older version: indexes alone are compared.
+                0 => own.membership_term,
+                term => term,
+            };
+            let asked = (term, request.membership_index);
+            if known > asked || (known == asked && is_member) {
                 return refuse("this node knows of a later membership".into());
             }
         }

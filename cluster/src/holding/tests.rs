@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use durahub_proto::peer::change_replicas::Change;
+use durahub_proto::peer::{ChangeReplicas, Member, Replica as Named};
 
 use super::*;
 use crate::admission::everything;
@@ -12,6 +14,7 @@ use crate::directory::Leadership;
 use crate::machine::{Applied, Changes, GroupId, Rows, Stamp};
 use crate::peers::{Call, Method, NoPeers};
 use crate::replica::Ground;
+use crate::replicas::request_to_drop;
 use crate::store::flusher::Flusher;
 use crate::store::memory::MemoryEngine;
 use crate::store::sled::SledEngine;
@@ -123,7 +126,7 @@ async fn comes_and_goes(engine: Arc<dyn Engine>) {
     let own = partition.progress().membership_index;
     let drop_it = |begun, membership_index| {
         let partition = partition.clone();
-        async move { partition.give_up(DropReplica { begun, membership_index }).await }
+        async move { partition.give_up(DropReplica { begun, membership_index, leader_term: 0 }).await }
     };
     // As a member, as far as this node knows; by a request of before; about another replica.
     drop_it(0, own).await.unwrap_err();
@@ -178,7 +181,7 @@ async fn comes_and_goes(engine: Arc<dyn Engine>) {
     partition.stop().await;
     let again = open(&ground).await;
     assert!(call(&again, Method::Vote).await.contains("has not grown") && !again.is_here());
-    again.give_up(DropReplica { begun: 2, membership_index: 9 }).await.unwrap();
+    again.give_up(DropReplica { begun: 2, membership_index: 9, leader_term: 3 }).await.unwrap();
     becomes(&again, Stage::Gone).await;
     again.stop().await;
     let again = open(&ground).await;
@@ -199,6 +202,66 @@ async fn a_replica_in_memory_comes_and_goes() {
 async fn a_replica_on_disk_comes_and_goes() {
     let dir = tempfile::tempdir().unwrap();
     comes_and_goes(Arc::new(SledEngine::open(dir.path(), 2, 8 << 20).unwrap())).await;
+}
+
+/// What a deposed leader wrote of the members, and was never committed, is at a higher index than what was committed
+/// later: it holds up no removal. What is later does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_of_a_deposed_leader_keeps_no_replica() {
+    let ground = ground(Arc::<MemoryEngine>::default());
+    let partition = member(&ground).await;
+    let group = partition.group().unwrap();
+    let learner = Change::AddLearner(Member { node: 2, address: "node-2:1".into() });
+    let request = ChangeReplicas { planned_from: 0, change: Some(learner) };
+    group.change_replicas(request).await.unwrap();
+    let known = async {
+        while partition.progress().learners.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), known).await.unwrap();
+    let own = partition.progress();
+    let (term, index) = (own.membership_term, own.membership_index);
+    assert!(term > 0 && index > 100, "{own:?}");
+    request_to_drop(&group, Named { node: 2, begun: 7 }).await.unwrap_err();
+    let request = request_to_drop(&group, Named { node: 3, begun: 7 }).await.unwrap();
+    assert_eq!(request, DropReplica { begun: 7, membership_index: index, leader_term: term });
+    let drop_it = |leader_term, membership_index| {
+        let request = DropReplica { begun: 0, membership_index, leader_term };
+        let partition = partition.clone();
+        async move { partition.give_up(request).await }
+    };
+    drop_it(term, index - 1).await.unwrap_err();
+    drop_it(term, index).await.unwrap_err();
+    drop_it(0, index - 1).await.unwrap_err();
+    assert!(partition.is_here());
+    drop_it(term + 1, index - 1).await.unwrap();
+    becomes(&partition, Stage::Gone).await;
+    partition.stop().await;
+}
+
+/// Whoever asked for it, and whether it still waits: the group ends, and everybody here hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quarantine_that_nobody_waits_for_is_carried_through() {
+    let engine: Arc<dyn Engine> = Arc::<MemoryEngine>::default();
+    let ground = ground(Arc::clone(&engine));
+    let partition = member(&ground).await;
+    let gone = partition.gone();
+    tokio::pin!(gone);
+    assert!(futures::poll!(gone.as_mut()).is_pending());
+    {
+        let asked = partition.quarantine("it differs".into());
+        tokio::pin!(asked);
+        let _ = futures::poll!(asked.as_mut());
+    }
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    let leads = partition.group().unwrap().confirm_leadership().await;
+    assert_eq!(leads, Err(Error::Stopping));
+    partition.quarantine("it differs still".into()).await.unwrap();
+    partition.stop().await;
+    let again = Partition::open(P1, Arc::clone(&ground), None, everything()).await;
+    let refused = again.err().unwrap().to_string();
+    assert!(refused.contains("it differs: remove this node"), "{refused}");
 }
 
 /// The end of the process amid a removal: the next start goes on with it.

@@ -270,6 +270,7 @@ impl<M: Machine> Group<M> {
     pub(crate) fn progress(&self) -> Progress {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let membership = term_and_index(metrics.membership_config.log_id());
         Progress {
             term: metrics.current_term,
             last_index: metrics.last_log_index,
@@ -283,11 +284,8 @@ impl<M: Machine> Group<M> {
                 [_, .., target] => Some(target.iter().copied().collect()),
                 _ => None,
             },
-            membership_index: metrics
-                .membership_config
-                .log_id()
-                .as_ref()
-                .map_or(0, |id| id.index()),
+            membership_term: membership.0,
+            membership_index: membership.1,
             followers: metrics.replication.iter().flatten().map(follower).collect(),
         }
     }
@@ -342,10 +340,17 @@ pub struct Progress {
     pub learners: Vec<u64>,
     /// Voters that a change under way leads to.
     pub joint_target: Option<Vec<u64>>,
+    /// Term of the entry that holds the membership.
+    pub membership_term: u64,
     /// Index of the entry that holds the membership.
     pub membership_index: u64,
     /// Only on the leader: last entry that each other member is known to hold.
     pub followers: BTreeMap<u64, Option<u64>>,
+}
+
+/// Term and index of an entry; 0 where there is none.
+fn term_and_index(entry: &Option<LogId>) -> (u64, u64) {
+    entry.as_ref().map_or((0, 0), |id| (id.committed_leader_id().term, id.index()))
 }
 
 fn follower((node, matched): (&u64, &Option<LogId>)) -> (u64, Option<u64>) {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use crate::support::held::{Held, HeldTransport, long};
 use crate::support::{Counters, config, number, propose, rows};
 use bytes::Bytes;
 use durahub_cluster::peers::LocalNetwork;
@@ -11,8 +13,13 @@ use durahub_cluster::{GroupId, Leadership, Node, Storage};
 
 const P1: GroupId = GroupId(1);
 
+fn leads(node: &Node<Counters>, group: GroupId) -> bool {
+    matches!(*node.group(group).leadership().borrow(), Leadership::Leader { .. })
+}
+
 struct Cluster {
     network: Arc<LocalNetwork>,
+    held: Arc<Held>,
     dir: Option<tempfile::TempDir>,
     nodes: BTreeMap<u64, Node<Counters>>,
 }
@@ -20,7 +27,8 @@ struct Cluster {
 impl Cluster {
     async fn start(on_disk: bool) -> Self {
         let dir = on_disk.then(|| tempfile::tempdir().unwrap());
-        let mut cluster = Self { network: LocalNetwork::new(), dir, nodes: BTreeMap::new() };
+        let (network, held) = (LocalNetwork::new(), Arc::default());
+        let mut cluster = Self { network, held, dir, nodes: BTreeMap::new() };
         for id in 1..=3 {
             cluster.start_node(id).await;
         }
@@ -35,7 +43,8 @@ impl Cluster {
         let mut config = config(storage, 2);
         config.node_id = id;
         config.options.initial_members = (1..=3).map(|id| (id, format!("node-{id}"))).collect();
-        config.options.transport = self.network.transport(id);
+        let (inner, held) = (self.network.transport(id), Arc::clone(&self.held));
+        config.options.transport = Arc::new(HeldTransport { inner, held });
         config.options.snapshot_every = 200;
         config.options.keep_entries = 10;
         let node = Node::start(config, Arc::new(Counters::default())).await.unwrap();
@@ -47,15 +56,30 @@ impl Cluster {
     async fn leader(&self, group: GroupId, except: Option<u64>) -> u64 {
         for _ in 0..1000 {
             for (id, node) in &self.nodes {
-                let leads =
-                    matches!(*node.group(group).leadership().borrow(), Leadership::Leader { .. });
-                if leads && Some(*id) != except {
+                if leads(node, group) && Some(*id) != except {
                     return *id;
                 }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("group {group} has no leader");
+    }
+
+    /// Waits until each node leads one group, so that the controller moves none: the leader of partition 1, and another
+    /// node.
+    async fn balanced(&self) -> (u64, u64) {
+        for _ in 0..1000 {
+            let leads_one = |node: &Node<Counters>| {
+                [GroupId(0), P1, GroupId(2)].iter().filter(|group| leads(node, **group)).count()
+                    == 1
+            };
+            if self.nodes.values().all(leads_one) {
+                let leader = self.leader(P1, None).await;
+                return (leader, leader % 3 + 1);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("leaders are not spread");
     }
 
     /// Waits until all nodes but `except` hold the same rows; returns their number.
@@ -195,5 +219,50 @@ async fn leadership_moves_on_request() {
     let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
     tokio::time::timeout(Duration::from_secs(2), leads).await.unwrap().unwrap();
     assert_eq!(propose(cluster.nodes[&target].group(P1), "add n 1").await, "2");
+    cluster.stop().await;
+}
+
+/// Whoever lacks an entry ignores a request to take over; it is asked again, and has the entry by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_lacked_an_entry_takes_over_all_the_same() {
+    let cluster = Cluster::start(false).await;
+    let (leader, next) = cluster.balanced().await;
+    let (old, new) = (cluster.nodes[&leader].group(P1), cluster.nodes[&next].group(P1));
+    cluster.held.from.send_replace(Some(next));
+    cluster.held.elections.store(true, Ordering::SeqCst);
+    assert_eq!(propose(old, &long()).await, "1");
+    assert_eq!(rows(new).len(), 0);
+    old.transfer_leader(next).await.unwrap();
+    let mut ignored = cluster.held.from.subscribe();
+    let ignored = ignored.wait_for(Option::is_none);
+    tokio::time::timeout(Duration::from_secs(10), ignored).await.unwrap().unwrap();
+    let mut leadership = new.leadership();
+    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+    tokio::time::timeout(Duration::from_secs(10), leads).await.unwrap().unwrap();
+    cluster.held.elections.store(false, Ordering::SeqCst);
+    assert_eq!(propose(new, "add n 1").await, "2");
+    cluster.stop().await;
+}
+
+/// Readers do not wait, one after the other, for a replica that lags.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_wait_once_for_a_replica_that_is_behind() {
+    let cluster = Cluster::start(false).await;
+    let (leader, other) = cluster.balanced().await;
+    let (group, behind) = (cluster.nodes[&leader].group(P1), cluster.nodes[&other].group(P1));
+    cluster.held.from.send_replace(Some(other));
+    assert_eq!(propose(group, &long()).await, "1");
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert!(!behind.catch_up().await.unwrap());
+        assert_eq!(behind.query(Bytes::from_static(b"n")).await.unwrap(), b"1"[..]);
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "ten reads took {took:?}");
+    // As soon as it has come along, it is read again.
+    cluster.held.from.send_replace(None);
+    let current = async { while !behind.catch_up().await.unwrap() {} };
+    tokio::time::timeout(Duration::from_secs(10), current).await.unwrap();
+    assert_eq!(rows(behind).len(), 1);
     cluster.stop().await;
 }

@@ -3,6 +3,7 @@
 //! The machine's commands are words: `add KEY N` (not idempotent on purpose), `put KEY SIZE`, `del KEY`,
 //! `stamp`. Replies and rows are text, so that a failing test is read easily.
 
+pub(crate) mod held;
 pub(crate) mod net;
 
 use std::collections::BTreeMap;
