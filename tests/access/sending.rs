@@ -293,6 +293,12 @@ async fn large_headers_wait_for_room_and_hold_it_until_they_are_read() {
     for n in 0..4 {
         small.push(Begun::with(&sender, start(&format!("small-{n}"), 60_000)).await);
     }
+    let have_room = async {
+        while metric(&server, "durahub_request_bytes").await < 240_000.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, have_room).await.expect("four have room");
     let get = wire::GetInstanceRequest { instance_id: "open".into(), ..Default::default() };
     let mut waits = Vec::new();
     for bytes in [60_000; 8].into_iter().chain([3_000]) {
