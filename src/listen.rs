@@ -3,6 +3,8 @@
 //! Binding is apart from serving: the server binds all its ports first, so a port in use ends the process
 //! before the data folder is touched. A bound listener already queues connections; nothing answers them
 //! until it is served. Where that would make callers wait, an address is only [taken](take) first: they are refused.
+//! That tells of one at which somebody listens already. Two that take the same one while neither listens find out when
+//! the second begins to.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

@@ -470,9 +470,10 @@ async fn serve_grpc(
         .http2_max_local_error_reset_streams(Some(RESETS_ANSWERED))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(RestLayer)
         .layer(CallsLayer::new())
         .layer(AccessLayer(access))
+        // Of callers that are let in: what strangers send counts against their connection.
+        .layer(RestLayer)
         .layer(ThrottleLayer(shared))
         .layer(DeadlineLayer)
         .layer(OversizeLayer { limit: limits.max_message_bytes })

@@ -549,7 +549,7 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "limits.request_bytes",
         value_name: "BYTES",
-        help: "Bytes of requests under way at this node, in all: a message takes room for all of it when it begins, and keeps it until it is answered. A quarter is for messages up to 64KiB, a quarter for larger ones, half for what has come of those that wait. A message that finds no room is not read on, so that its sender waits; one that would be too many to wait is answered with RESOURCE_EXHAUSTED and when to ask again. Messages up to 1KiB take none. What workers answer has half as much room besides, to itself. auto: a quarter of the memory budget, but not less than 32MiB and not more than 2GiB.",
+        help: "Bytes of requests under way at this node, in all: a message takes room for all of it when it begins, and keeps it until it is answered. A quarter is for messages up to 64KiB, a quarter for larger ones, half for what has come of those that wait; headers above 4KiB whose message has not begun may take an eighth as much besides. A message that finds no room is not read on, so that its sender waits; one that would be too many to wait is answered with RESOURCE_EXHAUSTED and when to ask again. Messages up to 1KiB take none. What workers answer has half as much room besides, to itself. auto: a quarter of the memory budget, but not less than 32MiB and not more than 2GiB.",
         allowed: "auto, or a size from 4MiB to 64GiB",
         emulator: None,
         set: |c, v| put(&mut c.limits.request_bytes, values::auto_bytes(v, 4 << 20..=64 << 30)),

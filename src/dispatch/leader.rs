@@ -322,10 +322,12 @@ impl Dispatcher {
                 let (expired, late) =
                     self.with_hub(hub, |hub| (hub.expire(now), hub.take_late_spans()));
                 self.expire_spans(late);
+                // To find it may take a look at all hubs.
+                let name = expired.first().map(|_| self.hub_name(hub)).unwrap_or_default();
                 for key in expired {
                     let instance = key.instance();
                     tracing::info!(
-                        hub = %self.hub_name(hub),
+                        hub = %name,
                         partition = %self.partition_of(hub, instance).id(),
                         %instance,
                         "lease ended; work is handed out again"

@@ -109,18 +109,25 @@ impl Gateway {
                 }
                 let Ok(room) = self.room(unread).await else { return Err(Error::Stopping) };
                 let query = OfState { at: at.clone(), payloads, limit: SEND_LIMIT as u64 };
-                Ok((status, Some((reached.glance(query).await?, room))))
+                let state = reached.glance(query).await?;
+                let status = match &state.state {
+                    Some(state) => Some(state.orchestration_status()),
+                    None if state.too_large.is_none() => None,
+                    None => {
+                        let head = reached.glance(OfHead { at: at.clone() }).await?.record;
+                        head.map(|head| head.status())
+                    }
+                };
+                let is_met = status.is_some_and(|status| wanted.is_met_by(status));
+                Ok((status, Some((state, is_met, room))))
             };
             let again = match seen.await {
-                Ok((_, Some((state, room)))) => {
+                Ok((_, Some((state, is_met, room)))) => {
                     (has_begun, was_known) = (true, true);
-                    let is_met = |state: &wire::OrchestrationState| {
-                        wanted.is_met_by(state.orchestration_status())
-                    };
-                    // If not, it began anew while there was no room: the wait goes on.
-                    if state.too_large.is_some() || state.state.as_ref().is_some_and(is_met) {
+                    if is_met {
                         return shown(state, room);
                     }
+                    // It began anew while there was no room: the wait goes on.
                     continue;
                 }
                 // It was there and is gone: purged (R2.37).
@@ -236,7 +243,7 @@ fn nothing() -> Response<wire::GetInstanceResponse> {
 fn shown(state: State, room: Held) -> Result<Response<wire::GetInstanceResponse>, Status> {
     let State { state, too_large } = state;
     let answer = wire::GetInstanceResponse { exists: state.is_some(), orchestration_state: state };
-    let bytes = too_large.unwrap_or(answer.encoded_len() as u64);
+    let bytes = too_large.unwrap_or_else(|| answer.encoded_len() as u64);
     if bytes > SEND_LIMIT as u64 {
         return Err(Status::resource_exhausted(format!(
             "the state of this instance takes {bytes} bytes, the limit of a message is {SEND_LIMIT}; \

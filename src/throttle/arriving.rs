@@ -5,7 +5,7 @@
 //! answered, where a handler may keep the message as long, and on with whatever goes on without its caller; where it
 //! does not, as in waits, until it is read.
 //!
-//! Large headers count as a part of the first message. Until it begins they have a place among what waits.
+//! Large headers count as a part of the first message. Until it begins they have a place of their own.
 //!
 //! Whoever has room has to use it: a message of which nothing comes for a while is ended, and so is one of which
 //! little comes while others wait. The time in which a message waits itself does not count.

@@ -21,7 +21,7 @@ use tonic::codegen::http::Request;
 /// Bytes that are thrown away of one request: what gRPC allows a message to have unless it is told otherwise.
 const MOST: usize = 4 << 20;
 /// Time in which the rest has to come.
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(2);
 
 /// Reads the rest of requests of the services that it wraps.
 #[derive(Clone, Copy, Debug)]

@@ -66,12 +66,14 @@ impl Part {
     }
 }
 
-/// Room for small messages and for large ones, and for what has come of those that wait.
+/// Room for small messages and for large ones, for what has come of those that wait, and for large headers whose
+/// messages have not begun.
 #[derive(Debug)]
 pub(super) struct Room {
     small: Part,
     large: Part,
     waiting: Part,
+    heads: Part,
     /// Messages that wait for it and for nothing else.
     in_need: AtomicUsize,
     /// Messages that wait, for whatever room.
@@ -79,22 +81,23 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// That of a node: a quarter for small messages, a quarter for large ones, half for what waits.
+    /// That of a node: a quarter for small messages, a quarter for large ones, half for what waits; an eighth as much
+    /// for large headers without a message.
     pub(super) fn of_node(bytes: usize) -> Room {
-        Room::new(bytes / 4, bytes / 4, bytes / 2)
+        Room::new(bytes / 4, bytes / 4, bytes / 2, bytes / 8)
     }
 
     /// That of a connection which may have so many streams: what waits is bounded by their number.
     pub(super) fn of_connection(bytes: usize, streams: u32) -> Room {
-        let each = WAITING + HEADER_BYTES as usize;
-        Room::new(bytes / 4, bytes - bytes / 4, each * streams.min(STREAMS) as usize)
+        let waiting = WAITING * streams.min(STREAMS) as usize;
+        Room::new(bytes / 4, bytes - bytes / 4, waiting, bytes / 2)
     }
 
-    fn new(small: usize, large: usize, waiting: usize) -> Room {
+    fn new(small: usize, large: usize, waiting: usize, heads: usize) -> Room {
         let part = |bytes: usize| Part::new(bytes.max(SMALL));
         let waiting = Part::new(waiting.max(WAITING));
         let (in_need, waits) = Default::default();
-        Room { small: part(small), large: part(large), waiting, in_need, waits }
+        Room { small: part(small), large: part(large), waiting, heads: part(heads), in_need, waits }
     }
 
     fn part(&self, bytes: usize) -> &Part {
@@ -126,6 +129,13 @@ pub(super) struct Place {
     _node: OwnedSemaphorePermit,
 }
 
+impl Place {
+    fn take(connection: &Part, node: &Part, bytes: usize) -> Option<Place> {
+        let (here, there) = (connection.take_now(bytes)?, node.take_now(bytes)?);
+        Some(Place { _connection: here, _node: there })
+    }
+}
+
 /// What comes of asking for room.
 pub(super) enum Asked {
     /// There was some.
@@ -144,11 +154,9 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// A place for so many bytes, unless too much waits already.
-    pub(super) fn place(&self, bytes: usize) -> Option<Place> {
-        let connection = self.connection.waiting.take_now(bytes)?;
-        let node = self.node.waiting.take_now(bytes)?;
-        Some(Place { _connection: connection, _node: node })
+    /// A place for headers of so many bytes, unless there are too many already.
+    pub(super) fn place_of_head(&self, bytes: usize) -> Option<Place> {
+        Place::take(&self.connection.heads, &self.node.heads, bytes)
     }
 
     /// Takes room for so many bytes, if nobody has to be waited for.
@@ -163,7 +171,8 @@ impl Rooms {
         if let Some(taken) = self.take_now(bytes) {
             return Asked::Taken(taken);
         }
-        let Some(place) = self.place(WAITING) else { return Asked::Refused };
+        let place = Place::take(&self.connection.waiting, &self.node.waiting, WAITING);
+        let Some(place) = place else { return Asked::Refused };
         let Rooms { connection, node } = self.clone();
         Asked::Waits(Box::pin(async move {
             let waits = (Counted::at(&connection.waits), Counted::at(&node.waits));
@@ -280,6 +289,20 @@ mod tests {
         drop(waits(rooms(&node, 8 * MIB).take(MIB)));
         drop(held);
         assert!(waiting.remove(0).now_or_never().is_some());
+    }
+
+    #[test]
+    fn headers_of_one_connection_and_messages_that_wait_leave_places_for_headers() {
+        let node = node(4 * MIB);
+        let (one, other) = (rooms(&node, MIB / 2), rooms(&node, 8 * MIB));
+        let heads: Vec<_> = std::iter::from_fn(|| one.place_of_head(SMALL)).collect();
+        assert_eq!(heads.len(), MIB / 4 / SMALL);
+        let held = taken(other.take(MIB));
+        let waiting: Vec<_> =
+            (0..2 * MIB / WAITING).map(|_| waits(rooms(&node, 8 * MIB).take(MIB))).collect();
+        assert!(matches!(other.take(MIB), Asked::Refused));
+        assert!(other.place_of_head(SMALL).is_some());
+        drop((waiting, held));
     }
 
     #[test]

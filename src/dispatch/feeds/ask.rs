@@ -84,7 +84,8 @@ enum At {
 
 impl Dispatcher {
     /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale or if
-    /// more parts of it follow (R3.66). What is `kept` lives as long as the response, whatever becomes of the caller.
+    /// more parts of it follow (R3.66). Where this node leads, what is `kept` lives until then, whatever becomes of
+    /// the caller.
     ///
     /// # Errors
     /// When the partition cannot be reached, or its leader holds as many unfinished completions as it may.
@@ -103,8 +104,8 @@ impl Dispatcher {
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
-    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale. What is `kept` lives
-    /// as long as the response.
+    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale. Where this node
+    /// leads, what is `kept` lives until then.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -123,8 +124,8 @@ impl Dispatcher {
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
-    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12). What is
-    /// `kept` lives as long as the result.
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12). Where
+    /// this node leads, what is `kept` lives until then.
     ///
     /// # Errors
     /// When the partition cannot be reached.

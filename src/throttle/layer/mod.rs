@@ -113,7 +113,7 @@ impl<S> Throttled<S> {
                 let text = format!("headers of this call have at most {FREE_HEAD} bytes");
                 return Err(Status::resource_exhausted(text));
             }
-            bytes => Some(Head { bytes, _place: rooms.place(bytes).ok_or_else(crowded)? }),
+            bytes => Some(Head { bytes, _place: rooms.place_of_head(bytes).ok_or_else(crowded)? }),
         };
         let form = match request.uri().path() {
             TALK => {

@@ -210,8 +210,8 @@ async fn large_headers_are_a_part_of_their_message() {
 #[tokio::test]
 async fn large_headers_without_a_message_are_few_and_end() {
     let time = Duration::from_millis(100);
-    let mut rig = Rig::new(Requests { bytes: 512 << 10, time, ..Requests::default() });
-    // Half of the room is for what waits.
+    let mut rig = Rig::new(Requests { bytes: 2 << 20, time, ..Requests::default() });
+    // An eighth as much is for such headers.
     let mut calls: Vec<_> = (0..5).map(|_| rig.call(WAIT, 60_000)).collect();
     let refused = calls.pop().unwrap().1.await.unwrap();
     let told = refused.headers()["grpc-message"].to_str().unwrap();
