@@ -3,7 +3,8 @@
 //! HTTP/2 ends such a stream with a reset, and what was under way arrives at a stream that is forgotten soon. Each
 //! piece of it counts against the connection: h2 takes it for a breach of the protocol, and closes the connection of
 //! whoever makes too many. But a client whose calls are refused, or are over their deadlines, has done nothing wrong.
-//! So the rest is read and thrown away, [`MOST`] bytes of it within [`TIME`]; only then is the stream reset.
+//! So the rest is read and thrown away, [`MOST`] bytes of it within [`TIME`]; only then is the stream reset. That is
+//! for callers that were let in: what strangers send counts against their connection as before.
 
 use std::future::poll_fn;
 use std::pin::Pin;
