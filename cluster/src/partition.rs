@@ -129,6 +129,21 @@ impl<M: Machine> Partition<M> {
         }
     }
 
+    /// Proposes a command if this node leads, and nowhere else: for what must come past the tables that the leader keeps
+    /// beside the rows. It has no origin, so nobody may repeat it whom a second time would harm.
+    ///
+    /// After [`Error::Unavailable`] it may have been committed, and may still be; after any other error it never is.
+    pub async fn propose_as_leader(&self, command: Bytes) -> Result<Bytes, Error> {
+        self.propose_here(command, None, Kind::Of(Demand::Must)).await
+    }
+
+    /// Returns once it is sure that this node led at some moment of the call: what [`Partition::leadership`] says may be
+    /// of before. Else [`Error::NotLeader`].
+    pub async fn confirm_leads(&self) -> Result<(), Error> {
+        let confirmed = async { self.replica()?.group.ensure_readable().await.map(drop) };
+        self.settle_read(confirmed.await)
+    }
+
     /// Proposes a command of the cluster itself.
     pub(crate) async fn propose_system(&self, command: Bytes) -> Result<Bytes, Error> {
         match self.route() {
@@ -226,10 +241,11 @@ impl<M: Machine> Partition<M> {
 
     /// The way over the other nodes, unless nobody else holds the group: then it costs nothing.
     fn route(&self) -> Option<&Route> {
-        self.inner.route.as_ref().filter(|_| !self.alone())
+        self.inner.route.as_ref().filter(|_| !self.is_alone())
     }
 
-    fn alone(&self) -> bool {
+    /// Whether this node leads, and nobody else holds the partition or may come to lead it.
+    pub fn is_alone(&self) -> bool {
         let leads = matches!(*self.inner.leadership.borrow(), Leadership::Leader { .. });
         let replica = self.inner.replica.read();
         leads && replica.as_ref().is_some_and(|it| it.group.facts().alone.load(Ordering::Acquire))

@@ -2,6 +2,10 @@
 //!
 //! A completion that is stale, unknown or repeated changes nothing, and its worker is told nothing of it
 //! (R3.54, R3.55): an error would make some workers drop their stream.
+//!
+//! Only the leader does this, since the lease must end with it. A node that takes itself for the leader and is not finds
+//! out: its own log takes no command, and what its tables do not know it asks its quorum about. Then [`super::feeds`] asks
+//! the leader.
 
 use std::time::Duration;
 
@@ -81,7 +85,7 @@ impl Dispatcher {
         response: wire::OrchestratorResponse,
     ) -> Result<(), CompleteError> {
         let named = self.name(hub, &response.completion_token, &response.instance_id, None);
-        let Some(named) = named else { return Ok(()) };
+        let Some(named) = named.await? else { return Ok(()) };
         let Work::Turn(turn) = &named.work else { return Ok(()) };
         let turn = turn.clone();
         if is_partial(&response) {
@@ -135,7 +139,7 @@ impl Dispatcher {
     ) -> Result<(), CompleteError> {
         let task = Some(response.task_id);
         let named = self.name(hub, &response.completion_token, &response.instance_id, task);
-        let Some(named) = named else { return Ok(()) };
+        let Some(named) = named.await? else { return Ok(()) };
         let Work::Activity(activity) = &named.work else { return Ok(()) };
         let task = activity.task.clone();
         let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
@@ -155,9 +159,8 @@ impl Dispatcher {
         result: wire::EntityBatchResult,
     ) -> Result<(), CompleteError> {
         // The result names nothing but its token (R3.45).
-        let named =
-            Token::from_text(&result.completion_token).and_then(|token| self.named(hub, token));
-        let Some(named) = named else { return Ok(()) };
+        let Some(token) = Token::from_text(&result.completion_token) else { return Ok(()) };
+        let Some(named) = self.named(hub, token).await? else { return Ok(()) };
         let Work::Entity(batch) = &named.work else { return Ok(()) };
         let batch = batch.clone();
         if result.requires_state && result.results.is_empty() {
@@ -192,11 +195,21 @@ impl Dispatcher {
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
-    pub(super) fn abandon_here(&self, hub: u32, kind: Kind, token: &str) {
-        let named = Token::from_text(token).and_then(|token| self.named(hub, token));
+    ///
+    /// # Errors
+    /// When another node leads.
+    pub(super) async fn abandon_here(
+        &self,
+        hub: u32,
+        kind: Kind,
+        token: &str,
+    ) -> Result<(), CompleteError> {
+        let Some(token) = Token::from_text(token) else { return Ok(()) };
+        let named = self.named(hub, token).await?;
         if let Some(named) = named.filter(|named| named.key.kind() == kind) {
             self.give_back(hub, &named, "abandoned");
         }
+        Ok(())
     }
 
     fn give_back(&self, hub: u32, named: &Named, why: &str) {
@@ -264,27 +277,42 @@ impl Dispatcher {
 
     /// Finds what a completion is about: by its token or, where it has none, by its ids (R3.44). A token
     /// that does not fit the ids is ignored (R3.46).
-    fn name(&self, hub: u32, text: &str, instance: &str, task: Option<i32>) -> Option<Named> {
+    async fn name(
+        &self,
+        hub: u32,
+        text: &str,
+        instance: &str,
+        task: Option<i32>,
+    ) -> Result<Option<Named>, CompleteError> {
         let token = if text.is_empty() {
-            let (lease, work) = self.with_hub(hub, |hub| hub.outstanding(instance, task))?;
-            Token { run: self.0.run, lease, work: Some(work) }
+            let found = self.with_hub(hub, |hub| hub.outstanding(instance, task));
+            found.map(|(lease, work)| Token { run: self.0.run, lease, work: Some(work) })
         } else {
-            Token::from_text(text)?
+            Token::from_text(text)
         };
-        self.named(hub, token)
-            .filter(|named| instance.is_empty() || **named.key.instance() == *instance)
+        let Some(token) = token else {
+            // Without a token only the leader can tell whether anybody has it.
+            self.partition_of(hub, instance).confirm_leads().await?;
+            return Ok(None);
+        };
+        let named = self.named(hub, token).await?;
+        Ok(named.filter(|named| instance.is_empty() || **named.key.instance() == *instance))
     }
 
-    /// A token is looked up inside one hub (R1.12).
-    fn named(&self, hub: u32, token: Token) -> Option<Named> {
-        let work = token.work.filter(|work| work.hub() == hub)?;
+    /// A token is looked up inside one hub (R1.12). One that these tables do not know may be of the leader that this
+    /// node has not heard of yet: that one must hear of it, since the item is not handed out again before.
+    async fn named(&self, hub: u32, token: Token) -> Result<Option<Named>, CompleteError> {
+        let Some(work) = token.work.filter(|work| work.hub() == hub) else { return Ok(None) };
         let (key, given) = (work.key(), (token.run, token.lease));
         let known = match self.knows_lease(token.run, token.lease, hub, key.instance()) {
             true => Some(token.lease),
             false => self.with_hub(hub, |hub| hub.taken_over(&key, given)),
         };
+        if known.is_none() {
+            self.partition_of(hub, key.instance()).confirm_leads().await?;
+        }
         let (lease, of_this_term) = (known.unwrap_or(token.lease), known.is_some());
-        Some(Named { key, work, lease, given, of_this_term })
+        Ok(Some(Named { key, work, lease, given, of_this_term }))
     }
 
     /// Takes hold of a lease, so that its work can be committed; `None` when the completion is stale. While
@@ -347,7 +375,7 @@ impl Dispatcher {
         let Named { key, work, lease, .. } = named;
         let span = self.answered_span(hub, key, *lease);
         let command = command.within(&self.rules().limits.engine);
-        let reply = self.partition_of(hub, key.instance()).propose(command).await?;
+        let reply = self.partition_of(hub, key.instance()).propose_as_leader(command).await?;
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
         match (ending, &answer) {
             (Some(mut ending), Ok(reply)) => {

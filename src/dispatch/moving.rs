@@ -13,9 +13,9 @@
 //! ends with its stream, or by its time. Workers may for a moment have more than they asked for, until their gateway
 //! has called as much room back; the old leader keeps its room meanwhile.
 //!
-//! A completion may be on its way to the log past the next leader's tables while the lead moves, and the old leader may
-//! die before it can say so. So the next one looks at the rows again and again for a while, whether what it was told of
-//! is done. What the old leader could not commit, or gets back from a worker, it gives back at the new one.
+//! A completion is proposed by the leader that has taken it past its tables, and by nobody else ([`super::complete`]). So
+//! what the old leader has committed is in the rows before the next one reads them, and all else comes past that one's
+//! tables. What the old leader could not commit, or gets back from a worker, it gives back at the new one.
 //!
 //! If the hand-over comes to nothing, the old leader reads its rows again and goes on.
 
@@ -47,10 +47,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const TELL_TIME: Duration = Duration::from_secs(1);
 /// After this time without another term, the lead has not moved. What was told is forgotten then, too.
 const MOVE_TIME: Duration = Duration::from_secs(2);
-/// First pause before looking whether what was told is done; each is twice as long as the one before.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// The last look: whatever the old leader had begun has come to its end by then.
-const LAST_LOOK: Duration = Duration::from_secs(30);
 
 const NANOS_PER_MS: i64 = 1_000_000;
 
@@ -216,29 +212,6 @@ impl Dispatcher {
         self.moves(partition).led.load(Ordering::Acquire) == term
     }
 
-    /// Ends leases of the leader before whose work is done, as long as there may be such, and this node leads.
-    async fn look_after_told(self, partition: Partition, mut told: Vec<(Key, Work)>) {
-        let term = self.moves(&partition).led.load(Ordering::Acquire);
-        let mut pause = FIRST_LOOK;
-        while pause < LAST_LOOK && !told.is_empty() {
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-            if !self.leads_in(&partition, term) {
-                return;
-            }
-            told.retain(|(key, work)| {
-                let hub = work.hub();
-                if partition.peek(|rows| is_current(&RowsView(rows), work)) {
-                    return self.with_hub(hub, |tables| tables.handed_out(key).is_some());
-                }
-                let now = self.0.clock.now();
-                self.with_hub(hub, |tables| tables.overtaken(key, work, now));
-                self.pump(hub);
-                false
-            });
-        }
-    }
-
     /// Takes what workers have into the tables, as far as it is still open. Returns what else is open.
     pub(super) fn take_over(
         &self,
@@ -262,7 +235,7 @@ impl Dispatcher {
                 Some(((moving.work.hub(), moving.work.key()), moving))
             })
             .collect();
-        let mut taken = Vec::new();
+        let mut taken = BTreeSet::new();
         open.retain(|open| {
             let Some((hub, key, class)) = item_of(open.effect.clone()) else { return true };
             let Some(moving) = told.remove(&(hub, key.clone())) else { return true };
@@ -275,14 +248,12 @@ impl Dispatcher {
             if !is_current {
                 self.with_hub(hub, |tables| tables.finish(&key, id, End::Again, now));
             } else {
-                taken.push((key, work));
+                taken.insert(hub);
             }
             !is_current
         });
         // Gateways hear at once what room the leases take.
-        let hubs: BTreeSet<u32> = taken.iter().map(|(_, work)| work.hub()).collect();
-        hubs.into_iter().for_each(|hub| self.pump(hub));
-        tokio::spawn(self.clone().look_after_told(partition.clone(), taken));
+        taken.into_iter().for_each(|hub| self.pump(hub));
         open
     }
 }

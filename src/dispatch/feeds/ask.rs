@@ -99,8 +99,10 @@ impl Dispatcher {
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        let here =
-            |it| self.alone(kept, |own| async move { own.complete_turn_here(hub, it).await });
+        let mut kept = Some(kept);
+        let here = |it| {
+            self.alone(kept.take(), |own| async move { own.complete_turn_here(hub, it).await })
+        };
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
@@ -119,8 +121,10 @@ impl Dispatcher {
         let Some(at) = subject(&response.completion_token, &response.instance_id) else {
             return Ok(());
         };
-        let here =
-            |it| self.alone(kept, |own| async move { own.complete_activity_here(hub, it).await });
+        let mut kept = Some(kept);
+        let here = |it| {
+            self.alone(kept.take(), |own| async move { own.complete_activity_here(hub, it).await })
+        };
         self.ask(hub, &at, response, about, here).await.map(drop)
     }
 
@@ -138,8 +142,10 @@ impl Dispatcher {
         let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
         // The result names nothing but its token (R3.45).
         let Some(at) = subject(&result.completion_token, "") else { return Ok(()) };
-        let here =
-            |it| self.alone(kept, |own| async move { own.complete_batch_here(hub, it).await });
+        let mut kept = Some(kept);
+        let here = |it| {
+            self.alone(kept.take(), |own| async move { own.complete_batch_here(hub, it).await })
+        };
         self.ask(hub, &at, result, about, here).await.map(drop)
     }
 
@@ -157,10 +163,7 @@ impl Dispatcher {
         let kind = kind.kind();
         let abandon = Abandon { kind: kind as u32, token: token.to_owned() };
         let about = |it: &Abandon| About::Abandon(it.clone());
-        let here = |it: Abandon| async move {
-            self.abandon_here(hub, kind, &it.token);
-            Ok(())
-        };
+        let here = |it: Abandon| async move { self.abandon_here(hub, kind, &it.token).await };
         self.ask(hub, &at, abandon, about, here).await.map(drop)
     }
 
@@ -198,7 +201,8 @@ impl Dispatcher {
         let about = |(): &()| {
             About::HandedOut(HandedOut { kind: kind as u32, instance: instance.to_owned() })
         };
-        match self.ask(hub, instance, (), about, |()| async { Ok(()) }).await? {
+        let here = |()| async { Ok(self.partition_of(hub, instance).confirm_leads().await?) };
+        match self.ask(hub, instance, (), about, here).await? {
             Some(held) => Ok(held.count),
             None => Ok(self.handed_out_here(hub, kind, instance)),
         }
@@ -274,15 +278,16 @@ impl Dispatcher {
 
     /// Does something at the leader of an instance: here, or by a question to its node. Returns what another
     /// node said that a worker has.
-    async fn ask<T, Doing>(
+    pub(in crate::dispatch) async fn ask<T, Doing>(
         &self,
         hub: u32,
         instance: &str,
         what: T,
         about: impl Fn(&T) -> About,
-        here: impl FnOnce(T) -> Doing,
+        here: impl FnMut(T) -> Doing,
     ) -> Result<Option<Held>, CompleteError>
     where
+        T: Clone,
         Doing: Future<Output = Result<(), CompleteError>>,
     {
         self.ask_within(ASK_TIME, hub, instance, what, about, here).await
@@ -294,11 +299,12 @@ impl Dispatcher {
         time: Duration,
         hub: u32,
         instance: &str,
-        what: T,
+        mut what: T,
         about: impl Fn(&T) -> About,
-        here: impl FnOnce(T) -> Doing,
+        mut here: impl FnMut(T) -> Doing,
     ) -> Result<Option<Held>, CompleteError>
     where
+        T: Clone,
         Doing: Future<Output = Result<(), CompleteError>>,
     {
         let partition = self.partition_of(hub, instance);
@@ -308,8 +314,14 @@ impl Dispatcher {
         let (mut question, mut named, mut unknown) = (None, None, None);
         loop {
             let known = match (*leadership.borrow_and_update(), self.0.peers.get()) {
-                (Leadership::Leader { .. }, _) | (_, None) => At::Here,
-                (Leadership::Follower { leader }, Some(peers)) => {
+                (_, None) => At::Here,
+                // Unless another one was named here: then this node has not heard of it yet.
+                (Leadership::Leader { .. }, _) if named.is_none() => At::Here,
+                (now, Some(peers)) => {
+                    let leader = match now {
+                        Leadership::Leader { .. } => None,
+                        Leadership::Follower { leader } => leader,
+                    };
                     // Where the rows are not, the leader is hearsay: after a vain try others are asked in turn.
                     turn += 1;
                     let other = partition.somebody(turn);
@@ -320,7 +332,19 @@ impl Dispatcher {
                 }
             };
             match (known, self.0.peers.get()) {
-                (At::Here, _) => return here(what).await.map(|()| None),
+                (At::Here, _) => {
+                    let again = (!partition.is_alone()).then(|| what.clone());
+                    match (here(what).await, again) {
+                        (Ok(()), _) => return Ok(None),
+                        (Err(CompleteError::Cluster(Error::NotLeader { leader })), Some(it)) => {
+                            (named, what) = (leader, it);
+                        }
+                        (Err(CompleteError::Cluster(Error::Unavailable(reason))), Some(it)) => {
+                            (unknown, what) = (Some(reason), it);
+                        }
+                        (Err(error), _) => return Err(error),
+                    }
+                }
                 (At::Node(node), Some(peers)) => {
                     let question = question
                         .get_or_insert_with(|| encoded(&Ask { hub, about: Some(about(&what)) }));
@@ -337,6 +361,8 @@ impl Dispatcher {
                     };
                     match answer.map(|answer| AskOutcome::decode(answer).map(|it| it.outcome)) {
                         Ok(Ok(Some(Outcome::NotLeader(NotLeader { leader })))) => named = leader,
+                        // Committed or not: whoever leads next knows.
+                        Ok(Ok(Some(Outcome::Unavailable(reason)))) => unknown = Some(reason),
                         Ok(Ok(Some(outcome))) => {
                             partition.hear_leader(node);
                             return settle(outcome);
@@ -383,11 +409,11 @@ impl Dispatcher {
             About::Abandon(Abandon { kind, token }) => {
                 let Some(kind) = Kind::numbered(kind) else { return Ok(DONE) };
                 self.must_lead(hub, subject(&token, ""))?;
-                self.abandon_here(hub, kind, &token);
+                self.abandon_here(hub, kind, &token).await?;
             }
             About::HandedOut(HandedOut { kind, instance }) => {
                 let Some(kind) = Kind::numbered(kind) else { return Ok(DONE) };
-                self.must_lead(hub, Some(instance.clone()))?;
+                self.partition_of(hub, &instance).confirm_leads().await?;
                 let count = self.handed_out_here(hub, kind, &instance);
                 return Ok(Outcome::Held(Held { count }));
             }

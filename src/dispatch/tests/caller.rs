@@ -18,14 +18,24 @@ use crate::engine::{self, Command, command};
 use crate::machine::{Node, Orchestrations};
 use crate::spans::Spans;
 
+/// A dispatcher on a node alone.
 pub(super) async fn dispatcher() -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
+    dispatcher_with(1, |_| ()).await
+}
+
+/// A dispatcher on a node of that number, with one partition in memory.
+pub(super) async fn dispatcher_with(
+    node: u64,
+    change: impl FnOnce(&mut NodeConfig),
+) -> (Node, Dispatcher, tokio::task::JoinSet<()>) {
     let clock = Clock::system();
     let (listener, leaders) = Leaders::new(1);
     let stamp = {
         let clock = clock.clone();
         Arc::new(move || (clock.now(), clock.entropy()))
     };
-    let config = NodeConfig::new(1, Storage::Memory, 1, stamp);
+    let mut config = NodeConfig::new(node, Storage::Memory, 1, stamp);
+    change(&mut config);
     let node = Node::start(config, Arc::new(Orchestrations::new(listener))).await.expect("starts");
     let minute = Duration::from_secs(60);
     let settings = Settings {

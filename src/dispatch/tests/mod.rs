@@ -1,10 +1,11 @@
 //! The tables of a hub, driven by hand: no clock, no rows, no network. [`workers`] has what kinds of
 //! workers need. [`caller`] and [`background`] have a whole dispatcher on a partition in memory, [`feeds`] two of
-//! them with a link between; in [`moving`] its lead goes and comes, in [`waits`] others wait at it; [`trees`] is about
-//! answers that are too large.
+//! them with a link between; in [`moving`] its lead goes and comes, in [`waits`] others wait at it; in [`elsewhere`] one
+//! of two nodes takes itself for the leader; [`trees`] is about answers that are too large.
 
 mod background;
 mod caller;
+mod elsewhere;
 mod feeds;
 mod moving;
 mod trees;

@@ -11,9 +11,8 @@ use super::workers::{hand_out, work};
 use super::*;
 use crate::dispatch::hub::Moving;
 use crate::dispatch::leader::Leader;
-use crate::dispatch::token::{Token, Work};
 use crate::dispatch::{Dispatcher, StreamOptions, WorkStream};
-use crate::engine::command::{Command, CompleteTurn, RaiseEvent};
+use crate::engine::command::{Command, RaiseEvent};
 use crate::engine::{Address, read};
 use crate::machine::RowsView;
 
@@ -226,32 +225,6 @@ async fn the_next_leader_hands_out_nothing_that_a_worker_has() {
     assert_eq!(turns(&dispatcher), (0, 1), "it is with the worker");
     raise(&dispatcher).await;
     dispatcher.complete_turn(1, response(&item), ()).await.expect("commits");
-    let more = next(&mut stream).await;
-    dispatcher.complete_turn(1, response(&more), ()).await.expect("commits");
-    assert_eq!(turns(&dispatcher), (0, 0));
-    node.stop().await;
-}
-
-/// A completion that the old leader still had, or that it proposed past the next one's tables: nobody tells that one.
-#[tokio::test]
-async fn the_next_leader_finds_out_what_was_done_past_its_tables() {
-    let (node, dispatcher, _leading, mut leader, term) = led().await;
-    leader.lead(Some(term)).await;
-    start(&dispatcher).await;
-    let mut stream = open(&dispatcher);
-    let item = next(&mut stream).await;
-    let partition = dispatcher.partitions()[0].clone();
-    let leases = dispatcher.hold_back(&partition, term).await;
-    dispatcher.hear_of_leases(TakeOver { partition: 1, term: term - 1, leases });
-    leader.lead(None).await;
-    leader.lead(Some(term)).await;
-    assert_eq!(turns(&dispatcher), (0, 1), "it is with the worker");
-
-    let token = Token::from_text(&item.completion_token).expect("a token");
-    let Some(Work::Turn(turn)) = token.work else { panic!("not a turn") };
-    let done = Command::CompleteTurn(CompleteTurn { turn, id_length: 100, ..Default::default() });
-    partition.propose(done.into_bytes()).await.expect("commits");
-    raise(&dispatcher).await;
     let more = next(&mut stream).await;
     dispatcher.complete_turn(1, response(&more), ()).await.expect("commits");
     assert_eq!(turns(&dispatcher), (0, 0));
