@@ -8,7 +8,8 @@ use bytes::Bytes;
 use durahub_proto::peer::{
     Hello, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Member,
 };
-use futures::future::BoxFuture;
+use futures::future::{self, BoxFuture};
+use futures::{FutureExt as _, TryFutureExt as _};
 use prost::Message;
 
 use crate::error::Error;
@@ -81,35 +82,39 @@ impl<M: Machine> PeerService for Inner<M> {
     }
 
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, PeerError>> {
-        Box::pin(async move {
-            let partition = self.find(call.group)?;
-            let told =
-                |error: Error| PeerError::Failed { peer: self.node_id, reason: error.to_string() };
-            match call.method {
-                Method::Propose => partition.answer_proposal(call.payload).await.map_err(told),
-                Method::Read => Ok(partition.answer_query(call.payload).await),
-                Method::ReadPoint => Ok(partition.answer_read_point().await),
-                Method::ChangeReplicas
-                | Method::HandOver
-                | Method::BeginReplica
-                | Method::DropReplica => {
-                    Ok(self.answer_change(call.group, call.method, call.payload).await)
-                }
-                Method::StateHashes => {
-                    Ok(Bytes::from(self.state_hashes(partition).encode_to_vec()))
-                }
-                Method::Quarantine => self.quarantine(partition, call.payload).await.map_err(told),
-                Method::Ask => self.ask_program(call.payload).await,
-                Method::Report => {
-                    self.hear(call.payload);
-                    Ok(Bytes::from(self.report().encode_to_vec()))
-                }
-                _ => {
-                    let group = self.group_here(partition)?;
-                    group.answer(&call).await.map_err(|error| self.failed(error))
-                }
+        let partition = match self.find(call.group) {
+            Ok(partition) => partition,
+            Err(error) => return future::ready(Err(error)).boxed(),
+        };
+        let told =
+            |error: Error| PeerError::Failed { peer: self.node_id, reason: error.to_string() };
+        // Each in a box of its own: one for all would have the size of the largest, with every call.
+        match call.method {
+            Method::Propose => partition.answer_proposal(call.payload).map_err(told).boxed(),
+            Method::Read => partition.answer_query(call.payload).map(Ok).boxed(),
+            Method::ReadPoint => partition.answer_read_point().map(Ok).boxed(),
+            Method::ChangeReplicas
+            | Method::HandOver
+            | Method::BeginReplica
+            | Method::DropReplica => {
+                self.answer_change(call.group, call.method, call.payload).map(Ok).boxed()
             }
-        })
+            Method::StateHashes => {
+                let hashes = self.state_hashes(partition).encode_to_vec();
+                future::ready(Ok(Bytes::from(hashes))).boxed()
+            }
+            Method::Quarantine => self.quarantine(partition, call.payload).map_err(told).boxed(),
+            Method::Ask => self.ask_program(call.payload).boxed(),
+            Method::Report => {
+                self.hear(call.payload);
+                future::ready(Ok(Bytes::from(self.report().encode_to_vec()))).boxed()
+            }
+            _ => async move {
+                let group = self.group_here(partition)?;
+                group.answer(&call).await.map_err(|error| self.failed(error))
+            }
+            .boxed(),
+        }
     }
 
     fn feed(&self, from: u64, feed: Feed) {
