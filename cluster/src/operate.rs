@@ -93,23 +93,27 @@ impl<M: Machine> Inner<M> {
         Err(last)
     }
 
-    /// Hands every group that this node leads to another node, as far as that is possible `within` the time.
+    /// Hands every group that this node leads to another node, as far as that is possible `within` the time, and not to
+    /// one that drains as well: when all nodes stop at once, leads would go round between them until the last has gone.
     /// From now on the controller gives it no leader.
     pub(crate) async fn hand_over_all(&self, within: Duration) {
         self.set_draining();
         let until = Instant::now() + within;
         loop {
+            let reports = self.reports(&self.groups[0].peek(Metadata::read)).await;
+            let reports = &reports;
+            let drains = |node: &u64| reports.get(node).is_some_and(|report| report.draining);
             let handed_over = self.groups.iter().map(|partition| async move {
                 let now = partition.progress();
-                if now.leader != Some(self.node_id) || now.voters == [self.node_id] {
-                    return 0;
-                }
-                let caught_up = now.voters.iter().filter(|voter| **voter != self.node_id);
-                // The one that holds most; a voter that is down is far behind.
-                let to = caught_up.max_by_key(|voter| now.followers.get(voter).copied().flatten());
-                if let Some(to) = to
-                    && let Err(error) = self.give_lead(partition, *to).await
-                {
+                let others = now.voters.iter().filter(|voter| **voter != self.node_id);
+                let others = others.filter(|voter| !drains(voter));
+                // The one that holds most, of those that answer.
+                let to = others.max_by_key(|voter| {
+                    let holds = now.followers.get(voter).copied().flatten();
+                    (reports.contains_key(voter), holds)
+                });
+                let Some(to) = to.filter(|_| now.leader == Some(self.node_id)) else { return 0 };
+                if let Err(error) = self.give_lead(partition, *to).await {
                     tracing::debug!(partition = %partition.id(), %error, "not handed over");
                 }
                 1

@@ -136,3 +136,18 @@ async fn operators_are_told_what_makes_no_sense() {
     net.balanced().await;
     net.stop().await;
 }
+
+/// When a whole cluster stops, its nodes drain at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_drain_at_once_do_not_pass_leads_round() {
+    let net = Net::start(false, |_| {}).await;
+    let terms = || [0, 1, 2].map(|group| net.group(1, GroupId(group)).progress().term);
+    let before = terms();
+    let within = Duration::from_secs(2);
+    let draining = net.nodes.values().map(|running| running.node.hand_over_all(within));
+    futures::future::join_all(draining).await;
+    for (before, after) in before.into_iter().zip(terms()) {
+        assert!(after <= before + 1, "{before} {after}");
+    }
+    net.stop().await;
+}
