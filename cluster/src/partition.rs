@@ -141,7 +141,10 @@ impl<M: Machine> Partition<M> {
     /// of before. Else [`Error::NotLeader`].
     pub async fn confirm_leads(&self) -> Result<(), Error> {
         let confirmed = async { self.replica()?.group.ensure_readable().await.map(drop) };
-        self.settle_read(confirmed.await)
+        match confirmed.await {
+            Err(Error::Stopping) => Err(self.ended()),
+            confirmed => self.settle_read(confirmed),
+        }
     }
 
     /// Proposes a command of the cluster itself.

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use durahub_cluster::Leadership;
+use durahub_cluster::{Error, Leadership};
 use durahub_proto::wire;
 
 use super::Dispatcher;
@@ -24,7 +24,7 @@ use crate::engine::{Answer, Command, Reject, Reply, decode_answer};
 /// Pause before looking again what became of a completion that is being committed.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Why a completion was not taken in; nothing was committed by it.
+/// Why a completion was not taken in. Nothing was committed by it, unless its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum CompleteError {
     /// The partition could not be reached, or did not answer.
@@ -45,6 +45,19 @@ struct Named {
     /// Given out in this term of this node, or taken over from the last leader; all other leases of earlier leaders
     /// are forgotten, and so are its own from before somebody else led.
     of_this_term: bool,
+    /// The tables held all that the last leader told when the token was looked up.
+    is_settled: bool,
+}
+
+impl Named {
+    /// Nothing may be dropped for being unknown while what the last leader told is not in the tables: its lease would
+    /// stay with a worker that is done with it.
+    fn check_settled(&self) -> Result<(), Error> {
+        match self.of_this_term || self.is_settled {
+            true => Ok(()),
+            false => Err(Error::NotLeader { leader: None }),
+        }
+    }
 }
 
 /// A completion under the same lease is being committed.
@@ -56,10 +69,24 @@ struct Ending<'a> {
     hub: u32,
     named: &'a Named,
     end: End,
+    /// It does not end.
+    is_kept: bool,
+}
+
+impl Ending<'_> {
+    /// The lease goes on: whoever asked looks for the leader, which may be this node again.
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
+        if self.is_kept {
+            let Named { key, lease, .. } = self.named;
+            let now = self.dispatcher.0.clock.now();
+            return self.dispatcher.with_hub(self.hub, |hub| hub.unclaim(key, *lease, now));
+        }
         let now = self.dispatcher.0.clock.now();
         let Named { work, key, lease, given: (run, given), .. } = self.named;
         let is_over =
@@ -93,17 +120,19 @@ impl Dispatcher {
         }
         if response.requires_history && response.actions.is_empty() {
             // The worker has no state to go on from, and did nothing (R3.32).
+            named.check_settled()?;
             self.give_back(hub, &named, "a history was missing");
             return Ok(());
         }
         let Some(ending) = self.hold(hub, &named).await else { return Ok(()) };
         let index = index_of(&response).unwrap_or(0);
-        let parts = self.with_hub(hub, |hub| hub.take_parts(&named.key, named.lease));
+        let parts = self.with_hub(hub, |hub| hub.parts(&named.key, named.lease));
         let response = match index {
             0 => response,
             _ => match parts.whole(response) {
                 Some(whole) => whole,
                 None => {
+                    named.check_settled()?;
                     self.abandon_broken(hub, named.key.instance(), ending);
                     return Ok(());
                 }
@@ -165,6 +194,7 @@ impl Dispatcher {
         let batch = batch.clone();
         if result.requires_state && result.results.is_empty() {
             // The worker has no state to go on from, and did nothing; every batch carries it (R3.76).
+            named.check_settled()?;
             self.give_back(hub, &named, "a state was missing");
             return Ok(());
         }
@@ -206,9 +236,9 @@ impl Dispatcher {
     ) -> Result<(), CompleteError> {
         let Some(token) = Token::from_text(token) else { return Ok(()) };
         let named = self.named(hub, token).await?;
-        if let Some(named) = named.filter(|named| named.key.kind() == kind) {
-            self.give_back(hub, &named, "abandoned");
-        }
+        let Some(named) = named.filter(|named| named.key.kind() == kind) else { return Ok(()) };
+        named.check_settled()?;
+        self.give_back(hub, &named, "abandoned");
         Ok(())
     }
 
@@ -251,7 +281,7 @@ impl Dispatcher {
     ) -> Result<(), CompleteError> {
         // Parts that an earlier leader has seen are gone: the turn is handed out again (R3.68).
         if !named.of_this_term {
-            return Ok(());
+            return Ok(named.check_settled()?);
         }
         let limit = self.rules().limits.completion_bytes;
         match self.with_hub(hub, |hub| hub.keep_part(&named.key, named.lease, part, limit)) {
@@ -284,6 +314,7 @@ impl Dispatcher {
         instance: &str,
         task: Option<i32>,
     ) -> Result<Option<Named>, CompleteError> {
+        let is_settled = self.has_settled(hub, instance);
         let token = if text.is_empty() {
             let found = self.with_hub(hub, |hub| hub.outstanding(instance, task));
             found.map(|(lease, work)| Token { run: self.0.run, lease, work: Some(work) })
@@ -293,7 +324,10 @@ impl Dispatcher {
         let Some(token) = token else {
             // Without a token only the leader can tell whether anybody has it.
             self.partition_of(hub, instance).confirm_leads().await?;
-            return Ok(None);
+            return match is_settled {
+                true => Ok(None),
+                false => Err(Error::NotLeader { leader: None }.into()),
+            };
         };
         let named = self.named(hub, token).await?;
         Ok(named.filter(|named| instance.is_empty() || **named.key.instance() == *instance))
@@ -304,6 +338,8 @@ impl Dispatcher {
     async fn named(&self, hub: u32, token: Token) -> Result<Option<Named>, CompleteError> {
         let Some(work) = token.work.filter(|work| work.hub() == hub) else { return Ok(None) };
         let (key, given) = (work.key(), (token.run, token.lease));
+        // Before the look: what comes into the tables after it is not missed.
+        let is_settled = self.has_settled(hub, key.instance());
         let known = match self.knows_lease(token.run, token.lease, hub, key.instance()) {
             true => Some(token.lease),
             false => self.with_hub(hub, |hub| hub.taken_over(&key, given)),
@@ -312,7 +348,7 @@ impl Dispatcher {
             self.partition_of(hub, key.instance()).confirm_leads().await?;
         }
         let (lease, of_this_term) = (known.unwrap_or(token.lease), known.is_some());
-        Ok(Some(Named { key, work, lease, given, of_this_term }))
+        Ok(Some(Named { key, work, lease, given, of_this_term, is_settled }))
     }
 
     /// Takes hold of a lease, so that its work can be committed; `None` when the completion is stale. While
@@ -341,7 +377,8 @@ impl Dispatcher {
         }
         match self.with_hub(hub, |hub| hub.claim(key, *lease)) {
             Claim::Current => {
-                Ok(Some(Some(Ending { dispatcher: self, hub, named, end: End::Again })))
+                let end = End::Again;
+                Ok(Some(Some(Ending { dispatcher: self, hub, named, end, is_kept: false })))
             }
             Claim::Underway => Err(Underway),
             // Leases end with the lead; the items that they were for may be finished all the same.
@@ -375,7 +412,15 @@ impl Dispatcher {
         let Named { key, work, lease, .. } = named;
         let span = self.answered_span(hub, key, *lease);
         let command = command.within(&self.rules().limits.engine);
-        let reply = self.partition_of(hub, key.instance()).propose_as_leader(command).await?;
+        let reply = match self.partition_of(hub, key.instance()).propose_as_leader(command).await {
+            Ok(reply) => reply,
+            Err(error @ (Error::NotLeader { .. } | Error::Unavailable(_))) => {
+                // It is asked on. Ended, its item would go to somebody else, from a node that may lead no more.
+                ending.into_iter().for_each(Ending::keep);
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
         match (ending, &answer) {
             (Some(mut ending), Ok(reply)) => {

@@ -282,6 +282,12 @@ impl Dispatcher {
         rebuilt && !self.is_held(partition)
     }
 
+    /// Whether the tables hold all that the last leader of an instance told, and all that was open then.
+    fn has_settled(&self, hub: u32, instance: &str) -> bool {
+        let partition = self.partition_of(hub, instance).id().0 as usize;
+        self.0.rebuilt[partition - 1].load(Ordering::Acquire)
+    }
+
     fn set_rebuilt(&self, partition: &Partition, rebuilt: bool) {
         self.0.rebuilt[partition.id().0 as usize - 1].store(rebuilt, Ordering::Release);
     }

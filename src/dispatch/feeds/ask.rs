@@ -84,8 +84,7 @@ enum At {
 
 impl Dispatcher {
     /// Commits an orchestrator turn; returns once it is durable (R3.56), or at once if it is stale or if
-    /// more parts of it follow (R3.66). Where this node leads, what is `kept` lives until then, whatever becomes of
-    /// the caller.
+    /// more parts of it follow (R3.66). What is `kept` lives until then, whatever becomes of the caller.
     ///
     /// # Errors
     /// When the partition cannot be reached, or its leader holds as many unfinished completions as it may.
@@ -95,19 +94,14 @@ impl Dispatcher {
         response: wire::OrchestratorResponse,
         kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
+        let (token, instance) = (response.completion_token.clone(), response.instance_id.clone());
         let about = |it: &wire::OrchestratorResponse| About::Turn(encoded(it));
-        let Some(at) = subject(&response.completion_token, &response.instance_id) else {
-            return Ok(());
-        };
-        let mut kept = Some(kept);
-        let here = |it| {
-            self.alone(kept.take(), |own| async move { own.complete_turn_here(hub, it).await })
-        };
-        self.ask(hub, &at, response, about, here).await.map(drop)
+        let here = move |own: Dispatcher, it| async move { own.complete_turn_here(hub, it).await };
+        self.hand_in(hub, (token, instance), response, about, here, kept).await
     }
 
-    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale. Where this node
-    /// leads, what is `kept` lives until then.
+    /// Takes in the result of an activity; returns once it is durable, or at once if it is stale. What is `kept` lives
+    /// until then.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -117,19 +111,15 @@ impl Dispatcher {
         response: wire::ActivityResponse,
         kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
+        let (token, instance) = (response.completion_token.clone(), response.instance_id.clone());
         let about = |it: &wire::ActivityResponse| About::Activity(encoded(it));
-        let Some(at) = subject(&response.completion_token, &response.instance_id) else {
-            return Ok(());
-        };
-        let mut kept = Some(kept);
-        let here = |it| {
-            self.alone(kept.take(), |own| async move { own.complete_activity_here(hub, it).await })
-        };
-        self.ask(hub, &at, response, about, here).await.map(drop)
+        let here =
+            move |own: Dispatcher, it| async move { own.complete_activity_here(hub, it).await };
+        self.hand_in(hub, (token, instance), response, about, here, kept).await
     }
 
-    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12). Where
-    /// this node leads, what is `kept` lives until then.
+    /// Commits a batch of an entity; returns once it is durable, or at once if it is stale (section 3.12). What is
+    /// `kept` lives until then.
     ///
     /// # Errors
     /// When the partition cannot be reached.
@@ -139,14 +129,35 @@ impl Dispatcher {
         result: wire::EntityBatchResult,
         kept: impl Send + 'static,
     ) -> Result<(), CompleteError> {
-        let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
         // The result names nothing but its token (R3.45).
-        let Some(at) = subject(&result.completion_token, "") else { return Ok(()) };
-        let mut kept = Some(kept);
-        let here = |it| {
-            self.alone(kept.take(), |own| async move { own.complete_batch_here(hub, it).await })
+        let (token, instance) = (result.completion_token.clone(), String::new());
+        let about = |it: &wire::EntityBatchResult| About::Batch(encoded(it));
+        let here = move |own: Dispatcher, it| async move { own.complete_batch_here(hub, it).await };
+        self.hand_in(hub, (token, instance), result, about, here, kept).await
+    }
+
+    /// Hands the work of a worker in at the leader. It goes on without its caller: a lease that nobody ends would be
+    /// left. Where it finds no leader, its lease ends soon.
+    async fn hand_in<T, Doing>(
+        &self,
+        hub: u32,
+        (token, instance): (String, String),
+        work: T,
+        about: impl Fn(&T) -> About + Send + 'static,
+        here: impl Fn(Dispatcher, T) -> Doing + Send + 'static,
+        kept: impl Send + 'static,
+    ) -> Result<(), CompleteError>
+    where
+        T: Clone + Send + Sync + 'static,
+        Doing: Future<Output = Result<(), CompleteError>> + Send + 'static,
+    {
+        let Some(at) = subject(&token, &instance) else { return Ok(()) };
+        let doing = |own: Dispatcher| async move {
+            let asking = own.clone();
+            let here = move |it| here(asking.clone(), it);
+            own.ask(hub, &at, work, about, here).await.map(drop)
         };
-        self.ask(hub, &at, result, about, here).await.map(drop)
+        self.alone(kept, doing).await
     }
 
     /// Takes an item back; it is offered again after a delay that grows (R3.61, R3.62).
@@ -201,7 +212,7 @@ impl Dispatcher {
         let about = |(): &()| {
             About::HandedOut(HandedOut { kind: kind as u32, instance: instance.to_owned() })
         };
-        let here = |()| async { Ok(self.partition_of(hub, instance).confirm_leads().await?) };
+        let here = |()| async { Ok(self.check_tables(hub, kind, instance).await?) };
         match self.ask(hub, instance, (), about, here).await? {
             Some(held) => Ok(held.count),
             None => Ok(self.handed_out_here(hub, kind, instance)),
@@ -268,6 +279,8 @@ impl Dispatcher {
         Doing: Future<Output = Result<T, CompleteError>> + Send + 'static,
     {
         let doing = what(self.clone());
+        // A task is moved as a whole when it begins and when it ends.
+        let doing = Box::pin(doing);
         let task = tokio::spawn(async move {
             let done = doing.await;
             drop(kept);
@@ -342,7 +355,7 @@ impl Dispatcher {
                         (Err(CompleteError::Cluster(Error::Unavailable(reason))), Some(it)) => {
                             (unknown, what) = (Some(reason), it);
                         }
-                        (Err(error), _) => return Err(error),
+                        (Err(error), _) => return Err(given_up(unknown, error)),
                     }
                 }
                 (At::Node(node), Some(peers)) => {
@@ -376,10 +389,7 @@ impl Dispatcher {
                 _ => {}
             }
             if Instant::now() >= until {
-                return Err(CompleteError::Cluster(match unknown {
-                    Some(reason) => Error::Unavailable(reason),
-                    None => Error::NotLeader { leader: named },
-                }));
+                return Err(given_up(unknown, Error::NotLeader { leader: named }.into()));
             }
             match named {
                 Some(_) => tokio::time::sleep(BREATH).await,
@@ -413,7 +423,7 @@ impl Dispatcher {
             }
             About::HandedOut(HandedOut { kind, instance }) => {
                 let Some(kind) = Kind::numbered(kind) else { return Ok(DONE) };
-                self.partition_of(hub, &instance).confirm_leads().await?;
+                self.check_tables(hub, kind, &instance).await?;
                 let count = self.handed_out_here(hub, kind, &instance);
                 return Ok(Outcome::Held(Held { count }));
             }
@@ -430,6 +440,14 @@ impl Dispatcher {
         Ok(DONE)
     }
 
+    /// Fails unless this node leads, with all that the last leader told in its tables. Operations of an entity are only
+    /// counted for show.
+    async fn check_tables(&self, hub: u32, kind: Kind, instance: &str) -> Result<(), Error> {
+        let is_settled = kind == Kind::Entity || self.has_settled(hub, instance);
+        self.partition_of(hub, instance).confirm_leads().await?;
+        if is_settled { Ok(()) } else { Err(Error::NotLeader { leader: None }) }
+    }
+
     fn must_lead(&self, hub: u32, instance: Option<String>) -> Result<(), CompleteError> {
         let Some(instance) = instance else { return Ok(()) };
         match *self.partition_of(hub, &instance).leadership().borrow() {
@@ -440,6 +458,11 @@ impl Dispatcher {
 }
 
 const DONE: Outcome = Outcome::Done(Done {});
+
+/// What an asker hears in the end. That nothing was committed may only be said if no outcome is unknown.
+fn given_up(unknown: Option<String>, last: CompleteError) -> CompleteError {
+    unknown.map_or(last, |reason| Error::Unavailable(reason).into())
+}
 
 /// Ends when another leader becomes known than `node`.
 async fn replaced(leadership: &mut watch::Receiver<Leadership>, node: u64) {

@@ -1,10 +1,16 @@
 //! What workers send back, checked against the leases.
 
+use std::time::Duration;
+
 use durahub_proto::wire;
 
 use super::item::Slot;
-use super::{Claim, Hub, Kept, Key, LeaseId, NO_STREAM, Series, Work, chunks, index_of, lease_mut};
+use super::{
+    Claim, Hub, Kept, Key, LeaseId, NO_STREAM, Series, Work, chunks, index_of, lease_mut, nanos,
+};
 
+/// How long a lease goes on after a completion that was not committed: longer than anybody looks for a leader.
+const ASKED_AGAIN: Duration = Duration::from_secs(15);
 /// Bytes of unfinished completions that a hub holds.
 const PARTS_BYTES: usize = 256 << 20;
 
@@ -27,6 +33,20 @@ impl Hub {
             }
             Some(Slot::Leased(_)) => Claim::Stale,
             _ => Claim::Unleased,
+        }
+    }
+
+    /// Nobody knows what became of the completion: the lease goes on, so that it may come again, but not for long, since
+    /// whoever asks may have given up.
+    pub(crate) fn unclaim(&mut self, key: &Key, id: LeaseId, now: i64) {
+        let Some(lease) = lease_mut(&mut self.slots, key, id) else { return };
+        lease.completing = false;
+        let expires = now.saturating_add(nanos(ASKED_AGAIN));
+        if lease.expires.is_none_or(|old| old > expires) {
+            if let Some(old) = lease.expires.replace(expires) {
+                self.deadlines.remove(&(old, key.clone()));
+            }
+            self.deadlines.insert((expires, key.clone()));
         }
     }
 
@@ -57,12 +77,10 @@ impl Hub {
         }
     }
 
-    /// Takes the parts that a lease has collected.
-    pub(crate) fn take_parts(&mut self, key: &Key, id: LeaseId) -> Series {
-        let parts = lease_mut(&mut self.slots, key, id).and_then(|lease| lease.parts.take());
-        let parts = parts.map(|parts| *parts).unwrap_or_default();
-        self.parts_bytes -= parts.bytes();
-        parts
+    /// The parts that a lease has collected. They stay until it ends: the last part may have to come again.
+    pub(crate) fn parts(&mut self, key: &Key, id: LeaseId) -> Series {
+        let lease = lease_mut(&mut self.slots, key, id);
+        lease.and_then(|lease| lease.parts.as_deref().cloned()).unwrap_or_default()
     }
 
     /// The lease that a completion without a token means: the single outstanding one (R3.44).

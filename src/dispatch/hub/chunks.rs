@@ -7,7 +7,7 @@ use durahub_proto::wire;
 use prost::Message as _;
 
 /// The parts of one completion so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Series {
     /// Each with its size in bytes.
     parts: Vec<(usize, wire::OrchestratorResponse)>,

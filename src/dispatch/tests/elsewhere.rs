@@ -12,8 +12,8 @@ use std::time::Duration;
 use durahub_cluster::admin::Open;
 use durahub_cluster::transport::{GrpcTransport, PeerServer, Places, Plain};
 use durahub_cluster::{Error, GroupId, Leadership, NodeConfig};
-use durahub_proto::peer::HandedOut;
 use durahub_proto::peer::ask::About;
+use durahub_proto::peer::{HandedOut, TakeOver};
 use durahub_proto::wire;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -175,6 +175,34 @@ async fn a_leader_of_before_commits_nothing_through_the_next_one() {
     assert_eq!(events(&other), 0, "nothing was committed");
     other.dispatcher.complete_turn(1, response(&token), ()).await.expect("R3.48");
     assert!(events(&other) > 0, "it is now");
+    leader.stop().await;
+    other.stop().await;
+}
+
+/// The next leader was told of the lease: it is not given back there, which would hold the instance up for a second.
+#[tokio::test]
+async fn a_leader_of_before_leaves_the_lease_to_the_next_one() {
+    let (mut leader, other) = two().await;
+    start(&leader.dispatcher).await;
+    let mut stream = worker(&leader.dispatcher);
+    let token = next(&mut stream).await.completion_token;
+    let partition = leader.dispatcher.partitions()[0].clone();
+    let Leadership::Leader { term } = *partition.leadership().borrow() else { panic!("leads") };
+    let leases = leader.dispatcher.hold_back(&partition, term).await;
+    assert_eq!(leases.len(), 1);
+    other.dispatcher.hear_of_leases(TakeOver { partition: 1, term, leases });
+    leader.leading.shutdown().await;
+    partition.transfer_leader(other.number).await.expect("it leads");
+    until(|| leads(&other)).await;
+    assert_eq!(with_leader(&other.dispatcher), (0, 1));
+    for token in [token.as_str(), ""] {
+        let done = leader.dispatcher.complete_turn_here(1, response(token)).await;
+        assert!(is_refused(done), "{token:?}");
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(with_leader(&other.dispatcher), (0, 1), "it is still with its worker");
+    leader.dispatcher.complete_turn(1, response(&token), ()).await.expect("commits");
+    assert_eq!(with_leader(&other.dispatcher), (0, 0));
     leader.stop().await;
     other.stop().await;
 }

@@ -111,6 +111,31 @@ fn a_lease_ends_by_its_time_while_the_stream_lives() {
     assert_eq!(assign(&mut hub, 300 * SECOND, 2), Some((turn("a"), 1)));
 }
 
+/// Who handed in its completion may have given up: then somebody else gets the item, also one without a lease time.
+#[test]
+fn a_lease_goes_on_for_a_while_after_a_completion_that_was_not_committed() {
+    let mut hub = hub();
+    stream(&mut hub, 1, 10);
+    hub.ready(activity(1), class(), 0);
+    assert!(assign(&mut hub, 0, 1).is_some());
+    assert_eq!(hub.claim(&activity(1), 1), Claim::Current);
+    hub.unclaim(&activity(1), 1, 0);
+    assert_eq!(assign(&mut hub, 0, 2), None, "nobody else has it");
+    assert_eq!(hub.claim(&activity(1), 1), Claim::Current, "it came again");
+    hub.unclaim(&activity(1), 1, SECOND);
+    assert_eq!(hub.next_deadline(), Some(15 * SECOND), "the first counts");
+    assert_eq!(hub.expire(15 * SECOND), [activity(1)]);
+    assert_eq!(hub.claim(&activity(1), 1), Claim::Current, "late, but nobody else has it");
+    hub.finish(&activity(1), 1, End::Done, 15 * SECOND);
+    assert_eq!(hub.next_deadline(), None);
+    // One that ends sooner ends when it would have.
+    hub.ready(turn("a"), class(), 0);
+    assert!(assign(&mut hub, 0, 3).is_some());
+    assert_eq!(hub.claim(&turn("a"), 3), Claim::Current);
+    hub.unclaim(&turn("a"), 3, 290 * SECOND);
+    assert_eq!(hub.next_deadline(), Some(300 * SECOND));
+}
+
 #[test]
 fn an_abandoned_item_comes_back_later_each_time() {
     let mut hub = hub();

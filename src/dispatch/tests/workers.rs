@@ -213,8 +213,10 @@ fn a_completion_in_parts_is_put_together() {
     assert_eq!(keep(part(3, 0..1, "")), Kept::Gap);
     assert_eq!(hub.keep_part(&turn("a"), 2, part(2, 0..1, ""), 1_000), Kept::Stale);
     assert_eq!(hub.claim(&turn("a"), 1), Claim::Current);
-    let parts = hub.take_parts(&turn("a"), 1);
+    let parts = hub.parts(&turn("a"), 1);
     let whole = parts.whole(part(2, 3..4, "last")).expect("nothing is missing");
+    let again = hub.parts(&turn("a"), 1).whole(part(2, 3..4, "last"));
+    assert_eq!(again.as_ref(), Some(&whole), "the last part may come again");
     assert_eq!(whole.actions.iter().map(|action| action.id).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(whole.custom_status, Some("last".into()));
     assert_eq!(whole.num_events_processed, None, "R3.67: 0 in later parts means nothing");
@@ -231,7 +233,7 @@ fn parts_go_with_their_lease_and_have_a_limit() {
     hub.finish(&turn("a"), 1, End::Abandoned, 0);
     hub.expire(SECOND);
     hub.assign(SECOND, 2).expect("handed out again");
-    assert!(hub.take_parts(&turn("a"), 2).whole(part(1, 2..3, "")).is_none(), "R3.68");
+    assert!(hub.parts(&turn("a"), 2).whole(part(1, 2..3, "")).is_none(), "R3.68");
     let kept = hub.keep_part(&turn("a"), 2, part(0, 0..100, ""), 50);
     assert!(matches!(kept, Kept::TooLarge(51..)), "{kept:?}");
 }
