@@ -412,14 +412,21 @@ impl Dispatcher {
         let Named { key, work, lease, .. } = named;
         let span = self.answered_span(hub, key, *lease);
         let command = command.within(&self.rules().limits.engine);
-        let reply = match self.partition_of(hub, key.instance()).propose_as_leader(command).await {
+        let partition = self.partition_of(hub, key.instance());
+        let reply = match partition.propose_as_leader(command).await {
             Ok(reply) => reply,
-            Err(error @ (Error::NotLeader { .. } | Error::Unavailable(_))) => {
-                // It is asked on. Ended, its item would go to somebody else, from a node that may lead no more.
-                ending.into_iter().for_each(Ending::keep);
+            Err(error) => {
+                let may_ask_on = matches!(
+                    error,
+                    Error::NotLeader { .. } | Error::Unavailable(_) | Error::Stopping
+                );
+                if may_ask_on && !partition.is_alone() {
+                    // Ended, its item would go to somebody else, from a node that may lead no more.
+                    self.keep_answered(hub, key, *lease, span);
+                    ending.into_iter().for_each(Ending::keep);
+                }
                 return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
         };
         let answer: Answer = decode_answer(reply).unwrap_or(Err(Reject::UnknownCommand));
         match (ending, &answer) {

@@ -190,6 +190,7 @@ impl Leader {
             return;
         }
         // First: a lease of before says nothing any more, not even that its item is done.
+        self.dispatcher.set_rebuilt(&self.partition, None);
         self.dispatcher.begin_leases(&self.partition);
         let told = self.dispatcher.begin_term(&self.partition, term);
         if before.is_some() {
@@ -212,7 +213,7 @@ impl Leader {
             metrics::gauge!(names::PARTITIONS_LED).increment(1.0);
             let open = self.dispatcher.take_over(&self.partition, told, open);
             self.act(open.into_iter().map(|open| (open.effect, open.since)));
-            self.dispatcher.set_rebuilt(&self.partition, true);
+            self.dispatcher.set_rebuilt(&self.partition, Some(now));
             self.look_for_timers();
             self.sweeper = Some(Sweeper::start(self.partition.clone()));
             self.courier = Some(Courier::start(self.dispatcher.clone(), self.partition.clone()));
@@ -247,7 +248,6 @@ impl Leader {
 
     fn resign(&mut self) {
         tracing::info!(partition = %self.partition.id(), "no longer leading");
-        self.dispatcher.set_rebuilt(&self.partition, false);
         metrics::gauge!(names::PARTITIONS_LED).decrement(1.0);
         self.next_due = None;
         // The next leader fires them.

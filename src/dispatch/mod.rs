@@ -51,7 +51,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use durahub_cluster::{Peers, Program, placement};
+use durahub_cluster::{Leadership, Peers, Program, placement};
 use durahub_proto::peer::{LeaderItem, leader_item};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -128,8 +128,8 @@ struct Shared {
     next_id: AtomicU64,
     /// The first lease that each partition may have given out since this node leads it.
     first_lease: Vec<AtomicU64>,
-    /// Whether all open work of each partition is in the tables, since this node leads it and unless it is held back.
-    rebuilt: Vec<AtomicBool>,
+    /// The term of each partition since when all its open work is in the tables, unless it is held back; 0 while it is not.
+    rebuilt: Vec<AtomicU64>,
     /// How the lead of each partition comes and goes.
     moves: Vec<Moves>,
     /// Nothing is handed out any more.
@@ -145,7 +145,7 @@ impl Dispatcher {
     pub fn new(settings: Settings, clock: Clock, partitions: Vec<Partition>) -> Dispatcher {
         let run = clock.entropy();
         let first_lease = partitions.iter().map(|_| AtomicU64::new(0)).collect();
-        let rebuilt = partitions.iter().map(|_| AtomicBool::new(false)).collect();
+        let rebuilt = partitions.iter().map(|_| AtomicU64::new(0)).collect();
         let moves = partitions.iter().map(|_| Moves::default()).collect();
         Dispatcher(Arc::new(Shared {
             settings,
@@ -279,17 +279,20 @@ impl Dispatcher {
     /// Whether the work of a partition can be counted here.
     fn has_rebuilt(&self, partition: &Partition) -> bool {
         let rebuilt = self.0.rebuilt[partition.id().0 as usize - 1].load(Ordering::Acquire);
-        rebuilt && !self.is_held(partition)
+        rebuilt != 0 && !self.is_held(partition)
     }
 
     /// Whether the tables hold all that the last leader of an instance told, and all that was open then.
     fn has_settled(&self, hub: u32, instance: &str) -> bool {
-        let partition = self.partition_of(hub, instance).id().0 as usize;
-        self.0.rebuilt[partition - 1].load(Ordering::Acquire)
+        let partition = self.partition_of(hub, instance);
+        let term = self.0.rebuilt[partition.id().0 as usize - 1].load(Ordering::Acquire);
+        *partition.leadership().borrow() == Leadership::Leader { term }
     }
 
-    fn set_rebuilt(&self, partition: &Partition, rebuilt: bool) {
-        self.0.rebuilt[partition.id().0 as usize - 1].store(rebuilt, Ordering::Release);
+    /// All open work of a partition is in the tables, as the leader of that term; `None`: no longer.
+    fn set_rebuilt(&self, partition: &Partition, term: Option<u64>) {
+        let rebuilt = &self.0.rebuilt[partition.id().0 as usize - 1];
+        rebuilt.store(term.unwrap_or(0), Ordering::Release);
     }
 
     fn next_id(&self) -> u64 {

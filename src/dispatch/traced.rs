@@ -85,6 +85,13 @@ impl Dispatcher {
         Answered { open, at: self.0.clock.now() }
     }
 
+    /// The answer may come again.
+    pub(super) fn keep_answered(&self, hub: u32, key: &Key, lease: LeaseId, answered: Answered) {
+        if let Some(open) = answered.open {
+            self.with_hub(hub, |hub| hub.keep_span(key, lease, open));
+        }
+    }
+
     /// The answer is committed, or has changed nothing.
     pub(super) fn end_span(&self, answered: Answered, is_committed: bool) {
         let Answered { open: Some(open), at } = answered else { return };

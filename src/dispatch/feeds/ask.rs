@@ -2,7 +2,8 @@
 //!
 //! Everything that is asked may be asked twice: a completion is accepted once, and an item that was given back
 //! is not given back again. So when nobody knows what became of a question, or another node leads meanwhile, it
-//! is asked again, until a leader answers or the time is over.
+//! is asked again, until a leader answers or the time is over. A completion without a token says too little of what it
+//! is about: after an attempt of unknown outcome its worker decides.
 //!
 //! A call that waits for an instance, on a node that does not hold its rows, is such a question, too: the leader answers
 //! when there may be news, or after a while, or when it no longer leads. Then it reads, and asks again. A caller that
@@ -155,7 +156,9 @@ impl Dispatcher {
         let doing = |own: Dispatcher| async move {
             let asking = own.clone();
             let here = move |it| here(asking.clone(), it);
-            own.ask(hub, &at, work, about, here).await.map(drop)
+            // Without a token it would be taken for the answer to whatever its worker has then.
+            let how = (ASK_TIME, !token.is_empty());
+            own.ask_within(how, hub, &at, work, about, here).await.map(drop)
         };
         self.alone(kept, doing).await
     }
@@ -242,7 +245,7 @@ impl Dispatcher {
         // A node that has come to lead holds the rows by now.
         let here = |()| async { Ok(()) };
         let time = WAIT_TIME + ASK_TIME;
-        if self.ask_within(time, at.hub, &at.instance, (), about, here).await.is_err() {
+        if self.ask_within((time, true), at.hub, &at.instance, (), about, here).await.is_err() {
             tokio::time::sleep(WAIT_AGAIN).await;
         }
     }
@@ -303,13 +306,14 @@ impl Dispatcher {
         T: Clone,
         Doing: Future<Output = Result<(), CompleteError>>,
     {
-        self.ask_within(ASK_TIME, hub, instance, what, about, here).await
+        self.ask_within((ASK_TIME, true), hub, instance, what, about, here).await
     }
 
-    /// The same, with so much time for each question besides that for its bytes.
+    /// The same, with so much time for each question besides that for its bytes, and only if `repeats` again after one
+    /// of unknown outcome.
     async fn ask_within<T, Doing>(
         &self,
-        time: Duration,
+        (time, repeats): (Duration, bool),
         hub: u32,
         instance: &str,
         mut what: T,
@@ -326,6 +330,9 @@ impl Dispatcher {
         let until = Instant::now() + SEARCH_TIME;
         let (mut question, mut named, mut unknown) = (None, None, None);
         loop {
+            if unknown.is_some() && !repeats {
+                return Err(given_up(unknown, Error::NotLeader { leader: None }.into()));
+            }
             let known = match (*leadership.borrow_and_update(), self.0.peers.get()) {
                 (_, None) => At::Here,
                 // Unless another one was named here: then this node has not heard of it yet.
@@ -346,7 +353,8 @@ impl Dispatcher {
             };
             match (known, self.0.peers.get()) {
                 (At::Here, _) => {
-                    let again = (!partition.is_alone()).then(|| what.clone());
+                    let may_repeat = !partition.is_alone() || !self.has_settled(hub, instance);
+                    let again = may_repeat.then(|| what.clone());
                     match (here(what).await, again) {
                         (Ok(()), _) => return Ok(None),
                         (Err(CompleteError::Cluster(Error::NotLeader { leader })), Some(it)) => {
