@@ -129,8 +129,8 @@ impl<M: Machine> Partition<M> {
         }
     }
 
-    /// Proposes a command if this node leads, and nowhere else: for what must come past the tables that the leader keeps
-    /// beside the rows. It has no origin, so nobody may repeat it whom a second time would harm.
+    /// Proposes a command if this node leads, and nowhere else: for what the tables that the leader keeps beside the rows
+    /// must hear of. It has no origin: a machine to which a second time does harm must tell it by itself.
     ///
     /// After [`Error::Unavailable`] it may have been committed, and may still be; after any other error it never is.
     pub async fn propose_as_leader(&self, command: Bytes) -> Result<Bytes, Error> {

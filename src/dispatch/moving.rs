@@ -13,9 +13,9 @@
 //! ends with its stream, or by its time. Workers may for a moment have more than they asked for, until their gateway
 //! has called as much room back; the old leader keeps its room meanwhile.
 //!
-//! A completion is proposed by the leader that has taken it past its tables, and by nobody else ([`super::complete`]). So
-//! what the old leader has committed is in the rows before the next one reads them, and all else comes past that one's
-//! tables. What the old leader could not commit, or gets back from a worker, it gives back at the new one.
+//! A completion is proposed by the leader whose tables were looked at, and by nobody else ([`super::complete`]). So what
+//! the old leader has committed is in the rows before the next one reads them, and of all else that one's tables hear.
+//! What the old leader could not commit is asked of the new one; what it gets back from a worker, it gives back there.
 //!
 //! If the hand-over comes to nothing, the old leader reads its rows again and goes on.
 

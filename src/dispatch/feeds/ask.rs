@@ -138,7 +138,7 @@ impl Dispatcher {
     }
 
     /// Hands the work of a worker in at the leader. It goes on without its caller: a lease that nobody ends would be
-    /// left. Where it finds no leader, its lease ends soon.
+    /// left. Where it finds no leader, a lease that it has claimed ends by its time (`Hub::unclaim`).
     async fn hand_in<T, Doing>(
         &self,
         hub: u32,

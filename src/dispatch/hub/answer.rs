@@ -9,7 +9,7 @@ use super::{
     Claim, Hub, Kept, Key, LeaseId, NO_STREAM, Series, Work, chunks, index_of, lease_mut, nanos,
 };
 
-/// How long a lease goes on after a completion that was not committed: longer than anybody looks for a leader.
+/// How long a lease goes on after a completion that was not committed: longer than a leader is looked for.
 const ASKED_AGAIN: Duration = Duration::from_secs(15);
 /// Bytes of unfinished completions that a hub holds.
 const PARTS_BYTES: usize = 256 << 20;
